@@ -1,0 +1,43 @@
+# Every target makes the environment (.venv) when it is missing. `make help` explains them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format tensorboard clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; name another with: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## draw synthetic faces, train on them for about a minute, report (no data set, no network)
+	$(BIN)/python train.py experiment=demo
+
+test: $(READY)  ## the quick tests (minutes)
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: $(READY)  ## all tests, with training on the real LFW where LFW_ROOT or ../shared/lfw has it
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)  ## style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tensorboard: $(READY)  ## curves, figures and pictures of all runs and sweeps at http://localhost:6006
+	$(BIN)/tensorboard --logdir_spec runs:outputs,sweeps:multirun
+
+clean:  ## remove caches, rendered faces and decoded images; runs and downloaded data stay
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info data/cache data/synthetic
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

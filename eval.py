@@ -1,0 +1,16 @@
+"""Score a finished run: ``python eval.py run=outputs/DATE/TIME``."""
+
+import hydra
+from omegaconf import DictConfig
+
+from siamese.cli import eval_job, run_app
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+def main(cfg: DictConfig) -> float:
+    """One evaluation; returns the test accuracy."""
+    return eval_job(cfg)
+
+
+if __name__ == "__main__":
+    run_app(main)

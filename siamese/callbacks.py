@@ -1,0 +1,113 @@
+"""Lightning callbacks: the record of epochs, and what makes a resumed run equal to an undisturbed one."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from siamese.files import write_text_atomically
+from siamese.runs import csv_text
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ["epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr", "seconds"]
+"""The columns of ``history.csv``; epochs count from 1, ``lr`` is the one the epoch was trained with."""
+
+
+class History(Callback):
+    """Writes a row an epoch to ``history.csv``, to the log and to the loggers (the epoch is their step)."""
+
+    def __init__(self, file: Path, monitor: str) -> None:
+        self.file = file
+        self.monitor = monitor
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+        self._lr = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the row; validation has run by now."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name in COLUMNS}
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **metrics}
+        row |= {"lr": self._lr, "seconds": round(time.perf_counter() - self._started, 3)}
+        self.rows.append(row)
+        write_text_atomically(self.file, csv_text(COLUMNS, ([r.get(c, "") for c in COLUMNS] for r in self.rows)))
+        for logger in trainer.loggers:
+            logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=trainer.current_epoch + 1)
+        log.info(
+            "epoch %d/%s  train loss %.4f acc %.4f  val loss %.4f acc %.4f  %.1f s%s",
+            row["epoch"], trainer.max_epochs, row["train/loss"], row["train/acc"], row["val/loss"], row["val/acc"],
+            row["seconds"], "  best" if best_epoch(self.rows, self.monitor) == row["epoch"] else "",
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the rows up to the checkpoint; what was written after it is trained again."""
+        self.rows = list(state_dict["rows"])
+
+
+class EpochSeed(Callback):
+    """Seeds torch at the start of every epoch from (seed, epoch).
+
+    Dropout then draws the same masks in an epoch whether the run was resumed before it or not.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Seed torch on all devices."""
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, trainer.current_epoch]).generate_state(1)[0]))
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """Early stopping that also holds for a run resumed after its last epoch; Lightning's would train one more."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once when the restored state says that the patience was used up."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class SaveAtStart(Callback):
+    """Saves ``last.ckpt`` before the first step, so that a run interrupted in its first epoch can go on too."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save unless the run is resumed from that file."""
+        if not self.file.exists():
+            trainer.save_checkpoint(self.file)
+
+
+def read_history(file: Path) -> list[dict[str, float]]:
+    """The rows of a ``history.csv``."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+
+
+def best_epoch(rows: list[dict[str, float]], monitor: str) -> int:
+    """The first epoch with the best monitor: what `ModelCheckpoint` keeps."""
+    sign = 1 if mode_of(monitor) == "min" else -1
+    return int(min(rows, key=lambda row: sign * row[monitor])["epoch"])
+
+
+def mode_of(monitor: str) -> str:
+    """Whether a lower (``min``) or a higher (``max``) value is better."""
+    return "min" if monitor.endswith("loss") else "max"

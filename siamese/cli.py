@@ -1,0 +1,191 @@
+"""What both entry points share: checks before Hydra writes anything, exit codes, one-line errors, signals.
+
+Exit codes: 0 done; 2 bad configuration or data; 130 / 143 interrupted by SIGINT / SIGTERM; 1 anything else,
+a sweep with a failed job among them. Torch and Lightning are imported only when a job begins.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from siamese import config as configuration
+from siamese.config import LfwData
+from siamese.data.sources import check_data, prepare_data
+from siamese.errors import ConfigError, UserError
+from siamese.runs import Interrupted, RunFolder, find_run
+
+
+class JobFailedError(Exception):
+    """A job of a sweep ended with an error; the message has its number and the reason."""
+
+
+def run_app(main: Callable[[], object]) -> NoReturn:
+    """Call a function decorated with ``hydra.main`` and end the process with the exit code of the contract."""
+    # Hydra prints several lines and ends with 1 on its own, unless told to let exceptions through.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
+    try:
+        main()
+    except (Interrupted, JobFailedError) as error:
+        _end(error)
+    except Exception as error:
+        # A job ends by itself; what comes here was raised while Hydra composed or prepared it.
+        _end(ConfigError(_reason(error)))
+    raise SystemExit(0)
+
+
+def train_job(cfg: DictConfig) -> float:
+    """Train, test and report one run; returns the best value of the configured monitor."""
+
+    def run(folder: RunFolder) -> float:
+        config = configuration.load_train(cfg)
+        folder.check(config)
+        from siamese.experiment import train
+
+        return float(train(config, folder)[config.monitor])
+
+    return _job(run)
+
+
+def eval_job(cfg: DictConfig) -> float:
+    """Score a finished run; returns the test accuracy."""
+
+    def run(folder: RunFolder) -> float:
+        from siamese.evaluate import evaluate
+
+        return float(evaluate(configuration.load_eval(cfg), folder)["test/acc"])
+
+    return _job(run)
+
+
+class Guard(Callback):
+    """Hydra callback: ends a run that cannot work before anything is written; keeps a sweep's table fresh."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the configuration, the data and the output folder of a single run."""
+        try:
+            _check(config, kwargs["config_name"], Path(config.hydra.run.dir))
+        except (Exception, Interrupted) as error:
+            # Hydra turns an exception in a callback into a warning and goes on; SystemExit passes.
+            _end(error)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """End a sweep of which no job can work, or whose folder holds another."""
+        try:
+            _check_sweep(config, kwargs["config_name"])
+        except (Exception, Interrupted) as error:
+            _end(error)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the sweep's table anew from the result files of its jobs."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            from siamese.report.sweep import write_sweep_tables
+
+            write_sweep_tables(Path(config.hydra.sweep.dir))
+
+
+def _job(run: Callable[[RunFolder], float]) -> float:
+    """Run one job and record how it ended; in a sweep a failure is left to Hydra, which goes on."""
+    hydra = HydraConfig.get()
+    folder = RunFolder(Path(hydra.runtime.output_dir))
+    finished_before = folder.is_done
+    try:
+        return run(folder)
+    except (Exception, Interrupted) as error:
+        if not finished_before:
+            folder.record_failure(error, f"{hydra.job.name}.log")
+        if isinstance(error, Interrupted) or hydra.mode != RunMode.MULTIRUN:
+            _end(error)
+        raise JobFailedError(f"job {hydra.job.num} failed: {_reason(error)}") from None
+
+
+def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: bool = True) -> None:
+    """Raise what a run with this composed configuration would fail with before its first step.
+
+    Data that can be downloaded is downloaded here: a failure then leaves no run folder behind.
+    """
+    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    if config_name == "train":
+        train = configuration.load_train(cfg)
+        if folder is not None:
+            RunFolder(folder).check(train)
+        data = train.data
+    else:
+        data = find_run(configuration.load_eval(cfg)).data
+    check_data(data)
+    if fetch and isinstance(data, LfwData):
+        prepare_data(data)
+
+
+def _check_sweep(config: DictConfig, config_name: str) -> None:
+    folder = Path(config.hydra.sweep.dir)
+    held = sorted(folder.glob("*/result.json"))
+    if held and not any(override.replace(" ", "") == "resume=true" for override in config.hydra.overrides.task):
+        raise ConfigError(
+            f"{folder} already holds a sweep ({len(held)} jobs); give resume=true to go on with it, or another "
+            "hydra.sweep.dir"
+        )
+    problems = []
+    for overrides in _jobs(config):
+        job = GlobalHydra.instance().config_loader().load_configuration(config_name, overrides, RunMode.RUN)
+        try:
+            _check(job, config_name, folder=None, fetch=False)
+        except UserError as error:
+            problems.append(error)
+        else:
+            return  # the others may fail one by one, each with its reason in the table
+    if problems:
+        raise problems[0]
+
+
+def _jobs(config: DictConfig) -> Iterator[list[str]]:
+    """The overrides of each job, when Hydra's own sweeper makes them; others choose theirs as they go."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return
+    lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides(lines + list(config.hydra.overrides.task))
+    for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None):
+        yield from batch
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Print the reason in one line and end with its exit code."""
+    if isinstance(error, Interrupted):
+        code = error.exit_code
+    elif isinstance(error, UserError | HydraException | OmegaConfBaseException):
+        code = 2
+    else:
+        code = 1
+    print(f"error: {_reason(error)}", file=sys.stderr, flush=True)
+    raise SystemExit(code) from None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UserError | Interrupted | JobFailedError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return str(configuration.composition_error(error))
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signum)

@@ -1,0 +1,180 @@
+"""Image files decoded once into a uint8 array, kept on disk under a key of all that determines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from siamese.config import ImageOptions
+from siamese.errors import DataError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of what the pixels mean; raise it when decoding changes, and old caches are built anew."""
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Decoded images.
+
+    Attributes:
+        names: file names relative to the image folder, sorted; only files that could be decoded.
+        pixels: uint8 [N, C, H, W] in the order of ``names``; C is 1 (grey) or 3 (RGB).
+        excluded: file name -> why it could not be used.
+    """
+
+    names: list[str]
+    pixels: NDArray[np.uint8]
+    excluded: dict[str, str]
+
+
+def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
+    """One image file as uint8 [C, H, W]: turned as its EXIF says, grey or RGB, cropped, resized.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing or no usable image.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file).convert("RGB" if options.color else "L")
+    if options.crop is not None:
+        left, top = ((side - options.crop) // 2 for side in image.size)
+        image = image.crop((left, top, left + options.crop, top + options.crop))
+    side = options.image_size
+    image = image.resize((side, side), _RESAMPLING[options.interpolation])
+    return np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+
+
+def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
+    """The named images below ``root``, from the cache when nothing changed since they were decoded.
+
+    The cache holds one entry for each (folder, names, options); an entry is stale when any file's size or
+    modification time differs, and is then replaced. It is built in a temporary folder that is renamed when
+    complete, so a killed build leaves nothing that could be read; of several processes one builds it.
+
+    Args:
+        root: the image folder.
+        names: relative file names; repeated ones count once.
+        options: size, colour, crop, interpolation and the cache's folder.
+        progress: show a bar when standard error is a terminal.
+
+    Raises:
+        DataError: the cache's folder cannot be written.
+    """
+    names = sorted(set(names))
+    slot = Path(options.cache) / _slot(root, names, options)
+    signature = _signature(root, names)
+    try:
+        slot.mkdir(parents=True, exist_ok=True)
+        with FileLock(slot / "lock"):
+            found = _read(slot / signature)
+            if found is None:
+                found = _build(root, names, options, progress)
+                _write(slot, signature, found)
+    except OSError as error:
+        raise DataError(f"data.cache={options.cache}: {error}; name a folder that can be written") from None
+    return found
+
+
+def _slot(root: Path, names: Sequence[str], options: ImageOptions) -> str:
+    key = [FORMAT, str(root.resolve()), options.image_size, options.color, options.crop, options.interpolation]
+    return _digest(json.dumps([key, list(names)]))
+
+
+def _signature(root: Path, names: Sequence[str]) -> str:
+    stats: list[tuple[int, int] | None] = []
+    for name in names:
+        try:
+            stat = os.stat(root / name)  # noqa: PTH116 - thousands of files: Path.stat costs half again as much
+            stats.append((stat.st_size, stat.st_mtime_ns))
+        except (OSError, ValueError):
+            stats.append(None)
+    return _digest(json.dumps(stats))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bool) -> ImageArray:
+    def attempt(name: str) -> NDArray[np.uint8] | str:
+        try:
+            return decode(root / name, options)
+        except FileNotFoundError:
+            return "missing"
+        except UnidentifiedImageError:
+            return "not an image, or of a type that Pillow does not read"
+        except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+            return f"does not decode: {' '.join(str(error).split()) or type(error).__name__}"
+
+    # Pillow gives up the interpreter lock while it decodes and resizes.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(
+            pool.map(attempt, names), "decoding", len(names), unit="image", leave=False, disable=None if progress else True
+        )
+        decoded = list(bar)
+    good = [(name, image) for name, image in zip(names, decoded, strict=True) if not isinstance(image, str)]
+    bad = {name: reason for name, reason in zip(names, decoded, strict=True) if isinstance(reason, str)}
+    side = options.image_size
+    empty = np.zeros((0, options.channels, side, side), np.uint8)
+    pixels = np.stack([image for _, image in good]) if good else empty
+    return ImageArray([name for name, _ in good], pixels, bad)
+
+
+def _write(slot: Path, signature: str, images: ImageArray) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix="building-", dir=slot))
+    try:
+        np.save(temporary / "pixels.npy", images.pixels)
+        index = {"names": images.names, "excluded": images.excluded, "crc32": _checksum(images.pixels)}
+        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        for old in slot.iterdir():
+            # Under the lock, so whatever else lies here is stale or was left by a build that was killed.
+            if old.is_dir() and old != temporary:
+                shutil.rmtree(old)
+        temporary.rename(slot / signature)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _read(entry: Path) -> ImageArray | None:
+    """The entry, or None when it is not there or damaged."""
+    try:
+        index: dict[str, Any] = json.loads((entry / "index.json").read_text(encoding="utf-8"))
+        pixels: NDArray[np.uint8] = np.load(entry / "pixels.npy")
+        if len(pixels) == len(index["names"]) and _checksum(pixels) == index["crc32"]:
+            return ImageArray(index["names"], pixels, index["excluded"])
+        reason = "its checksum is wrong"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        reason = str(error)
+    log.warning("%s is damaged (%s) and is built anew", entry, reason)
+    return None
+
+
+def _checksum(pixels: NDArray[np.uint8]) -> int:
+    return zlib.crc32(np.ascontiguousarray(pixels).data)

@@ -1,0 +1,45 @@
+"""Score a finished run: the figures that its training reported, or those on other images."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from siamese.checkpoints import load_network
+from siamese.config import EvalConfig
+from siamese.experiment import announce, describe, load_data, pick_device, score_and_write
+from siamese.report.run import write_run_report
+from siamese.runs import RunFolder, find_run
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
+    """Score the validation and test pairs with the run's best weights and write the result into ``folder``.
+
+    Raises:
+        UserError: the run or the data cannot be used.
+    """
+    started = time.perf_counter()
+    scored = find_run(config)
+    run = RunFolder(Path(config.run))
+    device = pick_device(scored)
+    folder.start(scored, **describe(scored, device), run=str(run.path.resolve()))
+    network = load_network(run.best, scored)
+    data = load_data(scored, folder)
+    figures = score_and_write(network, scored, folder, {"val": data.val, "test": data.test}, data.pixels, device)
+    recorded = run.result or {}
+    result = folder.record(
+        status="done",
+        **figures,
+        threshold=scored.threshold,
+        best_epoch=recorded["best_epoch"],
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        total_seconds=round(time.perf_counter() - started, 2),
+    )
+    log.info("report: %s", write_run_report(folder.path))
+    announce(result)
+    return result
+

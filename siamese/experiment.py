@@ -1,0 +1,314 @@
+"""One experiment, top to bottom: seed -> data -> model -> trainer -> fit -> test -> result -> report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from siamese.callbacks import (
+    EpochSeed,
+    History,
+    ResumableEarlyStopping,
+    SaveAtStart,
+    best_epoch,
+    mode_of,
+    read_history,
+)
+from siamese.checkpoints import load_network, save_atomically
+from siamese.config import CosineScheduler, StepScheduler, TrainConfig, to_plain
+from siamese.data.module import PairDataModule, PairSet
+from siamese.data.sources import LAYOUTS, image_root
+from siamese.errors import ConfigError
+from siamese.evaluation.summary import summarise
+from siamese.models.build import build_network
+from siamese.models.siamese import SiameseNetwork
+from siamese.module import SiameseModule
+from siamese.objectives.pairs import OBJECTIVES
+from siamese.report.run import write_run_report
+from siamese.runs import RunFolder
+from siamese.scoring import score_pairs
+from siamese.tracking import RunTensorBoardLogger, log_result
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
+PREDICTION_COLUMNS = ["split", "image1", "image2", "label", "score", "probability", "predicted", "outcome"]
+
+
+def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """Train, test and report one run; returns its recorded result.
+
+    A finished run in ``folder`` (under ``resume``) is returned as recorded; an unfinished one goes on from
+    ``last.ckpt``. The caller has made sure with `RunFolder.check` that the folder may be used.
+
+    Raises:
+        UserError: the data or the device that the configuration asks for cannot be used.
+    """
+    recorded = folder.result
+    if recorded is not None and recorded["status"] == "done":
+        log.info("%s is done already", folder.path)
+        return recorded
+    started = time.perf_counter()
+    device = pick_device(config)
+    folder.start(config, **describe(config, device))
+    quiet_lightning()
+    L.seed_everything(config.seed, verbose=False)
+
+    data = load_data(config, folder)
+    network = build_network(to_plain(config.model), config.data.channels, config.data.image_size)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, config.precision)
+    module = SiameseModule(
+        network,
+        objective=OBJECTIVES[config.objective.name](),
+        optimizer=partial(build_optimizer, config),
+        scheduler=partial(build_scheduler, config),
+        threshold=config.threshold,
+        config=to_plain(config),
+    )
+
+    trainer = build_trainer(config, folder)
+    resumed = folder.last if folder.last.exists() else None
+    with logging_redirect_tqdm():
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+    history = read_history(folder.history)
+
+    network = load_network(folder.best, config)
+    figures = score_and_write(network, config, folder, {"val": data.val, "test": data.test}, data.pixels, device)
+    result = folder.record(
+        status="done",
+        **figures,
+        threshold=config.threshold,
+        best_epoch=best_epoch(history, config.monitor),
+        epochs=len(history),
+        parameters=parameters,
+        train_seconds=round(sum(row["seconds"] for row in history), 2),
+        total_seconds=round(time.perf_counter() - started, 2),
+    )
+    shrink_last(folder)
+    write_report(folder, trainer.loggers, config, result)
+    announce(result)
+    return result
+
+
+def pick_device(config: TrainConfig) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        ConfigError: a GPU is asked for and torch sees none.
+    """
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=auto or trainer=cpu")
+    use_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+
+
+def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
+    """The data module, set up; ``excluded.csv`` is written even when nothing usable is left."""
+    data = PairDataModule(config.data, config.batch_size, config.seed, progress=sys.stderr.isatty())
+    data.prepare_data()
+    try:
+        data.setup()
+    finally:
+        folder.write_csv("excluded.csv", ["file", "reason"], sorted(data.images.excluded.items()))
+    sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
+    folder.record(**sizes, n_excluded=len(data.images.excluded))
+    log.info("%s: %d training, %d validation, %d test pairs", config.data.name, *sizes.values())
+    return data
+
+
+def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:
+    """The configured optimizer over ``parameters``."""
+    options = to_plain(config.optimizer)
+    name = options.pop("name")
+    return OPTIMIZERS[name](parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
+
+
+def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | None:
+    """The configured schedule, in steps of epochs; None for a constant learning rate."""
+    match config.scheduler:
+        case StepScheduler(step_size=step_size, gamma=gamma):
+            return StepLR(optimizer, step_size, gamma)
+        case CosineScheduler(final_fraction=final):
+            return LambdaLR(
+                optimizer,
+                lambda epoch: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * epoch / config.max_epochs)),
+            )
+        case _:
+            return None
+
+
+def build_trainer(config: TrainConfig, folder: RunFolder) -> L.Trainer:
+    """Lightning's Trainer with our callbacks and logger."""
+    show_bar = config.trainer.progress_bar
+    if show_bar is None:
+        show_bar = sys.stderr.isatty()
+    keep_best = ModelCheckpoint(
+        folder.checkpoints, filename="best", monitor=config.monitor, mode=mode_of(config.monitor),
+        save_weights_only=True, enable_version_counter=False,
+    )  # fmt: skip
+    keep_last = ModelCheckpoint(
+        folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks: list[L.Callback] = [
+        EpochSeed(config.seed),
+        SaveAtStart(folder.last),
+        History(folder.history, config.monitor),
+        ResumableEarlyStopping(config.monitor, patience=config.patience, mode=mode_of(config.monitor)),
+        keep_best,
+        keep_last,
+    ]
+    if show_bar:
+        callbacks.append(TQDMProgressBar(leave=False))
+    return L.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        max_epochs=config.max_epochs,
+        deterministic=config.trainer.deterministic,
+        benchmark=False,
+        gradient_clip_val=config.trainer.gradient_clip_val,
+        logger=build_logger(config, folder.path),
+        callbacks=callbacks,
+        enable_progress_bar=show_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder.path,
+    )
+
+
+def build_logger(config: TrainConfig, path: Path) -> Logger:
+    """The configured logger, writing into the run folder itself: its path is the run's name in TensorBoard."""
+    if config.logger.name == "csv":
+        return CSVLogger(path, name="", version="")
+    return RunTensorBoardLogger(path, name="", version="")
+
+
+def score_and_write(
+    network: SiameseNetwork,
+    config: TrainConfig,
+    folder: RunFolder,
+    splits: dict[str, PairSet],
+    pixels: Tensor,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Score the splits, write ``predictions.csv``, and return the figures in the keys of ``result.json``."""
+    bf16 = config.precision == "bf16"
+    scored = {
+        split: (pairs, score_pairs(network, pixels, pairs.indices, device, bf16)) for split, pairs in splits.items()
+    }
+    return write_predictions(folder, scored, config.threshold)
+
+
+def write_predictions(
+    folder: RunFolder, scored: dict[str, tuple[PairSet, NDArray[np.float32]]], threshold: float
+) -> dict[str, Any]:
+    """Write ``predictions.csv`` and return the figures of each split, in the keys of ``result.json``."""
+    rows: list[tuple[object, ...]] = []
+    figures: dict[str, Any] = {}
+    for split, (pairs, logits) in scored.items():
+        logits64 = logits.astype(np.float64)
+        probabilities = 1 / (1 + np.exp(-logits64))
+        for pair, logit, probability in zip(pairs.pairs, logits64, probabilities, strict=True):
+            predicted = int(probability >= threshold)
+            outcome = ("t" if predicted == pair.label else "f") + ("p" if predicted else "n")
+            rows.append((split, *pair, float(logit), float(probability), predicted, outcome))
+        summary = summarise(logits64, pairs.labels.numpy(), threshold)
+        keep = ("loss", "acc", "auc") if split == "val" else summary
+        figures |= {name if name in ("tp", "fp", "tn", "fn") else f"{split}/{name}": summary[name] for name in keep}
+    folder.write_csv("predictions.csv", PREDICTION_COLUMNS, rows)
+    return figures
+
+
+def describe(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """The facts about a run that are known before it starts."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    return {
+        "name": config.name,
+        "dataset": config.data.name,
+        "protocol": config.protocol.name,
+        "outside_data": LAYOUTS[config.data.name].outside_data,
+        "image_root": str(image_root(config.data).resolve()),
+        "seed": config.seed,
+        "precision": str(config.precision),
+        "device": f"{device.type}: {name}",
+        **{f"version/{package}": version(package) for package in ("siamese", "torch", "lightning", "numpy", "pillow")},
+        "version/python": sys.version.split()[0],
+        **git_state(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux tells it, and the number of threads torch uses."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "unknown processor"
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def git_state() -> dict[str, Any]:
+    """The commit of the source tree and whether it has uncommitted changes; nothing outside a clone."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"git_commit": commit.strip(), "git_dirty": bool(changes.strip())}
+
+
+def shrink_last(folder: RunFolder) -> None:
+    """Leave only the final weights in ``last.ckpt``: two thirds of it were for going on, which is over."""
+    checkpoint = torch.load(folder.last, map_location="cpu", weights_only=True)
+    for part in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
+        checkpoint.pop(part, None)
+    save_atomically(checkpoint, folder.last)
+
+
+def write_report(folder: RunFolder, loggers: list[Logger], config: TrainConfig, result: dict[str, Any]) -> None:
+    """Write the page and its pictures, to the loggers too; a failure here must not cost a finished run."""
+    try:
+        log.info("report: %s", write_run_report(folder.path))
+        log_result(loggers, config, result, folder.path)
+    except Exception:
+        log.exception("the report failed; build it again with: python -m siamese report %s", folder.path)
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says about choices that are made here on purpose, and nothing else."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*You're resuming from a checkpoint that ended.*", module="lightning.*")
+
+
+def announce(result: dict[str, Any]) -> None:
+    """Tell the figures of the test set."""
+    low, high = result["test/acc_ci"]
+    log.info(
+        "test accuracy %.1f %% (95 %%: %.1f - %.1f)  loss %.4f  AUC %.3f  EER %.1f %%  (%d pairs of %s, View 1)",
+        100 * result["test/acc"], 100 * low, 100 * high, result["test/loss"], result["test/auc"],
+        100 * result["test/eer"], result["n_test"], result["dataset"],
+    )  # fmt: skip

@@ -1,0 +1,28 @@
+"""From the configuration's plain values to a network; add a new model here and in `siamese.config`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from siamese.models.koch import KochEncoder
+from siamese.models.siamese import L1Head, SiameseNetwork
+
+ENCODERS = {"koch": KochEncoder}
+
+
+def build_network(model: dict[str, Any], in_channels: int, input_size: int) -> SiameseNetwork:
+    """The network that ``model`` describes: ``name`` picks the encoder, the rest are its arguments.
+
+    Args:
+        model: as in ``conf/model/*.yaml``.
+        in_channels: 1 (grey) or 3 (RGB).
+        input_size: side of the square images, pixels.
+    """
+    options = {key: value for key, value in model.items() if key != "name"}
+    encoder = ENCODERS[model["name"]](in_channels=in_channels, input_size=input_size, **options)
+    network = SiameseNetwork(encoder, L1Head(encoder.embedding_dim, init=options["init"]))
+    # Convolutions read neighbouring channels together: faster on CPU and GPU, and the same numbers to rounding.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+

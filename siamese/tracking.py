@@ -1,0 +1,56 @@
+"""What a run shows in its logger besides the curves: configuration, final figures, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image
+
+from siamese.config import TrainConfig, to_plain, write_yaml
+from siamese.runs import flatten
+
+HPARAMS = (
+    "batch_size", "learning_rate", "weight_decay", "seed", "max_epochs", "precision", "data.name", "data.image_size",
+    "model.name", "model.batchnorm", "model.dropout", "model.init", "objective.name", "optimizer.name", "scheduler.name",
+)  # fmt: skip
+"""What TensorBoard's HParams tab lists: the same keys in every run, or its columns do not line up."""
+
+FINAL = ("val/loss", "val/acc", "val/auc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "train_seconds")
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """TensorBoard events in the run folder, without Lightning's ``hparams.yaml``: ``config.yaml`` is there."""
+
+    def save(self) -> None:
+        """Write what is pending."""
+        self.experiment.flush()
+
+
+def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any], folder: Path) -> None:
+    """Final figures to every logger; to TensorBoard also the configuration, HParams and the report's pictures."""
+    final = {name: float(result[name]) for name in FINAL if result.get(name) is not None}
+    test = {name: value for name, value in final.items() if name.startswith("test/")}
+    for logger in loggers:
+        logger.log_metrics(test, step=result["epochs"])
+        if isinstance(logger, TensorBoardLogger):
+            _log_to_tensorboard(logger, config, final, folder)
+        logger.save()
+
+
+def _log_to_tensorboard(logger: TensorBoardLogger, config: TrainConfig, final: dict[str, float], folder: Path) -> None:
+    writer = logger.experiment
+    writer.add_text("configuration", "".join(f"    {line}\n" for line in write_yaml(config).splitlines()))
+    for picture in sorted(folder.glob("*.png")):
+        with Image.open(picture) as image:
+            writer.add_image(f"report/{picture.stem}", np.asarray(image.convert("RGB")), dataformats="HWC")
+    writer.add_custom_scalars(
+        {"training": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}}
+    )
+    values = flatten(to_plain(config))
+    # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's.
+    logger.log_hyperparams(
+        {key: values[key] for key in HPARAMS}, {f"hp/{name.replace('/', '_')}": value for name, value in final.items()}
+    )

@@ -1,0 +1,87 @@
+"""Shared fixtures: a tiny data set of synthetic faces, the real LFW where it is, and the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from siamese.config import TrainConfig
+from siamese.data.synthetic import SyntheticSpec, write_lfw_tree
+
+ROOT = Path(__file__).parent.parent
+TINY = SyntheticSpec(train_people=16, test_people=12, train_pairs=30, test_pairs=20, view2_pairs=20, seed=0)
+
+TINY_MODEL = {"widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True}
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The root of a data set of 30 + 20 pairs, shared by all test processes; never written to."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "tiny-faces"
+    with FileLock(root.with_suffix(".lock")):
+        write_lfw_tree(root, TINY, workers=1)
+    return root
+
+
+@pytest.fixture
+def tiny_data(tiny_root: Path, tmp_path: Path) -> dict[str, object]:
+    """The configuration's data group for the tiny faces, with a cache of its own."""
+    spec = {key: getattr(TINY, key) for key in TINY.__dataclass_fields__}
+    return {"name": "synthetic", "root": str(tiny_root), "cache": str(tmp_path / "cache"), "image_size": 65, **spec}
+
+
+@pytest.fixture
+def tiny_config(tiny_data: dict[str, object]) -> Callable[..., TrainConfig]:
+    """Makes the configuration of a run that takes about a second; keyword arguments replace top-level keys."""
+
+    def make(**changes: object) -> TrainConfig:
+        plain: dict[str, object] = {
+            "name": "tiny", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0,
+            "max_epochs": 2, "patience": 5, "data": tiny_data, "model": {"name": "koch", **TINY_MODEL},
+            "objective": {"name": "bce"}, "optimizer": {"name": "adam"}, "scheduler": {"name": "step"},
+            "trainer": {"accelerator": "cpu", "progress_bar": False}, "logger": {"name": "csv"},
+            "protocol": {"name": "view1"},
+        }  # fmt: skip
+        return TrainConfig.model_validate({**plain, **changes})
+
+    return make
+
+
+@pytest.fixture
+def tiny_overrides(tiny_data: dict[str, object]) -> list[str]:
+    """The same run as overrides for the command line."""
+    model = [f"model.{key}={str(value).replace(' ', '')}" for key, value in TINY_MODEL.items()]
+    data = [f"data.{key}={value}" for key, value in tiny_data.items() if key != "name"]
+    return ["data=synthetic", *data, *model, "trainer=cpu", "batch_size=8", "max_epochs=2", "learning_rate=1e-3"]
+
+
+@pytest.fixture(scope="session")
+def lfw_root() -> Path:
+    """The root of the real LFW; the test is skipped where there is none."""
+    root = Path(os.environ.get("LFW_ROOT", ROOT.parent / "shared" / "lfw"))
+    if not (root / "pairsDevTrain.txt").is_file():
+        pytest.skip("no real LFW: set LFW_ROOT")
+    return root.resolve()
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script of the project in an empty working directory, so that whatever it writes is seen."""
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(script: str, *arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if key != "LFW_ROOT"} | env
+        return subprocess.run(
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=work, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    return run

@@ -1,0 +1,149 @@
+"""The configuration: every file composes, and what cannot work is told in one line before anything is written."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from siamese import config as configuration
+from siamese.config import TrainConfig
+from siamese.errors import ConfigError
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+OPTIONS = sorted(
+    (file.parent.relative_to(ROOT / "conf").as_posix(), file.stem)
+    for file in (ROOT / "conf").rglob("*.yaml")
+    if file.parent != ROOT / "conf" and "hydra" not in file.parts
+)
+
+
+def load(*overrides: str) -> TrainConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides=list(overrides))
+    return configuration.load_train(cfg)
+
+
+def test_defaults_are_the_reports_first_run() -> None:
+    config = load()
+    assert (config.optimizer.name, config.learning_rate, config.batch_size) == ("adam", 1e-4, 128)
+    assert (config.model.batchnorm, config.model.dropout, config.weight_decay) == (False, 0.0, 0.0)
+    assert configuration.to_plain(config.scheduler) == {"name": "step", "step_size": 10, "gamma": 0.1}
+    assert (config.max_epochs, config.patience, config.monitor, config.threshold) == (20, 5, "val/loss", 0.5)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_config_file_composes(group: str, option: str) -> None:
+    assert load(f"{group}={option}")
+
+
+def test_every_group_of_the_defaults_list_is_tested() -> None:
+    defaults = OmegaConf.load(ROOT / "conf" / "train.yaml").defaults
+    groups = {key for entry in defaults if not isinstance(entry, str) for key in entry if "override" not in key}
+    assert groups == {group for group, _ in OPTIONS}
+
+
+def test_regularization_sets_what_it_names_and_the_command_line_wins() -> None:
+    assert load("regularization=weight_decay").weight_decay == 1e-4
+    assert load("regularization=weight_decay", "weight_decay=1e-6").weight_decay == 1e-6
+    assert load("regularization=dropout").model.dropout == 0.1
+    assert load("regularization=dropout", "model.dropout=0.2").model.dropout == 0.2
+
+
+def test_lfw_root_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LFW_ROOT", "/photos/lfw")
+    assert load("data=lfw_a").data.root == "/photos/lfw"
+    assert load("data=synthetic").data.root != "/photos/lfw"
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = load("weight_decay=1e-6", "learning_rate=1e-4", "name=2024", "data.crop=150")
+    file = tmp_path / "config.yaml"
+    file.write_text(configuration.write_yaml(config), encoding="utf-8")
+    assert configuration.read_yaml(file) == config
+
+
+def test_errors_of_a_recorded_configuration_name_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("batch_size: [", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read"):
+        configuration.read_yaml(file)
+    file.write_text("batch_size: 3", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml: name is missing"):
+        configuration.read_yaml(file)
+
+
+# What a user may type wrongly -> what the one line must say.
+BAD = {
+    "unknown key": (["model.batchnrom=true"], "did you mean model.batchnorm?"),
+    "unknown key added with plus": (["+model.typo=1"], "unknown key 'model.typo' (keys of model: name, batchnorm"),
+    "unknown top-level key": (["batchsize=32"], "did you mean batch_size?"),
+    "unknown top-level key added with plus": (["+lr=0.1"], "unknown key 'lr'"),
+    "unknown section": (["+regularisation.dropout=0.1"], "unknown key 'regularisation'; did you mean"),
+    "unknown option of a group": (["optimizer=adamm"], "Could not find 'optimizer/adamm'"),
+    "unknown group": (["optimiser=adam"], "optimiser"),
+    "key of another option": (["optimizer.momentum=0.9"], "unknown key 'optimizer.momentum'"),
+    "wrong type": (["batch_size=many"], "batch_size='many': input should be a valid integer"),
+    "float for an integer": (["max_epochs=1.5"], "max_epochs=1.5: input should be a valid integer"),
+    "boolean for a number": (["batch_size=true"], "batch_size=True: input should be a valid integer"),
+    "number for a boolean": (["model.batchnorm=1"], "model.batchnorm=1: input should be a valid boolean"),
+    "list for a group": (["model=[1,2]"], "TypeError"),
+    "section for a value": (["seed={a:1}"], "seed={'a': 1}: input should be a valid integer"),
+    "zero batch size": (["batch_size=0"], "batch_size=0: input should be greater than or equal to 1"),
+    "batch of one with batch normalization": (["batch_size=1", "model.batchnorm=true"], "batch_size=1 has no batch"),
+    "dropout over one": (["model.dropout=1.5"], "model.dropout=1.5: input should be less than 1"),
+    "negative learning rate": (["learning_rate=-1e-4"], "learning_rate=-0.0001: input should be greater than 0"),
+    "learning rate that is no number": (["learning_rate=nan"], "learning_rate=nan: input should be a finite number"),
+    "negative seed": (["seed=-1"], "seed=-1: input should be greater than or equal to 0"),
+    "unknown choice": (["monitor=train/loss"], "monitor='train/loss': input should be 'val/loss' or 'val/acc'"),
+    "unknown precision": (["precision=64"], "precision=64: input should be 32 or 'bf16'"),
+    "widths of the wrong length": (["model.widths=[64,128]"], "model.widths"),
+    "image too small for the network": (["data.image_size=40"], "too small for model=koch; give at least"),
+    "momentum missing for nesterov": (["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"], "momentum"),
+    "validation takes all": (["data.val_fraction=1"], "data.val_fraction=1: input should be less than 1"),
+    "too few people": (["data=synthetic", "data.train_people=4", "data.test_people=4"], "people"),
+    "no equals sign": (["batch_size"], "batch_size"),
+    "broken list": (["model.widths=[64,128"], "model.widths=[64,128"),
+    "unknown interpolation": (["name=${nope}"], "nope"),
+    "data root that is not there": (["data.root=/no/such/folder"], "data.root=/no/such/folder: no such folder"),
+    "data set that is not there": (["data=lfw_a"], "no such folder"),
+    "image folder that is not there": (["data=lfw_a", "data.root=."], "lfw2, pairsDevTrain.txt, pairsDevTest.txt missing"),
+    "all jobs of a sweep": (["-m", "batch_size=0", "seed=0,1"], "batch_size=0"),
+    "unknown key in a sweep": (["-m", "model.typo=1,2"], "unknown key 'model.typo'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_configuration_ends_in_one_line_and_writes_nothing(case: str, run_script: Run, tmp_path: Path) -> None:
+    overrides, message = BAD[case]
+    done = run_script("train.py", *overrides, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 2, done.stderr
+    imports, lines = [], []
+    for line in done.stderr.splitlines():
+        (imports if line.startswith("import time:") else lines).append(line)
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert imports, "the interpreter did not report its imports"
+    assert not [line for line in imports if line.endswith((" torch", " lightning"))]
+    assert done.stdout == ""
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_help_and_print_config_without_torch(run_script: Run, tmp_path: Path) -> None:
+    for script, arguments, expected in (
+        ("train.py", ["--help"], "optimizer: adam, adamw, sgd"),
+        ("train.py", ["--cfg", "job"], "batch_size: 128"),
+        ("eval.py", ["--help"], "eval.py run="),
+    ):
+        done = run_script(script, *arguments, PYTHONPROFILEIMPORTTIME="1")
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+        assert " torch\n" not in done.stderr
+    assert list((tmp_path / "work").iterdir()) == []

@@ -1,0 +1,16 @@
+"""Train, test and report a Siamese network: ``python train.py data=synthetic``; ``--help`` lists all keys."""
+
+import hydra
+from omegaconf import DictConfig
+
+from siamese.cli import run_app, train_job
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """One job; returns the monitored validation figure for sweepers that optimise."""
+    return train_job(cfg)
+
+
+if __name__ == "__main__":
+    run_app(main)
