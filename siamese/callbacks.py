@@ -32,14 +32,17 @@ class History(Callback):
         self._started = 0.0
         self._lr = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
-        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock. (Lightning leaves out ``on_train_epoch_start`` in the first epoch of a resumed run.)"""
+        if batch_idx == 0:
+            self._started = time.perf_counter()
+            self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the row; validation has run by now."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name in COLUMNS}
+        """Write the row; validation has run by now. Seven digits: what a float32 holds."""
+        metrics = {name: float(f"{float(value):.7g}") for name, value in trainer.callback_metrics.items() if name in COLUMNS}
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **metrics}
         row |= {"lr": self._lr, "seconds": round(time.perf_counter() - self._started, 3)}
         self.rows.append(row)
@@ -61,18 +64,20 @@ class History(Callback):
         self.rows = list(state_dict["rows"])
 
 
-class EpochSeed(Callback):
-    """Seeds torch at the start of every epoch from (seed, epoch).
+class StepSeed(Callback):
+    """Seeds torch before every step from (seed, step).
 
-    Dropout then draws the same masks in an epoch whether the run was resumed before it or not.
+    Dropout then draws the same masks in a step whether the run was resumed before it or not.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Seed torch on all devices."""
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, trainer.current_epoch]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, trainer.global_step]).generate_state(1)[0]))
 
 
 class ResumableEarlyStopping(EarlyStopping):
@@ -99,7 +104,7 @@ class SaveAtStart(Callback):
 def read_history(file: Path) -> list[dict[str, float]]:
     """The rows of a ``history.csv``."""
     with file.open(encoding="utf-8", newline="") as lines:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        return [{name: float(f"{float(value):.7g}") for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def best_epoch(rows: list[dict[str, float]], monitor: str) -> int:

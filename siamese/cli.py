@@ -28,6 +28,7 @@ from siamese import config as configuration
 from siamese.config import LfwData
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, UserError
+from siamese.memory import keep_freed_memory
 from siamese.runs import Interrupted, RunFolder, find_run
 
 
@@ -106,6 +107,7 @@ def _job(run: Callable[[RunFolder], float]) -> float:
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     finished_before = folder.is_done
+    keep_freed_memory()
     try:
         return run(folder)
     except (Exception, Interrupted) as error:
@@ -131,7 +133,7 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
         data = find_run(configuration.load_eval(cfg)).data
     check_data(data)
     if fetch and isinstance(data, LfwData):
-        prepare_data(data)
+        prepare_data(data, progress=sys.stderr.isatty())
 
 
 def _check_sweep(config: DictConfig, config_name: str) -> None:

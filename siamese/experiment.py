@@ -24,8 +24,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+import siamese
 from siamese.callbacks import (
-    EpochSeed,
+    StepSeed,
     History,
     ResumableEarlyStopping,
     SaveAtStart,
@@ -170,7 +171,7 @@ def build_trainer(config: TrainConfig, folder: RunFolder) -> L.Trainer:
         folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     callbacks: list[L.Callback] = [
-        EpochSeed(config.seed),
+        StepSeed(config.seed),
         SaveAtStart(folder.last),
         History(folder.history, config.monitor),
         ResumableEarlyStopping(config.monitor, patience=config.patience, mode=mode_of(config.monitor)),
@@ -251,8 +252,9 @@ def describe(config: TrainConfig, device: torch.device) -> dict[str, Any]:
         "seed": config.seed,
         "precision": str(config.precision),
         "device": f"{device.type}: {name}",
-        **{f"version/{package}": version(package) for package in ("siamese", "torch", "lightning", "numpy", "pillow")},
+        "version/siamese": siamese.__version__,
         "version/python": sys.version.split()[0],
+        **{f"version/{package}": version(package) for package in ("torch", "lightning", "numpy", "pillow")},
         **git_state(),
     }
 
@@ -300,8 +302,13 @@ def write_report(folder: RunFolder, loggers: list[Logger], config: TrainConfig, 
 def quiet_lightning() -> None:
     """Silence what Lightning says about choices that are made here on purpose, and nothing else."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*", module="lightning.*")
-    warnings.filterwarnings("ignore", message=".*You're resuming from a checkpoint that ended.*", module="lightning.*")
+    for message in (
+        ".*does not have many workers.*",  # batches are gathered from memory
+        ".*exists and is not empty.*",  # a resumed run's checkpoints
+        ".*is smaller than the logging interval.*",  # logged by the epoch
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning's own affair
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def announce(result: dict[str, Any]) -> None:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    """Write a file so that a reader sees the old or the new content, never a part.
+
+    Holds for readers at any time and for a killed process; not for a power cut, since nothing is synced.
+
+    Raises:
+        OSError: the folder is missing or cannot be written; an old file is left as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        # Not tempfile: its files are readable by their owner alone, whatever the umask says.
+        with temporary.open("xb") as file:
             file.write(data)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """`write_bytes_atomically` for text, as UTF-8."""
+    """`write_bytes_atomically` for text: UTF-8, line ends as given."""
     write_bytes_atomically(path, text.encode("utf-8"))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

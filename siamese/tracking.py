@@ -22,9 +22,17 @@ FINAL = ("val/loss", "val/acc", "val/auc", "test/loss", "test/acc", "test/auc", 
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """TensorBoard events in the run folder, without Lightning's ``hparams.yaml``: ``config.yaml`` is there."""
+    """One file of TensorBoard events in the run folder.
+
+    Without Lightning's ``hparams.yaml`` (``config.yaml`` is there), and left open when training ends: the test's
+    figures and pictures follow.
+    """
 
     def save(self) -> None:
+        """Write what is pending."""
+        self.experiment.flush()
+
+    def finalize(self, status: str) -> None:
         """Write what is pending."""
         self.experiment.flush()
 
@@ -37,7 +45,9 @@ def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any
         logger.log_metrics(test, step=result["epochs"])
         if isinstance(logger, TensorBoardLogger):
             _log_to_tensorboard(logger, config, final, folder)
-        logger.save()
+            logger.experiment.close()
+        else:
+            logger.save()
 
 
 def _log_to_tensorboard(logger: TensorBoardLogger, config: TrainConfig, final: dict[str, float], folder: Path) -> None:

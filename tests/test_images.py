@@ -19,7 +19,7 @@ from siamese.config import ImageOptions, SyntheticData
 from siamese.data import images
 from siamese.data.images import decode, load_images
 from siamese.data.lists import Pair
-from siamese.data.module import PairDataModule, PairLoader, PairSet
+from siamese.data.module import PairDataModule, PairSet, pair_loader
 from siamese.data.split import stratified_split
 from siamese.errors import DataError
 
@@ -219,7 +219,7 @@ def pair_set(n: int) -> PairSet:
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17])
 def test_an_epoch_has_every_pair_once_and_no_lonely_pair(n: int) -> None:
-    loader = PairLoader(pair_set(n), batch_size=8, shuffle=True, seed=3)
+    loader = pair_loader(pair_set(n), batch_size=8, shuffle=True, seed=3)
     batches = list(loader)
     assert len(batches) == len(loader)
     assert sorted(int(first) for indices, _ in batches for first in indices[:, 0]) == list(range(n))
@@ -229,8 +229,8 @@ def test_an_epoch_has_every_pair_once_and_no_lonely_pair(n: int) -> None:
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        loader = PairLoader(pair_set(50), batch_size=8, shuffle=True, seed=seed)
-        loader.set_epoch(epoch)
+        loader = pair_loader(pair_set(50), batch_size=8, shuffle=True, seed=seed)
+        loader.sampler.set_epoch(epoch)
         return [int(i) for indices, _ in loader for i in indices[:, 0]]
 
     assert order(0, 1) == order(0, 1)

@@ -14,6 +14,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from siamese.config import DataConfig
 from siamese.data.images import ImageArray, load_images
@@ -25,6 +26,9 @@ from siamese.errors import DataError
 log = logging.getLogger(__name__)
 
 
+IndexBatch = tuple[Tensor, Tensor]
+
+
 class PairBatch(NamedTuple):
     """A batch as the network takes it: images float32 [B, C, H, W] in [0, 1], labels float32 [B] (1 = same)."""
 
@@ -33,8 +37,8 @@ class PairBatch(NamedTuple):
     label: Tensor
 
 
-@dataclass(frozen=True)
-class PairSet:
+@dataclass(frozen=True, eq=False)
+class PairSet(Dataset[IndexBatch]):
     """The usable pairs of one split: indices int64 [P, 2] into the images, labels int64 [P], names kept beside."""
 
     pairs: list[Pair]
@@ -54,49 +58,48 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def __getitem__(self, rows: Tensor) -> IndexBatch:
+        return self.indices[rows], self.labels[rows]
 
-class PairLoader:
-    """Batches of pair numbers; the data module gathers the images by them, on the device.
+
+class PairBatchSampler(Sampler[Tensor]):
+    """Rows of a `PairSet`, a batch at a time.
 
     The order of an epoch depends on the seed and the epoch alone, so a resumed run sees what an undisturbed one
-    sees. A last batch of a single pair joins the one before it: batch normalization has no statistics of one.
+    sees; Lightning calls ``set_epoch``. A last batch of a single pair joins the one before it: batch
+    normalization has no statistics of one.
     """
 
-    def __init__(self, split: PairSet, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
-        self.split = split
-        self.batch_size = batch_size
+    def __init__(self, pairs: int, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+        self.pairs = pairs
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
-
-    @property
-    def sampler(self) -> PairLoader:
-        """Itself: where Lightning looks for ``set_epoch``."""
-        return self
+        full, rest = divmod(pairs, batch_size)
+        self.sizes = [batch_size] * full + [rest] * (rest > 0)
+        if rest == 1 and full:
+            self.sizes[-2:] = [batch_size + 1]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._sizes())
+        return len(self.sizes)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (image indices int64 [B, 2], labels int64 [B])."""
-        order = np.arange(len(self.split))
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield int64 [B]."""
+        rows = np.arange(self.pairs)
         if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        for chosen in torch.from_numpy(order).split(self._sizes()):
-            yield self.split.indices[chosen], self.split.labels[chosen]
+            np.random.default_rng([self.seed, self.epoch]).shuffle(rows)
+        yield from torch.from_numpy(rows).split(self.sizes)
 
-    def _sizes(self) -> list[int]:
-        full, rest = divmod(len(self.split), self.batch_size)
-        sizes = [self.batch_size] * full
-        if rest == 1 and full:
-            sizes[-1] += 1
-        elif rest:
-            sizes.append(rest)
-        return sizes
+
+def pair_loader(pairs: PairSet, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader[IndexBatch]:
+    """Batches of a `PairSet`: (image indices int64 [B, 2], labels int64 [B])."""
+    sampler = PairBatchSampler(len(pairs), batch_size, shuffle, seed)
+    # batch_size=None: the sampler's batches are taken as they are. No workers: there is nothing to wait for.
+    return DataLoader(pairs, sampler=sampler, batch_size=None)
 
 
 class PairDataModule(L.LightningDataModule):
@@ -122,7 +125,7 @@ class PairDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Render or download what is missing."""
-        prepare_data(self.data)
+        prepare_data(self.data, self.progress)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the lists, decode the images, drop unusable pairs, split; later calls do nothing.
@@ -166,20 +169,20 @@ class PairDataModule(L.LightningDataModule):
         """All images, uint8 [N, C, H, W], on the device last used."""
         return self._pixels
 
-    def train_dataloader(self) -> PairLoader:
+    def train_dataloader(self) -> DataLoader[IndexBatch]:
         """Training pairs in a new order every epoch."""
-        return PairLoader(self.train, self.batch_size, shuffle=True, seed=self.seed)
+        return pair_loader(self.train, self.batch_size, shuffle=True, seed=self.seed)
 
-    def val_dataloader(self) -> PairLoader:
+    def val_dataloader(self) -> DataLoader[IndexBatch]:
         """Validation pairs in order."""
-        return PairLoader(self.val, self.batch_size)
+        return pair_loader(self.val, self.batch_size)
 
-    def test_dataloader(self) -> PairLoader:
+    def test_dataloader(self) -> DataLoader[IndexBatch]:
         """Test pairs in order."""
-        return PairLoader(self.test, self.batch_size)
+        return pair_loader(self.test, self.batch_size)
 
     def transfer_batch_to_device(
-        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
+        self, batch: IndexBatch, device: torch.device, dataloader_idx: int
     ) -> PairBatch:
         """Gather the images of a batch of indices on ``device``; the array is moved there at first use."""
         if self._pixels.device != device:

@@ -83,8 +83,8 @@ def check_data(data: DataConfig) -> None:
         read_view1(data)
 
 
-def prepare_data(data: DataConfig) -> None:
-    """Make the data set if it is not there: render the synthetic faces, download LFW.
+def prepare_data(data: DataConfig, progress: bool = False) -> None:
+    """Make the data set if it is not there: draw the synthetic faces, download LFW; ``progress`` shows a bar.
 
     Raises:
         DataError: what is missing, what failed, and the remedy.
@@ -93,7 +93,7 @@ def prepare_data(data: DataConfig) -> None:
     if isinstance(data, SyntheticData):
         from siamese.data.synthetic import write_lfw_tree
 
-        write_lfw_tree(Path(data.root), _synthetic_spec(data), progress=True)
+        write_lfw_tree(Path(data.root), _synthetic_spec(data), progress=progress)
     elif missing := _missing(data):
         from siamese.data.download import download_lfw
 
@@ -101,7 +101,7 @@ def prepare_data(data: DataConfig) -> None:
         images = LAYOUTS[data.name].images
         files = [archive if name == images and archive else name for name in missing]
         Path(data.root).mkdir(parents=True, exist_ok=True)
-        download_lfw(Path(data.root), files)
+        download_lfw(Path(data.root), files, progress=progress)
 
 
 def _synthetic_spec(data: SyntheticData) -> SyntheticSpec:

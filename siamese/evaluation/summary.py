@@ -1,0 +1,58 @@
+"""The figures of one set of scored pairs, ready for ``result.json``."""
+
+from __future__ import annotations
+
+import math
+
+from numpy.typing import ArrayLike
+
+from siamese.evaluation.intervals import Interval, auc_interval, bootstrap_interval, mean_interval, wilson
+from siamese.evaluation.metrics import auc, bce_with_logits, confusion, eer, sigmoid
+
+Figure = float | list[float] | None
+
+
+def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> dict[str, Figure]:
+    """Loss, accuracy, AUC and EER with their 95 % intervals, and the four outcomes.
+
+    A pair is called "same" when sigmoid(logit) >= ``threshold``. The intervals, which treat the pairs as
+    independent: Wilson (accuracy), DeLong (AUC), normal (loss), bootstrap over pairs (EER).
+
+    Args:
+        logits: float [N], finite.
+        labels: 0 or 1 [N].
+        threshold: on the probability, in [0, 1].
+
+    Returns:
+        ``loss``, ``acc``, ``auc``, ``eer`` (float); ``loss_ci``, ``acc_ci``, ``auc_ci``, ``eer_ci`` ([low,
+        high]); ``tp``, ``fp``, ``tn``, ``fn`` (int). Plain Python numbers; None, since JSON has no nan, where
+        a figure is not defined: AUC and EER without both classes, an interval with too few pairs.
+
+    Raises:
+        ValueError: as in `siamese.evaluation.metrics`, or an impossible threshold.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold} must lie in [0, 1]: it is one on the probability")
+    losses = bce_with_logits(logits, labels)
+    counts = confusion(sigmoid(logits) >= threshold, labels)
+    right, n = counts.tp + counts.tn, sum(counts)
+    # AUC and EER from the logits: where the sigmoid rounds to 0 or 1 the probabilities have lost their order.
+    return {
+        "loss": float(losses.mean()),
+        "loss_ci": _ends(mean_interval(losses)),
+        "acc": right / n,
+        "acc_ci": _ends(wilson(right, n)),
+        "auc": _or_none(auc(logits, labels)),
+        "auc_ci": _ends(auc_interval(logits, labels)),
+        "eer": _or_none(eer(logits, labels)),
+        "eer_ci": _ends(bootstrap_interval(eer, logits, labels)),
+        **counts._asdict(),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _ends(interval: Interval) -> list[float] | None:
+    return None if math.isnan(interval.low) else list(interval)

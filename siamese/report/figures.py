@@ -1,0 +1,226 @@
+"""The pictures of a report, as matplotlib Figures made from plain arrays: no pyplot, no global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
+
+from siamese.evaluation.intervals import auc_interval
+from siamese.evaluation.metrics import Confusion, auc, confusion, eer, roc_curve
+from siamese.report.examples import PHOTO_HEIGHT, Examples
+from siamese.report.load import Prediction
+from siamese.report.text import count, fixed, interval, percent, photo_title, probability
+
+# Okabe & Ito's colours, which all common kinds of colour blindness tell apart.
+BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
+
+SQUARE = (5.2, 4.6)
+OUTCOME_TITLES = {
+    "tp": ("True positives", "same person, called same"),
+    "fp": ("False positives", "different people, called same"),
+    "tn": ("True negatives", "different people, called different"),
+    "fn": ("False negatives", "same person, called different"),
+}
+
+
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    return content.getvalue()
+
+
+def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Figure:
+    """Loss and accuracy by epoch, of training and validation; the best epoch is marked.
+
+    Args:
+        history: rows with ``epoch``, ``train/loss``, ``train/acc``, ``val/loss``, ``val/acc``; nan is a gap.
+        best_epoch: counted from 1; None marks nothing.
+    """
+    figure, panels = _panels(2, (10.4, 3.8))
+    epochs = [row["epoch"] for row in history]
+    marker = "o" if len(epochs) <= 40 else ""
+    for axes, name, title in zip(panels, ("loss", "acc"), ("Loss", "Accuracy"), strict=True):
+        lines = (("train", "training", ORANGE, "--"), ("val", "validation", BLUE, "-"))
+        for split, label, color, style in lines:
+            values = np.array([row[f"{split}/{name}"] for row in history], float)
+            values[~np.isfinite(values)] = np.nan
+            axes.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=label)
+        if best_epoch is not None:
+            axes.axvline(
+                best_epoch, color=GREY, linestyle=":", linewidth=1.4, label=f"best epoch: {best_epoch}"
+            )
+        axes.set_title(title, loc="left", fontweight="bold", color=INK)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    _legend(panels[0], "best")
+    return figure
+
+
+def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike) -> Figure:
+    """The ROC with its area, the equal error rate and the point at which the pairs were decided.
+
+    Args:
+        scores: float [N], finite.
+        labels: 0 or 1 [N]; with one class alone there is no ROC, and the figure says so.
+        predicted: 0 or 1 [N], the decisions.
+    """
+    figure, (axes,) = _panels(1, SQUARE)
+    fpr, tpr, _ = roc_curve(scores, labels)
+    axes.set(
+        xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+    )
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.plot([0, 1], [0, 1], ":", color=GREY, label="chance")
+    if np.isnan(fpr).any() or np.isnan(tpr).any():
+        axes.text(0.5, 0.6, "no ROC: all pairs are of one class", ha="center", color=INK)
+        return figure
+    ends = interval(auc_interval(scores, labels), fixed(3))
+    label = f"AUC {auc(scores, labels):.3f}" + (f" (95 %: {ends})" if ends else "")
+    axes.plot(fpr, tpr, color=BLUE, linewidth=1.8, label=label)
+    rate = eer(scores, labels)
+    axes.plot([rate], [1 - rate], "D", color=GREEN, markersize=6, label=f"equal error rate {percent(rate)}")
+    counts = confusion(predicted, labels)
+    x, y = counts.fp / (counts.fp + counts.tn), counts.tp / (counts.tp + counts.fn)
+    at = f"as decided: {percent(y)} at {percent(x)}"
+    axes.plot([x], [y], "o", color=ORANGE, markersize=8, markeredgecolor="white", label=at, zorder=3)
+    _legend(axes, "lower right")
+    return figure
+
+
+def score_figure(probabilities: ArrayLike, labels: ArrayLike, threshold: float | None) -> Figure:
+    """Histogram of the probabilities of each class, with the threshold.
+
+    Args:
+        probabilities: float [N] in [0, 1].
+        labels: 0 or 1 [N].
+        threshold: None draws none.
+    """
+    figure, (axes,) = _panels(1, SQUARE)
+    values, same = np.asarray(probabilities, float), np.asarray(labels) == 1
+    bins = np.linspace(0, 1, 26)
+    for kind, label, color, style in (
+        (~same, "different people", ORANGE, "--"),
+        (same, "same person", BLUE, "-"),
+    ):
+        heights, _ = np.histogram(values[kind], bins)
+        axes.stairs(heights, bins, fill=True, color=color, alpha=0.22)
+        axes.stairs(heights, bins, color=color, linewidth=1.6, linestyle=style, label=label)
+    if threshold is not None:
+        axes.axvline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:g}")
+    axes.set(xlabel="probability of “same person”", ylabel="pairs", xlim=(0, 1))
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend above the bars
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, "upper center")
+    return figure
+
+
+def confusion_figure(counts: Confusion) -> Figure:
+    """The four outcomes; a cell's colour and percentage are its share of its row, the true class."""
+    figure, (axes,) = _panels(1, SQUARE)
+    cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
+    totals = cells.sum(axis=1, keepdims=True)
+    shares = cells / np.maximum(totals, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
+    names = [["true positives", "false negatives"], ["false positives", "true negatives"]]
+    for (row, column), cell in np.ndenumerate(cells):
+        color = "white" if shares[row, column] > 0.6 else INK
+        share = percent(float(shares[row, column])) if totals[row] else "no such pairs"
+        axes.text(column, row - 0.06, f"{cell:,}", ha="center", color=color, fontsize=20, fontweight="bold")
+        axes.text(column, row + 0.14, f"{names[row][column]}\n{share}", ha="center", va="center", color=color)
+    axes.set_xticks([0, 1], ["called same", "called different"])
+    axes.set_yticks([0, 1], ["same\nperson", "different\npeople"])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=10)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.axhline(0.5, color="white", linewidth=3)
+    axes.axvline(0.5, color="white", linewidth=3)
+    return figure
+
+
+def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Image | None]) -> Figure:
+    """A row an outcome, each pair with both photos, its probability and its names.
+
+    Args:
+        examples: as `siamese.report.examples.pick_examples` gives them.
+        photo: from an image's name to the picture, None where there is none any more.
+    """
+    columns = max(1, *(len(group.confident) + len(group.doubtful) for group in examples))
+    figure = Figure(
+        figsize=(2.3 * columns + 1.2, 1.75 * len(examples) + 0.3), layout="constrained", facecolor="white"
+    )
+    grid = figure.subplots(len(examples), columns, squeeze=False)
+    for group, row in zip(examples, grid, strict=True):
+        title, meaning = OUTCOME_TITLES[group.outcome]
+        pairs = [*group.confident, *group.doubtful]
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        label = "\n".join([title, *meaning.split(", "), count(group.count, "pair")])
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, color=INK)
+        for axes, pair in zip(row, pairs, strict=False):
+            axes.imshow(_side_by_side([photo(pair.image1), photo(pair.image2)]))
+            axes.set_title(f"p = {probability(pair.probability)}", fontsize=8, color=INK)
+            names = f"{photo_title(pair.image1)}\n{photo_title(pair.image2)}"
+            axes.set_xlabel(names, fontsize=6.5, color=INK, parse_math=False)
+    return figure
+
+
+def predictions_figures(predictions: Sequence[Prediction], threshold: float | None) -> dict[str, Figure]:
+    """``roc``, ``scores`` and ``confusion`` of some scored pairs, at least one."""
+    scores = [pair.score for pair in predictions]
+    labels = [pair.label for pair in predictions]
+    predicted = [pair.predicted for pair in predictions]
+    return {
+        "roc": roc_figure(scores, labels, predicted),
+        "scores": score_figure([pair.probability for pair in predictions], labels, threshold),
+        "confusion": confusion_figure(confusion(predicted, labels)),
+    }
+
+
+def _panels(number: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with ``number`` axes side by side, in the report's style."""
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    grid = figure.subplots(1, number, squeeze=False)[0]
+    for axes in grid:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(GREY)
+        axes.tick_params(colors=GREY, labelcolor=INK)
+        axes.grid(color="#E6E6E6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.xaxis.label.set_color(INK)
+        axes.yaxis.label.set_color(INK)
+    return figure, list(grid)
+
+
+def _legend(axes: Axes, where: Literal["best", "lower right", "upper center"]) -> None:
+    axes.legend(loc=where, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=INK)
+
+
+def _side_by_side(photos: Sequence[Image.Image | None], gap: int = 5) -> NDArray[np.uint8]:
+    """Photos as one RGB array [H, W, 3], each centred in a square; a grey square where one is missing."""
+    side = PHOTO_HEIGHT
+    canvas = Image.new("RGB", (side * len(photos) + gap * (len(photos) - 1), side), "white")
+    for i, photo in enumerate(photos):
+        left = i * (side + gap)
+        if photo is None:
+            draw = ImageDraw.Draw(canvas)
+            draw.rectangle([left, 0, left + side - 1, side - 1], fill="#E6E6E6")
+            draw.text((left + side // 2, side // 2), "photo not found", fill=INK, anchor="mm")
+            continue
+        photo = photo.copy()
+        photo.thumbnail((side, side))
+        canvas.paste(photo, (left + (side - photo.width) // 2, (side - photo.height) // 2))
+    return np.asarray(canvas)

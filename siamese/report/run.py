@@ -1,0 +1,324 @@
+"""The page of one run, ``report.html``, and the pictures beside it, built from files alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from siamese.evaluation.intervals import wilson
+from siamese.evaluation.metrics import confusion
+from siamese.files import write_bytes_atomically, write_text_atomically
+from siamese.report.examples import as_data_uri, load_photo, pick_examples
+from siamese.report.figures import (
+    OUTCOME_TITLES,
+    curves_figure,
+    gallery_figure,
+    predictions_figures,
+    to_png,
+)
+from siamese.report.load import Prediction, Run, read_run
+from siamese.report.text import count, duration, fixed, interval, number, percent, photo_title, probability
+
+DATASETS = {
+    "lfw": "LFW, original images",
+    "lfw_funneled": "LFW, funneled",
+    "lfw_deepfunneled": "LFW, deep-funneled",
+    "lfw_a": "LFW-a, aligned",
+    "synthetic": "synthetic faces",
+    "folder": "own photos",
+}
+PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot"}
+PICTURES = ("curves", "roc", "scores", "confusion", "gallery")
+MAX_EXCLUDED = 500
+"""Rows of the table of excluded images; the file holds them all."""
+
+
+class Headline(NamedTuple):
+    """One of the large figures: what, how much, its interval and how that is made."""
+
+    title: str
+    value: str
+    interval: str
+    method: str
+
+
+class Rate(NamedTuple):
+    """A share of the pairs at the threshold, with its interval."""
+
+    title: str
+    counts: str
+    value: str
+    interval: str
+
+
+def write_run_report(folder: Path) -> Path:
+    """Write ``report.html`` and its PNGs into a run folder, whatever the run has got to; returns the page.
+
+    The page is one file that needs no other and no network. A picture for which there is no data any more is
+    removed, so that those in the folder always belong to the page.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written.
+    """
+    run = read_run(folder)
+    # Pairs share photos, and the page and the gallery's picture show the same ones.
+    photo = cache(partial(_photo, Path(str(run.result.get("image_root", folder)))))
+    pictures = draw(run, photo)
+    for name in PICTURES:
+        if name in pictures:
+            write_bytes_atomically(folder / f"{name}.png", pictures[name])
+        else:
+            (folder / f"{name}.png").unlink(missing_ok=True)
+    page = folder / "report.html"
+    write_text_atomically(page, render(run, pictures, photo))
+    return page
+
+
+def draw(run: Run, photo: Callable[[str], Image.Image | None]) -> dict[str, bytes]:
+    """The pictures that there is data for, as PNG, by their names among `PICTURES`."""
+    figures = {}
+    if run.history:
+        figures["curves"] = curves_figure(run.history, _best_epoch(run))
+    if shown := _shown(run):
+        figures |= predictions_figures(shown, run.threshold)
+        figures["gallery"] = gallery_figure(pick_examples(shown), photo)
+    # The gallery's photos have no more to show at a finer resolution, and would take megabytes.
+    return {name: to_png(figure, dpi=90 if name == "gallery" else 150) for name, figure in figures.items()}
+
+
+def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image.Image | None]) -> str:
+    """The page as HTML; everything that comes from files is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": lambda value: number(value, percent),
+        "fixed": lambda value, digits: number(value, fixed(digits)),
+        "probability": probability,
+        "photo_title": photo_title,
+    }
+
+    @cache
+    def embedded(name: str) -> str | None:
+        picture = photo(name)
+        return None if picture is None else as_data_uri(picture)
+
+    shown = _shown(run)
+    return environment.get_template("run.html.j2").render(
+        run=run,
+        name=run.result.get("name") or run.config.get("name") or run.folder.name,
+        context=_context(run),
+        reason=_reason(run),
+        headlines=_headlines(run.result),
+        facts=_facts(run),
+        splits=_splits(run),
+        rates=_rates(shown),
+        shown=shown[0].split if shown else "test",
+        best_epoch=_best_epoch(run),
+        pictures={name: _data_uri(png) for name, png in pictures.items()},
+        examples=pick_examples(shown),
+        outcome_titles=OUTCOME_TITLES,
+        photo=embedded,
+        excluded=run.excluded[:MAX_EXCLUDED],
+        notes=_notes(run),
+    )
+
+
+def _photo(root: Path, name: str) -> Image.Image | None:
+    return load_photo(root / name)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _shown(run: Run) -> list[Prediction]:
+    """The pairs that the pictures show: the test set's, or the validation set's when it is all there is."""
+    return run.split("test") or run.split("val")
+
+
+def _best_epoch(run: Run) -> int | None:
+    best = run.result.get("best_epoch")
+    return best if isinstance(best, int) else None
+
+
+def _context(run: Run) -> str:
+    """What the figures were measured on: data set, protocol, outside data, number of pairs."""
+    result = run.result
+    dataset, protocol = result.get("dataset"), result.get("protocol")
+    parts = []
+    if dataset is not None:
+        parts.append(DATASETS.get(dataset, str(dataset)))
+    if protocol is not None:
+        parts.append(PROTOCOLS.get(protocol, str(protocol)))
+    if "outside_data" in result:
+        parts.append("with outside data" if result["outside_data"] else "no outside data")
+    if isinstance(result.get("n_test"), int):
+        parts.append(count(result["n_test"], "test pair"))
+    return " · ".join(parts)
+
+
+def _reason(run: Run) -> str:
+    """Why the page is not that of a finished run; nothing when it is."""
+    error = run.result.get("error")
+    match run.status:
+        case "done":
+            return ""
+        case "running":
+            return "Recorded as running: it still is, or it was killed without a chance to say so."
+        case "interrupted":
+            return str(error or "The run was interrupted; resume=true and the same folder go on with it.")
+        case "failed":
+            return str(error or "The run failed; no reason is recorded, its log may tell more.")
+        case _:
+            return "Nothing tells whether the run finished."
+
+
+def _headlines(result: Mapping[str, Any]) -> list[Headline]:
+    """The test figures that are recorded."""
+    figures = [
+        ("Accuracy", "test/acc", percent, "Wilson"),
+        ("AUC", "test/auc", fixed(3), "DeLong"),
+        ("Equal error rate", "test/eer", percent, "bootstrap"),
+        ("Loss", "test/loss", fixed(4), "normal"),
+    ]
+    return [
+        Headline(title, number(result[key], write), interval(result.get(f"{key}_ci"), write), method)
+        for title, key, write, method in figures
+        if result.get(key) is not None
+    ]
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What the run was, as (term, description); only what is recorded."""
+    result, config = run.result, run.config
+    best, epochs = _best_epoch(run), result.get("epochs", len(run.history) or None)
+    monitor = config.get("monitor")
+    best_text = "" if best is None else f"{best} of {epochs}" if epochs else str(best)
+    commit = str(result.get("git_commit") or "")[:12]
+    versions = {
+        key.removeprefix("version/"): value for key, value in result.items() if key.startswith("version/")
+    }
+    sizes = [
+        (name, result.get(f"n_{key}")) for key, name in (("train", "train"), ("val", "val"), ("test", "test"))
+    ]
+    facts = [
+        (
+            "Data set",
+            result.get("dataset") and f"{DATASETS.get(result['dataset'], '')} (data={result['dataset']})",
+        ),
+        ("Scored run", result.get("run")),
+        ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes if isinstance(size, int))),
+        ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
+        ("Epochs", epochs if best is None else None),
+        ("Training time", _if_number(result.get("train_seconds"), duration)),
+        ("Total time", _if_number(result.get("total_seconds"), duration)),
+        ("Parameters", _if_number(result.get("parameters"), "{:,}".format)),
+        ("Threshold", _if_number(run.threshold, "{:g} on the probability".format)),
+        ("Seed", result.get("seed")),
+        ("Precision", result.get("precision")),
+        ("Device", result.get("device")),
+        ("Commit", commit + (" with uncommitted changes" if commit and result.get("git_dirty") else "")),
+        ("Versions", " · ".join(f"{name} {value}" for name, value in versions.items())),
+        ("Command", run.command if run.overrides else None),
+    ]
+    return [(term, str(text)) for term, text in facts if text is not None and str(text) != ""]
+
+
+def _if_number(value: Any, write: Callable[[float], str]) -> str | None:
+    return write(value) if isinstance(value, int | float) else None
+
+
+def _splits(run: Run) -> list[dict[str, Any]]:
+    """The rows of the table that compares training, validation and test."""
+    result, best = run.result, _best_epoch(run)
+    rows = []
+    for epoch in run.history:
+        if epoch["epoch"] == best:
+            figures = {"loss": epoch["train/loss"], "acc": epoch["train/acc"], "auc": None}
+            title = f"Training, during epoch {best}"
+            rows.append({"title": title, "pairs": result.get("n_train"), **figures})
+    for split, title in (("val", "Validation"), ("test", "Test")):
+        figures = {name: result.get(f"{split}/{name}") for name in ("loss", "acc", "auc")}
+        if any(value is not None for value in figures.values()):
+            rows.append({"title": title, "pairs": result.get(f"n_{split}"), **figures})
+    return rows
+
+
+def _rates(predictions: list[Prediction]) -> list[Rate]:
+    """How the pairs of each class were decided."""
+    if not predictions:
+        return []
+    counts = confusion([p.predicted for p in predictions], [p.label for p in predictions])
+    rates = [
+        ("All pairs decided rightly", counts.tp + counts.tn, sum(counts)),
+        ("Same person, called same", counts.tp, counts.tp + counts.fn),
+        ("Different people, called different", counts.tn, counts.tn + counts.fp),
+        ("Called same, and the same person", counts.tp, counts.tp + counts.fp),
+        ("Called different, and different people", counts.tn, counts.tn + counts.fn),
+    ]
+    return [
+        Rate(title, f"{k:,} of {n:,}", percent(k / n), interval(wilson(k, n), percent))
+        for title, k, n in rates
+        if n
+    ]
+
+
+def _notes(run: Run) -> list[str]:
+    """What a reader must know to take the figures for what they are."""
+    result, config = run.result, run.config
+    dataset, protocol = str(result.get("dataset", "")), result.get("protocol")
+    notes = []
+    if any(key.startswith("test/") for key in result):
+        notes.append(
+            "The intervals treat the pairs as independent draws. They are not quite, since a person or a photo "
+            "can be in several pairs, so the true uncertainty is somewhat larger. Accuracy: Wilson's interval; "
+            "AUC: DeLong's; loss: the normal one; equal error rate: bootstrap over pairs, 1,000 resamples."
+        )
+        notes.append(
+            f"One run with one seed{_seed(result)}: another seed trains another network, and the intervals do "
+            "not say how far its figures would be from these. Runs with several seeds do."
+        )
+    if protocol == "view1" and dataset.startswith("lfw"):
+        notes.append(
+            "View 1 of LFW is meant for development. Figures on it are development figures, not to be "
+            "compared with published results on View 2."
+        )
+    if dataset == "synthetic":
+        notes.append("These faces were drawn by a program: the figures say nothing about real faces.")
+    if result.get("outside_data"):
+        notes.append(
+            f"{DATASETS.get(dataset, dataset)}: prepared with other images than LFW's own, which counts as "
+            "outside data; compare only with results that use it too."
+        )
+    if run.threshold is not None:
+        notes.append(_origin_of_threshold(run))
+    if config.get("monitor") and _best_epoch(run) is not None:
+        notes.append(
+            f"The tested weights are those of the epoch with the best {config['monitor']}: chosen on the "
+            "validation pairs, whose own figures are a little flattered by it. The test pairs chose nothing."
+        )
+    return notes
+
+
+def _seed(result: Mapping[str, Any]) -> str:
+    return f" ({result['seed']})" if "seed" in result else ""
+
+
+def _origin_of_threshold(run: Run) -> str:
+    """Where the threshold comes from; a run that chooses one records how as ``threshold_origin``."""
+    if origin := run.result.get("threshold_origin"):
+        return f"Threshold {run.threshold:g} on the probability: {origin}."
+    if run.config.get("threshold") == run.threshold:
+        return (
+            f"Threshold {run.threshold:g} on the probability: fixed by the configuration before training, "
+            "not tuned on any pairs."
+        )
+    return f"Threshold {run.threshold:g} on the probability: its origin is not recorded."

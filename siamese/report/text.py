@@ -1,0 +1,69 @@
+"""Numbers and names as the report writes them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_LFW_NAME = re.compile(r"(?:.*/)?(.+)_0*([0-9]+)\.[A-Za-z]+")
+
+ABSENT = "–"
+
+
+def percent(value: float) -> str:
+    """0.6667 -> 66.7 %."""
+    return f"{100 * value:.1f} %"
+
+
+def fixed(digits: int) -> Callable[[float], str]:
+    """A writer of numbers with that many digits after the point."""
+    return lambda value: f"{value:.{digits}f}"
+
+
+def number(value: Any, write: Callable[[float], str]) -> str:
+    """``value`` as ``write`` writes it, or a dash for what is not a finite number."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return write(value) if is_number else ABSENT
+
+
+def interval(ends: Any, write: Callable[[float], str]) -> str:
+    """[0.637, 0.696] -> 63.7 – 69.6 %; nothing when it is no interval."""
+    if (
+        not isinstance(ends, Sequence)
+        or len(ends) != 2
+        or ABSENT in (texts := [number(e, write) for e in ends])
+    ):
+        return ""
+    return f"{texts[0].removesuffix(' %')} – {texts[1]}"
+
+
+def probability(value: float) -> str:
+    """Three digits; what is not quite 0 or 1 is not written as such."""
+    if value != 1 and f"{value:.3f}" == "1.000":
+        return "> 0.999"
+    if value != 0 and f"{value:.3f}" == "0.000":
+        return "< 0.001"
+    return f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """37.8 s, 12 min 5 s, 2 h 3 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min {int(seconds % 60)} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(value: int, noun: str) -> str:
+    """1 pair; 1,000 pairs."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def photo_title(name: str) -> str:
+    """Abdullah_Gul/Abdullah_Gul_0013.jpg -> Abdullah Gul 13; another layout's name as it is."""
+    match = _LFW_NAME.fullmatch(name)
+    return f"{match[1].replace('_', ' ')} {match[2]}" if match else name

@@ -1,0 +1,416 @@
+"""Metrics and intervals, against slow second implementations written here from the definitions."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from siamese.evaluation import intervals, metrics
+from siamese.evaluation.summary import summarise
+
+# Few distinct values, so that ties are common; both classes present.
+grid_scores = st.integers(-6, 6).map(lambda i: i / 4)
+two_classes = st.lists(st.tuples(grid_scores, st.integers(0, 1)), min_size=2, max_size=40).filter(
+    lambda pairs: {label for _, label in pairs} == {0, 1}
+)
+fast = settings(max_examples=60, deadline=None)
+
+
+def unzip(pairs):
+    scores, labels = zip(*pairs, strict=True)
+    return np.array(scores), np.array(labels)
+
+
+def slow_auc(scores, labels):
+    """Every same pair against every different one, in exact arithmetic."""
+    wins = [
+        Fraction(1 if s > d else 0) if s != d else Fraction(1, 2)
+        for s in scores[labels == 1]
+        for d in scores[labels == 0]
+    ]
+    return sum(wins) / len(wins)
+
+
+def slow_roc(scores, labels):
+    """The rates of "same if score >= threshold" for every threshold that could matter."""
+    same, different = scores[labels == 1], scores[labels == 0]
+    thresholds = [math.inf, *sorted(set(scores.tolist()), reverse=True)]
+    return [((different >= t).mean(), (same >= t).mean(), t) for t in thresholds]
+
+
+def slow_eer(scores, labels):
+    """Bisection along the polyline of the ROC, whose points come from the brute force."""
+    points = slow_roc(scores, labels)
+
+    def at(position):
+        i = min(int(position), len(points) - 2)
+        part = position - i
+        return [(1 - part) * points[i][k] + part * points[i + 1][k] for k in (0, 1)]
+
+    low, high = 0.0, float(len(points) - 1)
+    for _ in range(80):
+        middle = (low + high) / 2
+        fpr, tpr = at(middle)
+        low, high = (middle, high) if fpr < 1 - tpr else (low, middle)
+    return at(high)[0]
+
+
+def slow_components(scores, labels):
+    """DeLong's structural components, straight from the definition."""
+    same, different = scores[labels == 1], scores[labels == 0]
+    wins = (same[:, None] > different[None]) + 0.5 * (same[:, None] == different[None])
+    return wins.mean(1), wins.mean(0)
+
+
+class TestCounts:
+    def test_confusion_and_accuracy(self):
+        predicted, labels = [1, 1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0, 1]
+        assert metrics.confusion(predicted, labels) == (2, 2, 2, 1)
+        assert metrics.accuracy(predicted, labels) == 4 / 7
+
+    def test_counts_are_python_ints(self):
+        counts = metrics.confusion(np.array([True, False]), np.array([1, 1], np.int8))
+        assert all(type(count) is int for count in counts)
+
+    @pytest.mark.parametrize("predicted", [[0.7, 0.2], [2, 0], [-1, 1], [math.nan, 1]])
+    def test_predicted_must_be_decisions(self, predicted):
+        with pytest.raises(ValueError, match="predicted must be 0 or 1"):
+            metrics.confusion(predicted, [0, 1])
+
+
+class TestRoc:
+    @fast
+    @given(two_classes)
+    def test_equals_brute_force(self, pairs):
+        scores, labels = unzip(pairs)
+        roc = metrics.roc_curve(scores, labels)
+        assert_allclose(np.stack(roc, axis=1), slow_roc(scores, labels), atol=1e-15)
+
+    @fast
+    @given(two_classes, st.randoms())
+    def test_order_of_pairs_does_not_matter(self, pairs, random):
+        shuffled = random.sample(pairs, len(pairs))
+        for one, other in zip(
+            metrics.roc_curve(*unzip(pairs)), metrics.roc_curve(*unzip(shuffled)), strict=True
+        ):
+            assert np.array_equal(one, other)
+
+    def test_all_tied_is_one_segment(self):
+        roc = metrics.roc_curve([3.0] * 5, [1, 0, 1, 0, 0])
+        assert np.array_equal(roc.fpr, [0, 1])
+        assert np.array_equal(roc.tpr, [0, 1])
+        assert np.array_equal(roc.thresholds, [np.inf, 3])
+
+    def test_missing_class_gives_nan_rates(self):
+        roc = metrics.roc_curve([1.0, 2.0], [1, 1])
+        assert np.isnan(roc.fpr).all()
+        assert np.array_equal(roc.tpr, [0, 0.5, 1])
+
+
+class TestAuc:
+    @fast
+    @given(two_classes)
+    def test_equals_brute_force_and_trapezoid(self, pairs):
+        scores, labels = unzip(pairs)
+        fpr, tpr, _ = metrics.roc_curve(scores, labels)
+        assert metrics.auc(scores, labels) == pytest.approx(float(slow_auc(scores, labels)), abs=1e-14)
+        assert metrics.auc(scores, labels) == pytest.approx(
+            ((tpr[1:] + tpr[:-1]) / 2 * np.diff(fpr)).sum(), abs=1e-12
+        )
+
+    @fast
+    @given(two_classes)
+    def test_symmetries(self, pairs):
+        scores, labels = unzip(pairs)
+        value = metrics.auc(scores, labels)
+        assert metrics.auc(np.exp(scores) + 7, labels) == value
+        assert metrics.auc(-scores, 1 - labels) == pytest.approx(value, abs=1e-14)
+        assert metrics.auc(-scores, labels) == pytest.approx(1 - value, abs=1e-14)
+
+    @pytest.mark.parametrize(
+        ("scores", "value"),
+        [
+            ([4, 3, 2, 1], 1),
+            ([1, 2, 3, 4], 0),
+            ([5, 5, 5, 5], 0.5),
+            ([4, 2, 3, 1], 0.75),
+            ([2, 1, 1, 0], 0.875),
+        ],
+    )
+    def test_known_values(self, scores, value):
+        assert metrics.auc(scores, [1, 1, 0, 0]) == value
+
+
+class TestEer:
+    @fast
+    @given(two_classes)
+    def test_equals_bisection(self, pairs):
+        scores, labels = unzip(pairs)
+        assert metrics.eer(scores, labels) == pytest.approx(slow_eer(scores, labels), abs=1e-12)
+
+    @fast
+    @given(two_classes)
+    def test_symmetries(self, pairs):
+        scores, labels = unzip(pairs)
+        value = metrics.eer(scores, labels)
+        assert metrics.eer(np.exp(scores) + 7, labels) == value
+        assert metrics.eer(-scores, 1 - labels) == pytest.approx(value, abs=1e-12)
+
+    @pytest.mark.parametrize(
+        ("scores", "labels", "value"),
+        [
+            ([4, 3, 2, 1], [1, 1, 0, 0], 0.0),
+            ([1, 2, 3, 4], [1, 1, 0, 0], 1.0),
+            ([5, 5, 5, 5], [1, 1, 0, 0], 0.5),
+            ([4, 2, 3, 1], [1, 1, 0, 0], 0.5),
+            # (fpr, fnr) is (0, 1/2) and then (1, 0): the segment meets fpr = fnr at 1/3.
+            ([2, 1, 1], [1, 1, 0], 1 / 3),
+        ],
+    )
+    def test_known_values(self, scores, labels, value):
+        assert metrics.eer(scores, labels) == pytest.approx(value, abs=1e-15)
+
+
+class TestTarAtFar:
+    @fast
+    @given(two_classes, st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.5, 1.0]))
+    def test_equals_brute_force(self, pairs, far):
+        scores, labels = unzip(pairs)
+        expected = max(tpr for fpr, tpr, _ in slow_roc(scores, labels) if fpr <= far)
+        assert metrics.tar_at_far(scores, labels, far) == expected
+
+    def test_takes_a_threshold_that_can_be_set(self):
+        scores, labels = [5, 4, 3, 2, 1, 0], [1, 0, 1, 0, 1, 0]
+        assert metrics.tar_at_far(scores, labels, 0.0) == 1 / 3
+        assert metrics.tar_at_far(scores, labels, 0.32) == 1 / 3
+        assert metrics.tar_at_far(scores, labels, 1 / 3) == 2 / 3
+
+    @pytest.mark.parametrize("far", [-0.1, 1.1, math.nan])
+    def test_impossible_rate(self, far):
+        with pytest.raises(ValueError, match="far="):
+            metrics.tar_at_far([1, 2], [0, 1], far)
+
+
+class TestBce:
+    @fast
+    @given(st.lists(st.tuples(st.floats(-30, 30), st.integers(0, 1)), min_size=1, max_size=30))
+    def test_equals_the_textbook(self, pairs):
+        logits, labels = unzip(pairs)
+        for loss, z, y in zip(metrics.bce_with_logits(logits, labels), logits, labels, strict=True):
+            p_of_label = 1 / (1 + math.exp(-z)) if y else 1 / (1 + math.exp(z))
+            assert loss == pytest.approx(-math.log(p_of_label), rel=1e-9, abs=1e-12)
+
+    def test_stays_finite_and_exact_at_the_ends(self):
+        losses = metrics.bce_with_logits([1000.0, -1000.0, -1000.0, 0.0, -40.0], [1, 1, 0, 1, 0])
+        assert_allclose(losses, [0, 1000, 0, math.log(2), math.exp(-40)], rtol=1e-12, atol=0)
+
+    def test_float32_logits_are_widened_first(self):
+        assert metrics.bce_with_logits(np.float32([-16]), [0])[0] == pytest.approx(math.exp(-16), rel=1e-6)
+
+    def test_sigmoid(self):
+        with np.errstate(all="raise", under="ignore"):
+            probabilities = metrics.sigmoid([-1e4, -2, 0, 2, 1e4])
+        assert_allclose(probabilities, [0, 1 / (1 + math.e**2), 0.5, 1 / (1 + math.e**-2), 1])
+
+
+FUNCTIONS = [
+    metrics.roc_curve,
+    metrics.auc,
+    metrics.eer,
+    metrics.bce_with_logits,
+    lambda scores, labels: metrics.tar_at_far(scores, labels, 0.1),
+    intervals.auc_interval,
+    lambda scores, labels: intervals.bootstrap_interval(metrics.eer, scores, labels, resamples=3),
+    summarise,
+]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("function", FUNCTIONS)
+    @pytest.mark.parametrize(
+        ("scores", "labels", "message"),
+        [
+            ([], [], "empty"),
+            ([1.0, math.nan, math.inf], [0, 1, 1], r"2 of 3 scores are not finite, the first at 1: nan"),
+            ([1.0, 2.0], [0, 1, 1], "differ in shape"),
+            ([[1.0], [2.0]], [0, 1], "differ in shape"),
+            ([1.0, 2.0], [[0], [1]], "one dimension"),
+            ([1.0, 2.0], [1, 2], r"0 or 1, not \[2\]"),
+            ([1.0, 2.0], [0.5, 1], r"0 or 1, not \[0.5\]"),
+        ],
+    )
+    def test_is_a_clear_value_error(self, function, scores, labels, message):
+        with pytest.raises(ValueError, match=message):
+            function(scores, labels)
+
+    @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
+    def test_missing_class_is_nan_and_no_error(self, labels):
+        scores = [1.0, 2.0, 3.0]
+        assert math.isnan(metrics.auc(scores, labels))
+        assert math.isnan(metrics.eer(scores, labels))
+        assert math.isnan(metrics.tar_at_far(scores, labels, 0.1))
+        assert all(map(math.isnan, intervals.auc_interval(scores, labels)))
+        assert all(map(math.isnan, intervals.bootstrap_interval(metrics.eer, scores, labels, resamples=3)))
+
+
+class TestWilson:
+    @pytest.mark.parametrize(
+        ("successes", "n", "low", "high"),
+        [
+            (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0000, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ],
+    )
+    def test_published_values(self, successes, n, low, high):
+        assert intervals.wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+    @fast
+    @given(st.integers(1, 300), st.data(), st.sampled_from([0.5, 0.9, 0.95, 0.999]))
+    def test_inverts_the_score_test(self, n, data, level):
+        """Its ends are where |p - p0| is exactly z standard errors under p0."""
+        k = data.draw(st.integers(0, n))
+        low, high = intervals.wilson(k, n, level)
+        assert 0 <= low <= k / n <= high <= 1
+        z = intervals._normal_quantile(level)
+        for end in {low, high} - {0.0, 1.0}:
+            assert abs(k / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("k", "n", "level"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0), (1, 5, 0)]
+    )
+    def test_impossible(self, k, n, level):
+        with pytest.raises(ValueError, match=r"n=|level="):
+            intervals.wilson(k, n, level)
+
+
+class TestAucInterval:
+    @fast
+    @given(two_classes)
+    def test_equals_delong_by_definition(self, pairs):
+        scores, labels = unzip(pairs)
+        v10, v01 = slow_components(scores, labels)
+        low, high = intervals.auc_interval(scores, labels)
+        if min(len(v10), len(v01)) < 2:
+            assert math.isnan(low)
+            assert math.isnan(high)
+            return
+        area, variance = v10.mean(), v10.var(ddof=1) / len(v10) + v01.var(ddof=1) / len(v01)
+        assert low <= area <= high
+        if variance > 1e-12:
+            half = 1.959963984540054 * math.sqrt(variance)
+            assert (low, high) == pytest.approx((max(0, area - half), min(1, area + half)), abs=1e-12)
+        else:
+            assert high - low > 0.1
+
+    def test_separated_classes_claim_no_certainty(self):
+        low, high = intervals.auc_interval(np.arange(100), np.arange(100) >= 50)
+        assert (low, high) == (intervals.wilson(50, 50).low, 1.0)
+        assert 0.9 < low < 0.95
+
+
+def test_mean_interval():
+    assert intervals.mean_interval([1, 2, 3, 4]) == pytest.approx(
+        (2.5 - 1.959964 * math.sqrt(5 / 3) / 2, 2.5 + 1.959964 * math.sqrt(5 / 3) / 2), abs=1e-6
+    )
+    assert intervals.mean_interval([5, 5, 5]) == (5, 5)
+    assert all(map(math.isnan, intervals.mean_interval([3])))
+    with pytest.raises(ValueError, match="filled"):
+        intervals.mean_interval([])
+
+
+class TestBootstrap:
+    def test_same_seed_same_interval(self):
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 2, 60)
+        scores = rng.normal(labels)
+        first, again, other = (
+            intervals.bootstrap_interval(metrics.eer, scores, labels, 50, seed) for seed in (0, 0, 1)
+        )
+        assert first == again != other
+
+    def test_agrees_with_wilson_on_an_accuracy(self):
+        labels = np.arange(400) % 2
+        scores = np.where(np.arange(400) < 280, labels, 1 - labels)  # 70 % right
+
+        def right(scores, labels):
+            return metrics.accuracy(scores >= 0.5, labels)
+
+        found = intervals.bootstrap_interval(right, scores, labels)
+        assert found == pytest.approx(intervals.wilson(280, 400), abs=0.01)
+
+    def test_needs_a_resample(self):
+        with pytest.raises(ValueError, match="resamples=0"):
+            intervals.bootstrap_interval(metrics.eer, [1, 2], [0, 1], resamples=0)
+
+
+def test_intervals_cover_the_truth():
+    """On 300 test sets each interval holds the true value about 95 times in 100 (+- 4 standard errors)."""
+    rng = np.random.default_rng(3)
+    truth_auc = 0.7602499  # Phi(1 / sqrt 2)
+    truth_acc = 0.6914625  # Phi(1 / 2), at the threshold 1 / 2
+    hits = np.zeros(3)
+    for _ in range(300):
+        labels = np.arange(200) % 2
+        scores = rng.normal(labels)
+        right = int(((scores >= 0.5) == labels).sum())
+        found = [
+            (intervals.auc_interval(scores, labels), truth_auc),
+            (intervals.wilson(right, 200), truth_acc),
+            (intervals.mean_interval(scores), 0.5),
+        ]
+        hits += [low <= truth <= high for (low, high), truth in found]
+    assert np.all(hits / 300 > 0.95 - 4 * 0.0126)
+    assert np.all(hits / 300 < 0.995)
+
+
+class TestSummary:
+    def test_holds_what_the_functions_say(self):
+        rng = np.random.default_rng(1)
+        labels = rng.integers(0, 2, 80)
+        logits = rng.normal(2 * labels - 1, 2)
+        figures = summarise(logits, labels)
+        predicted = logits >= 0
+        assert figures["acc"] == metrics.accuracy(predicted, labels)
+        assert [figures[name] for name in ("tp", "fp", "tn", "fn")] == [*metrics.confusion(predicted, labels)]
+        assert figures["auc"] == metrics.auc(logits, labels)
+        assert figures["eer"] == metrics.eer(logits, labels)
+        assert figures["loss"] == metrics.bce_with_logits(logits, labels).mean()
+        for name in ("loss", "acc", "auc", "eer"):
+            low, high = figures[f"{name}_ci"]
+            assert low < figures[name] < high
+        assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+        assert all(
+            type(v) in (int, float) for f in figures.values() for v in (f if isinstance(f, list) else [f])
+        )
+
+    def test_threshold_is_on_the_probability_and_belongs_to_same(self):
+        logits = [math.log(3), math.log(3) - 1e-6, 0.0]  # probabilities 3/4, a little less, 1/2
+        assert summarise(logits, [1, 1, 0], threshold=0.75)["tp"] == 1
+        assert summarise(logits, [1, 1, 0], threshold=0.5)["fp"] == 1
+        with pytest.raises(ValueError, match=r"threshold=1\.5"):
+            summarise(logits, [1, 1, 0], threshold=1.5)
+
+    def test_order_of_saturated_scores_counts(self):
+        assert summarise([60.0, 50.0, 40.0], [1, 1, 0])["auc"] == 1.0
+
+    @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0]])
+    def test_one_class_has_no_auc(self, labels):
+        figures = summarise([1.0, -1.0, 2.0], labels)
+        assert [figures[name] for name in ("auc", "auc_ci", "eer", "eer_ci")] == [None] * 4
+        assert figures["acc"] == (2 / 3 if labels[0] else 1 / 3)
+        json.dumps(figures, allow_nan=False)
+
+    def test_one_pair(self):
+        figures = summarise([0.0], [1])
+        assert figures["loss"] == pytest.approx(math.log(2))
+        assert figures["loss_ci"] is None
+        assert figures["acc_ci"][1] == 1.0

@@ -1,0 +1,85 @@
+"""The sweep's tables from files on disk, whatever state the jobs are in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from siamese.report.sweep import read_jobs, spread, varied, write_sweep_tables
+
+
+def job(sweep: Path, number: int, accuracy: float | None = None, status: str = "done", **settings: object) -> Path:
+    folder = sweep / str(number)
+    folder.mkdir(parents=True)
+    config = {"seed": settings.pop("seed", 0), "batch_size": 32, "resume": False, "data": {"name": "lfw_a"}, **settings}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    result: dict[str, object] = {"status": status}
+    if accuracy is not None:
+        result |= {
+            "val/acc": accuracy, "val/loss": 0.6, "test/acc": accuracy - 0.1, "test/loss": 0.7, "test/auc": 0.7,
+            "test/eer": 0.3, "best_epoch": 3, "epochs": 8, "train_seconds": 10.0, "n_test": 1000,
+            "dataset": "lfw_a", "protocol": "view1",
+        }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def tables(sweep: Path) -> tuple[list[dict[str, str]], str]:
+    write_sweep_tables(sweep)
+    with (sweep / "results.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines)), (sweep / "results.md").read_text()
+
+
+def test_seeds_of_one_configuration_are_grouped(tmp_path: Path) -> None:
+    for number, (batch, seed, accuracy) in enumerate([(32, 0, 0.70), (32, 1, 0.74), (64, 0, 0.71), (64, 1, 0.71)]):
+        job(tmp_path, number, accuracy, batch_size=batch, seed=seed, resume=seed == 1)
+    rows, table = tables(tmp_path)
+    assert [row["seed"] for row in rows] == ["0", "1", "0", "1"]
+    assert "resume" not in rows[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert lines[0].startswith("| batch_size | n | val acc % |")
+    error = 100 * 0.02 / math.sqrt(2) * math.sqrt(2)  # standard deviation of (70, 74) over the root of 2
+    assert lines[2].startswith(f"| 32 | 2 | 72.0 ± {error:.1f} | 0.6000 ± 0.0000 | 62.0 ± {error:.1f} |")
+    assert lines[3].startswith("| 64 | 2 | 71.0 ± 0.0 |")
+    assert "1000 test pairs is up to 1.6 points" in table
+
+
+def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
+    job(tmp_path, 0, 0.7, weight_decay=1e-4, optimizer={"name": "adam", "betas": [0.9, 0.999]})
+    job(tmp_path, 1, 0.7, weight_decay=1e-6, optimizer={"name": "sgd", "momentum": 0.9})
+    assert varied(read_jobs(tmp_path)) == ["optimizer.name", "weight_decay"]
+
+
+def test_unfinished_damaged_and_foreign_folders(tmp_path: Path) -> None:
+    job(tmp_path, 0, 0.7)
+    job(tmp_path, 1, status="running")
+    broken = job(tmp_path, 2, 0.8)
+    (broken / "result.json").write_text("{")
+    refused = job(tmp_path, 10, status="failed", batch_size=0)
+    (refused / "config.yaml").unlink()
+    (refused / ".hydra").mkdir()
+    (refused / ".hydra/overrides.yaml").write_text("- batch_size=0\n- seed=3\n")
+    (refused / "result.json").write_text(json.dumps({"status": "failed", "error": "a | b\nc"}))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "multirun.yaml").write_text("x")
+    rows, table = tables(tmp_path)
+    assert [(row["job"], row["status"]) for row in rows] == [("0", "done"), ("1", "running"), ("10", "failed")]
+    assert rows[2]["batch_size"] == "0"
+    assert "- job 10: failed. a \\| b c" in table
+
+
+def test_no_jobs_no_tables(tmp_path: Path) -> None:
+    write_sweep_tables(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "digits", "expected"), [([0.5], 2, "0.50"), ([1.0, 3.0], 1, "2.0 ± 1.0"), ([3, 4], 0, "4 ± 0.5")]
+)
+def test_spread(values: list[float], digits: int, expected: str) -> None:
+    assert spread(values, digits) == expected

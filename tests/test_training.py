@@ -1,0 +1,435 @@
+"""The main job in this process: what a run leaves behind, reproducibility, resuming, evaluation, learning."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+
+from siamese import config as configuration
+from siamese import experiment
+from siamese.callbacks import History, best_epoch, read_history
+from siamese.checkpoints import load_network
+from siamese.config import EvalConfig, TrainConfig
+from siamese.data.module import PairDataModule
+from siamese.errors import ConfigError, DataError
+from siamese.evaluate import evaluate
+from siamese.experiment import build_optimizer, build_scheduler, train
+from siamese.module import SiameseModule
+from siamese.objectives.pairs import OBJECTIVES
+from siamese.runs import Interrupted, RunFolder
+from siamese.scoring import score_pairs
+
+Make = Callable[..., TrainConfig]
+
+
+def run(config: TrainConfig, path: Path) -> dict[str, Any]:
+    folder = RunFolder(path)
+    folder.check(config)
+    return train(config, folder)
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if not key.endswith("seconds")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> tuple[TrainConfig, Path, dict[str, Any]]:
+    """One finished run with TensorBoard, shared by the tests that only look at it."""
+    base = tmp_path_factory.mktemp("finished")
+    config = TrainConfig.model_validate(
+        {
+            "name": "shared", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0,
+            "max_epochs": 3, "patience": 5, "objective": {"name": "bce"}, "optimizer": {"name": "adam"},
+            "model": {"name": "koch", "batchnorm": True, "widths": [4, 4, 8, 8], "embedding_dim": 16},
+            "scheduler": {"name": "step"}, "trainer": {"accelerator": "cpu", "progress_bar": False},
+            "logger": {"name": "tensorboard"}, "protocol": {"name": "view1"},
+            "data": {
+                "name": "synthetic", "root": str(tiny_root), "cache": str(base / "cache"), "image_size": 65,
+                "train_people": 16, "test_people": 12, "train_pairs": 30, "test_pairs": 20, "view2_pairs": 20,
+            },
+        }
+    )  # fmt: skip
+    return config, base / "run", run(config, base / "run")
+
+
+Finished = tuple[TrainConfig, Path, dict[str, Any]]
+
+# --- what a run leaves behind -----------------------------------------------------------------------------
+
+
+def test_every_file_of_the_contract(finished: Finished) -> None:
+    _, path, _ = finished
+    for name in (
+        "config.yaml", "result.json", "history.csv", "predictions.csv", "excluded.csv", "report.html",
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "roc.png", "curves.png",
+    ):  # fmt: skip
+        assert (path / name).is_file(), name
+    assert len(list(path.glob("events.out.tfevents.*"))) == 1
+    assert not [file for file in path.rglob("*") if file.name.endswith(".tmp")]
+
+
+def test_the_result_holds_what_the_contract_names(finished: Finished) -> None:
+    config, path, result = finished
+    assert json.loads((path / "result.json").read_text()) == result
+    promised = (
+        "status val/loss val/acc test/loss test/acc test/auc test/eer test/acc_ci tp fp tn fn threshold best_epoch "
+        "epochs train_seconds total_seconds n_train n_val n_test n_excluded dataset protocol outside_data seed "
+        "precision device parameters version/torch version/lightning"
+    ).split()
+    assert [key for key in promised if key not in result] == []
+    assert all(not isinstance(value, dict) for value in result.values())
+    assert result["status"] == "done"
+    assert (result["n_train"], result["n_val"], result["n_test"], result["n_excluded"]) == (24, 6, 20, 0)
+    assert (result["dataset"], result["protocol"], result["outside_data"]) == ("synthetic", "view1", False)
+    assert result["tp"] + result["fp"] + result["tn"] + result["fn"] == 20
+    assert result["test/acc"] == (result["tp"] + result["tn"]) / 20
+    assert config.seed == result["seed"]
+
+
+def test_predictions_are_the_figures(finished: Finished) -> None:
+    _, path, result = finished
+    rows = read_csv(path / "predictions.csv")
+    assert list(rows[0]) == experiment.PREDICTION_COLUMNS
+    test = [row for row in rows if row["split"] == "test"]
+    assert (len(test), len(rows)) == (20, 26)
+    for row in test:
+        assert float(row["probability"]) == pytest.approx(1 / (1 + np.exp(-float(row["score"]))))
+        assert int(row["predicted"]) == (float(row["probability"]) >= 0.5)
+        right = row["predicted"] == row["label"]
+        assert row["outcome"] == ("t" if right else "f") + ("p" if row["predicted"] == "1" else "n")
+        assert (Path(result["image_root"]) / row["image1"]).is_file()
+    assert sum(row["outcome"] == "fp" for row in test) == result["fp"]
+
+
+def test_history_has_a_row_an_epoch_and_the_best_weights_are_those_tested(finished: Finished) -> None:
+    config, path, result = finished
+    rows = read_history(path / "history.csv")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    best = rows[result["best_epoch"] - 1]
+    assert best["val/loss"] == min(row["val/loss"] for row in rows)
+    assert result["val/loss"] == pytest.approx(best["val/loss"], abs=1e-5)
+    assert result["val/acc"] == pytest.approx(best["val/acc"], abs=1e-6)
+    assert best_epoch(rows, "val/acc") == max(rows, key=lambda row: row["val/acc"])["epoch"]
+
+
+def test_checkpoints_hold_plain_data_only(finished: Finished) -> None:
+    config, path, _ = finished
+    best = torch.load(path / "checkpoints" / "best.ckpt", weights_only=True)
+    last = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert best["config"] == configuration.to_plain(config)
+    assert "optimizer_states" not in best
+    assert "optimizer_states" not in last
+    assert last["epoch"] == 2
+
+
+def test_tensorboard_shows_curves_configuration_hparams_and_pictures(finished: Finished) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, path, result = finished
+    events = EventAccumulator(str(path)).Reload()
+    tags = events.Tags()
+    for split in ("train", "val"):
+        for figure in ("loss", "acc"):
+            points = events.Scalars(f"{split}/{figure}")
+            assert [point.step for point in points] == [1, 2, 3]
+    assert {"lr", "test/loss", "test/acc", "hp/test_acc", "hp/val_loss"} <= set(tags["scalars"])
+    assert events.Scalars("hp/test_acc")[-1].value == pytest.approx(result["test/acc"])
+    assert {"report/roc", "report/gallery", "report/curves"} <= set(tags["images"])
+    text = events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "batch_size: 8" in text
+    assert any("_hparams_" in tag for tag in events.summary_metadata)
+
+
+# --- reproducibility --------------------------------------------------------------------------------------
+
+
+def test_equal_seeds_give_equal_results_and_others_do_not(tiny_config: Make, tmp_path: Path) -> None:
+    model = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
+    first = run(tiny_config(model=model), tmp_path / "a")
+    second = run(tiny_config(model=model), tmp_path / "b")
+    other = run(tiny_config(model=model, seed=1), tmp_path / "c")
+    assert without_times(first) == without_times(second)
+    assert (tmp_path / "a/predictions.csv").read_bytes() == (tmp_path / "b/predictions.csv").read_bytes()
+    assert first["test/loss"] != other["test/loss"]
+
+
+@pytest.mark.parametrize("stopped_after", [0, 1, 2, 3])
+def test_interrupted_and_resumed_equals_undisturbed(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int
+) -> None:
+    """Interrupted in the epoch after ``stopped_after``; 3: between training and testing."""
+    model = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
+    options = {"model": model, "max_epochs": 3, "scheduler": {"name": "step", "step_size": 1, "gamma": 0.5}}
+    expected = run(tiny_config(**options), tmp_path / "whole")
+
+    class Interrupt(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            if trainer.current_epoch == stopped_after and trainer.global_step % 3 == 2:
+                raise Interrupted(15)
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        build = experiment.build_trainer
+
+        def build_interrupted(config: TrainConfig, folder: RunFolder) -> L.Trainer:
+            trainer = build(config, folder)
+            trainer.callbacks.insert(0, Interrupt())
+            return trainer
+
+        patch.setattr(experiment, "build_trainer", build_interrupted)
+        if stopped_after == 3:
+            patch.setattr(experiment, "load_network", interrupt)
+        with pytest.raises(Interrupted):
+            run(tiny_config(**options), tmp_path / "cut")
+    assert (tmp_path / "cut/checkpoints/last.ckpt").is_file()
+    with pytest.raises(ConfigError, match="resume=true"):
+        run(tiny_config(**options), tmp_path / "cut")
+
+    resumed = run(tiny_config(**options, resume=True), tmp_path / "cut")
+    assert without_times(resumed) == without_times(expected)
+    for name in ("predictions.csv", "excluded.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    best = [torch.load(tmp_path / run / "checkpoints/best.ckpt", weights_only=True) for run in ("cut", "whole")]
+    assert all(torch.equal(best[0]["state_dict"][key], value) for key, value in best[1]["state_dict"].items())
+    histories = [read_history(tmp_path / run / "history.csv") for run in ("cut", "whole")]
+    assert [without_times(row) for row in histories[0]] == [without_times(row) for row in histories[1]]
+
+
+def test_a_run_that_stopped_early_is_not_trained_on_when_resumed(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Far too high a learning rate: the loss only grows.
+    options = {
+        "patience": 1, "max_epochs": 6, "learning_rate": 10.0,
+        "model": {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16},
+    }  # fmt: skip
+    expected = run(tiny_config(**options), tmp_path / "whole")
+    assert expected["epochs"] < 6
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "load_network", interrupt)
+        with pytest.raises(Interrupted):
+            run(tiny_config(**options), tmp_path / "cut")
+    assert without_times(run(tiny_config(**options, resume=True), tmp_path / "cut")) == without_times(expected)
+
+
+def test_a_finished_run_is_returned_as_recorded(tiny_config: Make, tmp_path: Path) -> None:
+    first = run(tiny_config(max_epochs=1), tmp_path / "a")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")}
+    assert run(tiny_config(max_epochs=1, resume=True), tmp_path / "a") == first
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")} == before
+    with pytest.raises(ConfigError, match="batch_size=8, not 4"):
+        run(tiny_config(max_epochs=1, batch_size=4, resume=True), tmp_path / "a")
+
+
+# --- evaluation -------------------------------------------------------------------------------------------
+
+
+def test_eval_gives_exactly_the_figures_of_training(finished: Finished, tmp_path: Path) -> None:
+    _, path, result = finished
+    config = EvalConfig.model_validate({"run": str(path), "protocol": {"name": "view1"}})
+    again = evaluate(config, RunFolder(tmp_path / "eval"))
+    figures = [key for key in result if key.startswith(("val/", "test/", "n_")) or key in ("tp", "fp", "tn", "fn")]
+    assert {key: again[key] for key in figures} == {key: result[key] for key in figures}
+    assert (tmp_path / "eval/predictions.csv").read_bytes() == (path / "predictions.csv").read_bytes()
+    assert (tmp_path / "eval/report.html").is_file()
+
+
+def test_trainer_test_and_scoring_agree(finished: Finished, tmp_path: Path) -> None:
+    """Lightning's own test loop over pairs, and scores from images embedded once."""
+    config, path, result = finished
+    network = load_network(path / "checkpoints/best.ckpt", config)
+    data = PairDataModule(config.data, config.batch_size, config.seed)
+    module = SiameseModule(network, OBJECTIVES["bce"](), lambda p: build_optimizer(config, p), lambda _: None)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, barebones=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    (figures,) = trainer.test(module, datamodule=data, verbose=False)
+    assert figures["test/acc"] == pytest.approx(result["test/acc"], abs=1e-6)
+    assert figures["test/loss"] == pytest.approx(result["test/loss"], abs=1e-5)
+
+
+def test_scores_do_not_depend_on_what_else_is_scored(finished: Finished) -> None:
+    config, path, _ = finished
+    network = load_network(path / "checkpoints/best.ckpt", config)
+    data = PairDataModule(config.data, config.batch_size, config.seed)
+    data.setup()
+    indices = data.test.indices
+    all_scores = score_pairs(network, data.pixels, indices, torch.device("cpu"))
+    few = score_pairs(network, data.pixels, indices[:3], torch.device("cpu"))
+    np.testing.assert_allclose(few, all_scores[:3], atol=1e-5)
+    assert score_pairs(network, data.pixels, indices[:0], torch.device("cpu")).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such checkpoint"),
+        (b"", "is no checkpoint that can be loaded safely"),
+        (b"PK\x03\x04 not a zip", "is no checkpoint that can be loaded safely"),
+        ({"state_dict": {"network.head.linear.bias": torch.zeros(1)}}, "do not fit the run's config.yaml"),
+        ({"weights": 1}, "is no checkpoint that can be loaded safely"),
+    ],
+)
+def test_bad_checkpoints_are_refused(
+    tiny_config: Make, tmp_path: Path, content: bytes | dict[str, object] | None, message: str
+) -> None:
+    file = tmp_path / "best.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(DataError, match=message):
+        load_network(file, tiny_config())
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return (Path.touch, (Path("/tmp/siamese-payload-ran"),))  # type: ignore[return-value]
+
+
+def test_code_in_a_checkpoint_is_not_run(tiny_config: Make, tmp_path: Path) -> None:
+    torch.save({"state_dict": _Payload()}, tmp_path / "best.ckpt")
+    with pytest.raises(DataError, match="cannot|can be loaded safely"):
+        load_network(tmp_path / "best.ckpt", tiny_config())
+    assert not Path("/tmp/siamese-payload-ran").exists()
+
+
+# --- learning ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_overfits_eight_pairs(tiny_config: Make, tmp_path: Path, optimizer: str) -> None:
+    config = tiny_config(
+        optimizer={"name": optimizer}, learning_rate=0.05 if optimizer == "sgd" else 3e-3,
+        model={"name": "koch", "widths": [8, 8, 8, 16], "embedding_dim": 32, "batchnorm": True},
+        scheduler={"name": "constant"},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    data = PairDataModule(config.data, 8, 0)
+    data.setup()
+    network = experiment.build_network(configuration.to_plain(config.model), 1, 65)
+    module = SiameseModule(
+        network, OBJECTIVES["bce"](), lambda p: build_optimizer(config, p), lambda o: build_scheduler(config, o)
+    )
+    rows = torch.tensor([0, 1, 2, 3, -1, -2, -3, -4])
+    batch = data.transfer_batch_to_device(data.train[rows], torch.device("cpu"), 0)
+    assert sorted(batch.label.tolist()) == [0, 0, 0, 0, 1, 1, 1, 1]
+    loader = torch.utils.data.DataLoader([data.train[rows]] * 60, batch_size=None)
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    data.train_dataloader = lambda: loader  # type: ignore[method-assign]
+    data.val_dataloader = lambda: []  # type: ignore[method-assign, assignment, return-value]
+    trainer.fit(module, datamodule=data)
+    with torch.no_grad():
+        logits = network.train()(batch.image1, batch.image2)
+    assert ((logits > 0) == batch.label.bool()).all()
+    assert float(OBJECTIVES["bce"]()(logits, batch.label)) < 0.1
+
+
+def test_schedules(tiny_config: Make) -> None:
+    def rates(**scheduler: object) -> list[float]:
+        config = tiny_config(scheduler=scheduler, max_epochs=20, learning_rate=1.0, optimizer={"name": "sgd"})
+        optimizer = build_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
+        schedule = build_scheduler(config, optimizer)
+        values = []
+        for _ in range(21):
+            values.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+        return values
+
+    assert rates(name="constant") == [1.0] * 21
+    assert rates(name="step") == pytest.approx([1.0] * 10 + [0.1] * 10 + [0.01])
+    cosine = rates(name="cosine", final_fraction=0.1)
+    assert cosine[0] == 1.0
+    assert cosine[10] == pytest.approx(0.55)
+    assert cosine[20] == pytest.approx(0.1)
+
+
+def test_optimizer_gets_its_options(tiny_config: Make) -> None:
+    config = tiny_config(
+        optimizer={"name": "sgd", "momentum": 0.5, "nesterov": True}, weight_decay=1e-3, learning_rate=0.2
+    )
+    optimizer = build_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
+    expected = {"lr": 0.2, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-3}
+    assert {key: optimizer.defaults[key] for key in expected} == expected
+
+
+# --- every configuration file runs ------------------------------------------------------------------------
+
+CHOICES = sorted(
+    (file.parent.relative_to(ROOT / "conf").as_posix(), file.stem)
+    for file in (ROOT / "conf").rglob("*.yaml")
+    if file.parent != ROOT / "conf" and "hydra" not in file.parts
+)
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES)
+def test_every_config_file_runs(
+    group: str, option: str, tiny_overrides: list[str], tiny_root: Path, tmp_path: Path
+) -> None:
+    """One epoch with each option of each group; the LFW sets on the tiny faces laid out as each of them."""
+    overrides = [*tiny_overrides, "max_epochs=1"]
+    if group == "data" and option != "synthetic":
+        root = tmp_path / "root"
+        root.mkdir()
+        for file in tiny_root.glob("*.txt"):
+            (root / file.name).symlink_to(file)
+        (root / experiment.LAYOUTS[option].images).symlink_to(tiny_root / "lfw")
+        specific = ("data.root", "data=", *(f"data.{key}" for key in ("seed", "t", "view2")))
+        overrides = [o for o in overrides if not o.startswith(specific)] + [f"data={option}", f"data.root={root}"]
+    elif group == "experiment":
+        overrides = [o for o in overrides if o != "data=synthetic"] + [f"experiment={option}", "data=synthetic"]
+    elif (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("train", [*overrides, "trainer=gpu"])
+        with pytest.raises(ConfigError, match="no GPU"):
+            run(configuration.load_train(cfg), tmp_path / "run")
+        return
+    elif group != "data":
+        overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}={option}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides)
+    result = run(configuration.load_train(cfg), tmp_path / "run")
+    assert result["status"] == "done"
+    assert np.isfinite(result["test/loss"])
+    assert result["outside_data"] == (option == "lfw_a")
+
+
+def test_bf16_trains_and_scores(tiny_config: Make, tmp_path: Path) -> None:
+    result = run(tiny_config(precision="bf16"), tmp_path / "run")
+    assert result["precision"] == "bf16"
+    assert np.isfinite(result["test/loss"])
+    config = EvalConfig.model_validate({"run": str(tmp_path / "run"), "protocol": {"name": "view1"}})
+    assert evaluate(config, RunFolder(tmp_path / "eval"))["test/loss"] == result["test/loss"]
+
+
+def test_history_state_is_plain(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.csv", "val/loss")
+    history.load_state_dict({"rows": [{"epoch": 1.0, "val/loss": 2.0}]})
+    assert history.state_dict() == {"rows": [{"epoch": 1.0, "val/loss": 2.0}]}
