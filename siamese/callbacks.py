@@ -42,7 +42,9 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the row; validation has run by now. Seven digits: what a float32 holds."""
-        metrics = {name: float(f"{float(value):.7g}") for name, value in trainer.callback_metrics.items() if name in COLUMNS}
+        metrics = {
+            name: float(f"{float(value):.7g}") for name, value in trainer.callback_metrics.items() if name in COLUMNS
+        }
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **metrics}
         row |= {"lr": self._lr, "seconds": round(time.perf_counter() - self._started, 3)}
         self.rows.append(row)

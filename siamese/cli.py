@@ -123,7 +123,7 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
 
     Data that can be downloaded is downloaded here: a failure then leaves no run folder behind.
     """
-    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     if config_name == "train":
         train = configuration.load_train(cfg)
         if folder is not None:

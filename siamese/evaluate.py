@@ -42,4 +42,3 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
     log.info("report: %s", write_run_report(folder.path))
     announce(result)
     return result
-

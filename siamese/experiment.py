@@ -26,10 +26,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import siamese
 from siamese.callbacks import (
-    StepSeed,
     History,
     ResumableEarlyStopping,
     SaveAtStart,
+    StepSeed,
     best_epoch,
     mode_of,
     read_history,
@@ -140,8 +140,9 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
 def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:
     """The configured optimizer over ``parameters``."""
     options = to_plain(config.optimizer)
-    name = options.pop("name")
-    return OPTIMIZERS[name](parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
+    options |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    optimizer: Optimizer = OPTIMIZERS[options.pop("name")](parameters, **options)
+    return optimizer
 
 
 def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | None:

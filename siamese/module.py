@@ -49,9 +49,9 @@ class SiameseModule(L.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._config = config or {}
-        self.accuracy = nn.ModuleDict(
-            {split: BinaryAccuracy(threshold, validate_args=False) for split in ("train_", "val_", "test_")}
-        )
+        self.train_accuracy = BinaryAccuracy(threshold, validate_args=False)
+        self.val_accuracy = BinaryAccuracy(threshold, validate_args=False)
+        self.test_accuracy = BinaryAccuracy(threshold, validate_args=False)
 
     def forward(self, image1: Tensor, image2: Tensor) -> Tensor:
         """Both images of each pair, float [B, C, H, W] in [0, 1] -> logits [B]."""
@@ -85,10 +85,12 @@ class SiameseModule(L.LightningModule):
     def _step(self, split: str, batch: PairBatch) -> Tensor:
         logits = self(batch.image1, batch.image2)
         loss: Tensor = self.objective(logits, batch.label)
-        accuracy = self.accuracy[f"{split}_"]
+        accuracy: BinaryAccuracy = getattr(self, f"{split}_accuracy")
         accuracy(torch.sigmoid(logits.detach().float()), batch.label.int())
         pairs = len(batch.label)
         bar = split != "test"
-        self.log(f"{split}/loss", loss.detach(), on_step=False, on_epoch=True, logger=not bar, prog_bar=bar, batch_size=pairs)
+        self.log(
+            f"{split}/loss", loss.detach(), on_step=False, on_epoch=True, logger=not bar, prog_bar=bar, batch_size=pairs
+        )
         self.log(f"{split}/acc", accuracy, on_step=False, on_epoch=True, logger=not bar, prog_bar=bar, batch_size=pairs)
         return loss

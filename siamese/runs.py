@@ -78,9 +78,7 @@ class RunFolder:
                 f"{self.path} already holds a run ({result.get('status')}); "
                 "give resume=true to go on with it, or another output folder"
             )
-        recorded, wanted = (
-            flatten(to_plain(c)) for c in (read_yaml(self.path / "config.yaml"), config)
-        )
+        recorded, wanted = (flatten(to_plain(c)) for c in (read_yaml(self.path / "config.yaml"), config))
         differing = [key for key in wanted if key != "resume" and recorded.get(key) != wanted[key]]
         if differing:
             key = differing[0]

@@ -14,11 +14,15 @@ from siamese.runs import flatten
 
 HPARAMS = (
     "batch_size", "learning_rate", "weight_decay", "seed", "max_epochs", "precision", "data.name", "data.image_size",
-    "model.name", "model.batchnorm", "model.dropout", "model.init", "objective.name", "optimizer.name", "scheduler.name",
+    "model.name", "model.batchnorm", "model.dropout", "model.init", "objective.name", "optimizer.name",
+    "scheduler.name",
 )  # fmt: skip
 """What TensorBoard's HParams tab lists: the same keys in every run, or its columns do not line up."""
 
-FINAL = ("val/loss", "val/acc", "val/auc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "train_seconds")
+FINAL = (
+    "val/loss", "val/acc", "val/auc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "train_seconds",
+)  # fmt: skip
+"""The figures that it lists beside them."""
 
 
 class RunTensorBoardLogger(TensorBoardLogger):

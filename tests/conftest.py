@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,13 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def tiny_data(tiny_root: Path, tmp_path: Path) -> dict[str, object]:
     """The configuration's data group for the tiny faces, with a cache of its own."""
     spec = {key: getattr(TINY, key) for key in TINY.__dataclass_fields__}
-    return {"name": "synthetic", "root": str(tiny_root), "cache": str(tmp_path / "cache"), "image_size": 65, **spec}
+    return {
+        "name": "synthetic",
+        "root": str(tiny_root),
+        "cache": str(tmp_path / "cache"),
+        "image_size": 65,
+        **spec,
+    }
 
 
 @pytest.fixture
@@ -59,7 +65,15 @@ def tiny_overrides(tiny_data: dict[str, object]) -> list[str]:
     """The same run as overrides for the command line."""
     model = [f"model.{key}={str(value).replace(' ', '')}" for key, value in TINY_MODEL.items()]
     data = [f"data.{key}={value}" for key, value in tiny_data.items() if key != "name"]
-    return ["data=synthetic", *data, *model, "trainer=cpu", "batch_size=8", "max_epochs=2", "learning_rate=1e-3"]
+    return [
+        "data=synthetic",
+        *data,
+        *model,
+        "trainer=cpu",
+        "batch_size=8",
+        "max_epochs=2",
+        "learning_rate=1e-3",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +99,13 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def small_files_only() -> Iterator[None]:
+    """Writing fails after 100 kB of a file, as it does on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -36,7 +36,11 @@ def test_train_refuse_resume_eval_report(run_script: Run, tiny_overrides: list[s
     recorded = result_of(folder)
     assert recorded["status"] == "done"
     assert (folder / "train.log").read_text().count("epoch ") == 2
-    assert sorted(path.name for path in (folder / ".hydra").iterdir()) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
+    assert sorted(path.name for path in (folder / ".hydra").iterdir()) == [
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    ]
 
     again = run_script("train.py", *arguments)
     assert again.returncode == 2
@@ -74,9 +78,7 @@ def test_train_refuse_resume_eval_report(run_script: Run, tiny_overrides: list[s
         (["run=nowhere", "+typo=1"], "unknown key 'typo'"),
     ],
 )
-def test_eval_refuses_what_it_cannot_score(
-    run_script: Run, tmp_path: Path, arguments: list[str], message: str
-) -> None:
+def test_eval_refuses_what_it_cannot_score(run_script: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
     unfinished = tmp_path / "work/unfinished"
     unfinished.mkdir()
     (unfinished / "result.json").write_text('{"status": "interrupted"}')

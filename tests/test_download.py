@@ -1,18 +1,13 @@
-"""Downloading and unpacking, against a small server on the loopback address and archives made on purpose."""
+"""Downloading, against a small server on the loopback address."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import itertools
 import os
-import random
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,14 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from archives import BODY, FACES, FACES_TREE, tgz, tree
 
 from siamese.data import download
-from siamese.data.download import LFW_FILES, RemoteFile, download_lfw, fetch, unpack
+from siamese.data.download import LFW_FILES, RemoteFile, download_lfw, fetch
 from siamese.errors import DataError
 
-BODY = random.Random(0).randbytes(200_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
-LARGE = 1 << 30
 
 Answer = Callable[["Handler"], None]
 
@@ -124,12 +118,6 @@ def destination(tmp_path: Path) -> Path:
 
 def part_of(destination: Path) -> Path:
     return destination.with_name(destination.name + ".part")
-
-
-def tree(folder: Path) -> list[str]:
-    """All that lies below a folder, but for the lock, which must stay for others to wait at."""
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    return sorted(name for name in found if name != ".download.lock")
 
 
 def refused(url: str, destination: Path, **options: object) -> str:
@@ -280,14 +268,10 @@ def test_a_redirect_is_followed_and_keeps_the_range(server, destination):
     assert server.requests[-1] == ("/there", "bytes=70000-")
 
 
-@pytest.mark.parametrize(
-    "to", ["file:///etc/hostname", "ftp://127.0.0.1/file", "data:text/plain,x", "http://[bad"]
-)
+@pytest.mark.parametrize("to", ["file:///etc/hostname", "ftp://127.0.0.1/file", "data:text/plain,x", "http://[bad"])
 def test_a_redirect_to_another_kind_of_address_is_refused(server, destination, to):
     server.answers["/file"] = [redirect(to)]
-    assert re.search(
-        "HTTP 302 .*(refused|not allowed)|not a usable address", refused(server.url(), destination)
-    )
+    assert re.search("HTTP 302 .*(refused|not allowed)|not a usable address", refused(server.url(), destination))
     assert len(server.requests) == 1
     assert tree(destination.parent) == []
 
@@ -313,16 +297,6 @@ def test_only_what_is_still_to_come_needs_room(server, destination, monkeypatch)
     server.answers["/file"] = [ranged()]
     fetch(server.url(), destination, sha256=SHA256)
     assert destination.read_bytes() == BODY
-
-
-@pytest.fixture
-def small_files_only() -> Iterator[None]:
-    """Writing fails after 100 kB of a file, as it does on a full disk."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_fills_up_is_not_kept_full(server, destination, small_files_only):
@@ -358,252 +332,19 @@ def test_a_connection_that_ends_before_the_first_byte_leaves_nothing(server, des
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_a_bar_is_drawn_on_a_terminal_if_wanted(server, destination, archive, into, monkeypatch, progress):
+def test_a_bar_is_drawn_on_a_terminal_if_wanted(server, destination, monkeypatch, progress):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
     server.answers["/file"] = [ranged()]
     fetch(server.url(), destination, sha256=SHA256, progress=progress)
-    unpack(archive, into, top="lfw", max_bytes=LARGE, progress=progress)
-    drawn = terminal.getvalue()
-    assert ("file.bin: " in drawn, "unpacking lfw.tgz: " in drawn) == (progress, progress)
+    assert ("file.bin: " in terminal.getvalue()) == progress
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal(server, destination, capfd):
     server.answers["/file"] = [ranged()]
     fetch(server.url(), destination, sha256=SHA256)
     assert capfd.readouterr() == ("", "")
-
-
-# --- unpacking ---
-
-
-def regular(name: str, content: bytes = b"x") -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    return info, content
-
-
-def special(name: str, kind: bytes, link: str = "") -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info, b""
-
-
-def tgz(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w", format=form) as tar:
-        for info, content in members:
-            tar.addfile(info, io.BytesIO(content))
-    return gzip.compress(plain.getvalue(), mtime=0)
-
-
-FACES = [
-    special("lfw", tarfile.DIRTYPE),
-    special("lfw/Ada", tarfile.DIRTYPE),
-    regular("lfw/Ada/Ada_0001.jpg", BODY),
-    regular("lfw/Ben/Ben_0001.jpg", b"ben"),
-]
-FACES_TREE = ["lfw", "lfw/Ada", "lfw/Ada/Ada_0001.jpg", "lfw/Ben", "lfw/Ben/Ben_0001.jpg"]
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    path = tmp_path / "lfw.tgz"
-    path.write_bytes(tgz(*FACES))
-    return path
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    return tmp_path / "into"
-
-
-def not_unpacked(archive: Path, into: Path, max_bytes: int = LARGE) -> str:
-    """The message of an unpacking that fails, which must name the archive in one line and leave nothing."""
-    with pytest.raises(DataError) as caught:
-        unpack(archive, into, top="lfw", max_bytes=max_bytes)
-    assert str(caught.value).startswith(f"{archive}: ")
-    assert str(caught.value).isprintable()
-    assert tree(into) == []
-    return str(caught.value)
-
-
-def test_unpack(archive, into):
-    unpack(archive, into, top="lfw", max_bytes=LARGE)
-    assert tree(into) == FACES_TREE
-    assert (into / "lfw/Ada/Ada_0001.jpg").read_bytes() == BODY
-    assert archive.is_file()
-
-
-def test_modes_are_those_of_any_new_file(tmp_path, into):
-    info, content = regular("lfw/run_me")
-    info.mode = 0o4777
-    folder = special("lfw", tarfile.DIRTYPE)
-    folder[0].mode = 0o000
-    (tmp_path / "a.tgz").write_bytes(tgz(folder, (info, content)))
-    unpack(tmp_path / "a.tgz", into, top="lfw", max_bytes=LARGE)
-    (into / "new").touch()
-    assert (into / "lfw/run_me").stat().st_mode == (into / "new").stat().st_mode
-    assert (into / "lfw").stat().st_mode == into.stat().st_mode
-
-
-def test_dotted_names_are_the_same_names(tmp_path, into):
-    (tmp_path / "a.tgz").write_bytes(tgz(special(".", tarfile.DIRTYPE), regular("./lfw/Ada/Ada_0001.jpg")))
-    unpack(tmp_path / "a.tgz", into, top="lfw", max_bytes=LARGE)
-    assert tree(into) == ["lfw", "lfw/Ada", "lfw/Ada/Ada_0001.jpg"]
-
-
-def test_what_lies_beside_the_folder_is_not_unpacked(tmp_path, into):
-    (tmp_path / "a.tgz").write_bytes(tgz(regular("._lfw"), regular("lfw2/x"), *FACES))
-    unpack(tmp_path / "a.tgz", into, top="lfw", max_bytes=LARGE)
-    assert tree(into) == FACES_TREE
-
-
-def test_a_target_that_is_there_is_left_alone(archive, into):
-    (into / "lfw").mkdir(parents=True)
-    unpack(archive, into, top="lfw", max_bytes=LARGE)
-    assert tree(into) == ["lfw"]
-
-
-def test_a_target_that_appears_meanwhile_is_left_alone(archive, into, monkeypatch):
-    extract = download._extract
-
-    def extract_late(*args):
-        extract(*args)
-        (into / "lfw").mkdir()
-        (into / "lfw" / "theirs").touch()
-
-    monkeypatch.setattr(download, "_extract", extract_late)
-    unpack(archive, into, top="lfw", max_bytes=LARGE)
-    assert tree(into) == ["lfw", "lfw/theirs"]
-
-
-UNSAFE = {
-    "traversal": regular("lfw/../../evil"),
-    "traversal inside": regular("lfw/../lfw/x"),
-    "absolute": regular("/tmp/siamese_evil"),
-    "backslash": regular("lfw\\..\\..\\evil"),
-    "symlink": special("lfw/link", tarfile.SYMTYPE, "/etc"),
-    "inner symlink": special("lfw/link", tarfile.SYMTYPE, "Ada"),
-    "symlink beside": special("link", tarfile.SYMTYPE, "/etc"),
-    "hardlink": special("lfw/link", tarfile.LNKTYPE, "lfw/Ada/Ada_0001.jpg"),
-    "character device": special("lfw/null", tarfile.CHRTYPE),
-    "block device": special("lfw/disk", tarfile.BLKTYPE),
-    "fifo": special("lfw/fifo", tarfile.FIFOTYPE),
-}
-
-
-@pytest.mark.parametrize("member", UNSAFE.values(), ids=UNSAFE.keys())
-def test_unsafe_members(tmp_path, into, member):
-    (tmp_path / "a.tgz").write_bytes(tgz(*FACES, member, regular("lfw/after")))
-    assert "unsafe: " in not_unpacked(tmp_path / "a.tgz", into)
-    assert tree(tmp_path) == ["a.tgz", "into"]
-
-
-def test_a_sparse_file_is_refused(tmp_path, into):
-    info, content = regular("lfw/huge", b"x" * 512)
-    info.pax_headers = {"GNU.sparse.map": "0,512", "GNU.sparse.size": str(1 << 50)}
-    (tmp_path / "a.tgz").write_bytes(tgz((info, content)))
-    assert "unsafe: 'lfw/huge'" in not_unpacked(tmp_path / "a.tgz", into)
-
-
-def test_a_bomb_is_stopped_by_what_it_unpacks_to(archive, tmp_path, into):
-    (tmp_path / "bomb.tgz").write_bytes(tgz(*FACES, regular("lfw/zeros", bytes(5_000_000))))
-    assert (tmp_path / "bomb.tgz").stat().st_size < 300_000
-    assert "more than 1.0 MB" in not_unpacked(tmp_path / "bomb.tgz", into, max_bytes=1_000_000)
-    unpack(archive, into, top="lfw", max_bytes=1_000_000)
-
-
-@pytest.mark.parametrize("where", ["beside the folder", "after the end", "in a header"])
-def test_a_bomb_is_stopped_wherever_it_hides(tmp_path, into, where):
-    if where == "beside the folder":
-        content = tgz(*FACES, regular("elsewhere", bytes(5_000_000)))
-    elif where == "after the end":
-        content = tgz(*FACES) + gzip.compress(bytes(5_000_000))
-    else:
-        info, body = regular("lfw/x")
-        info.pax_headers = {"comment": "0" * 5_000_000}
-        content = tgz((info, body))
-    (tmp_path / "bomb.tgz").write_bytes(content)
-    assert "more than 1.0 MB" in not_unpacked(tmp_path / "bomb.tgz", into, max_bytes=1_000_000)
-
-
-def test_a_bomb_of_members(tmp_path, into, monkeypatch):
-    monkeypatch.setattr(download, "MAX_MEMBERS", 50)
-    (tmp_path / "ok.tgz").write_bytes(tgz(*(regular(f"lfw/{number}") for number in range(50))))
-    (tmp_path / "bomb.tgz").write_bytes(tgz(*(regular(f"lfw/{number}") for number in range(51))))
-    assert "more than 50 members" in not_unpacked(tmp_path / "bomb.tgz", into)
-    unpack(tmp_path / "ok.tgz", into, top="lfw", max_bytes=LARGE)
-
-
-@pytest.mark.parametrize("kept", [0, 5, 1000, -1, -8, -100_000])
-def test_an_archive_cut_short(archive, into, kept):
-    archive.write_bytes(archive.read_bytes()[:kept])
-    assert "damaged (" in not_unpacked(archive, into)
-
-
-def test_a_tar_cut_short_inside_a_whole_gzip(archive, into):
-    archive.write_bytes(gzip.compress(gzip.decompress(archive.read_bytes())[:100_000]))
-    assert "damaged (" in not_unpacked(archive, into)
-
-
-def test_no_archive_at_all(tmp_path, archive, into):
-    into.mkdir()
-    assert "no such archive" in not_unpacked(tmp_path / "none.tgz", into)
-    archive.write_bytes(b"<html>404</html>")
-    assert "damaged (Not a gzipped file" in not_unpacked(archive, into)
-    archive.write_bytes(tgz(regular("lfw2/x")))
-    assert "holds no folder lfw/" in not_unpacked(archive, into)
-    archive.write_bytes(tgz(regular("lfw")))
-    assert "holds no folder lfw/" in not_unpacked(archive, into)
-
-
-def test_a_disk_that_fills_up_while_unpacking(archive, into, small_files_only):
-    assert f"cannot be unpacked into {into}: File too large; make room" in not_unpacked(archive, into)
-
-
-def test_members_in_each_others_way(archive, into):
-    archive.write_bytes(tgz(regular("lfw/x"), regular("lfw/x/y")))
-    assert "cannot be unpacked" in not_unpacked(archive, into)
-    archive.write_bytes(tgz(regular("lfw/" + "n" * 300)))
-    assert "File name too long" in not_unpacked(archive, into)
-
-
-@pytest.mark.parametrize("inside", [False, True], ids=["in the gzip", "in the tar"])
-def test_any_damage_is_refused_or_harmless(archive, into, inside):
-    whole = gzip.decompress(
-        tgz(*FACES[:2], regular("lfw/Ada/Ada_0001.jpg", b"face" * 50), form=tarfile.GNU_FORMAT)
-    )
-    rng = random.Random(7)
-    for _ in range(40):
-        content = bytearray(whole if inside else gzip.compress(whole, mtime=0))
-        for _ in range(rng.choice([1, 1, 3])):
-            content[rng.randrange(min(len(content), 2048))] = rng.randrange(256)
-        archive.write_bytes(gzip.compress(content) if inside else content)
-        try:
-            unpack(archive, into, top="lfw", max_bytes=100_000)
-        except DataError:
-            assert tree(into) == []
-        else:
-            assert [path.name for path in into.iterdir()] == ["lfw"]
-            shutil.rmtree(into)
-
-
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
-def test_an_interruption_leaves_nothing(archive, into, monkeypatch, interruption):
-    extract = tarfile.TarFile.extract
-    calls = itertools.count()
-
-    def interrupted(self, member, *args, **kwargs):
-        if next(calls) == 3:
-            raise interruption
-        extract(self, member, *args, **kwargs)
-
-    monkeypatch.setattr(tarfile.TarFile, "extract", interrupted)
-    with pytest.raises(interruption):
-        unpack(archive, into, top="lfw", max_bytes=LARGE)
-    assert tree(into) == []
 
 
 # --- LFW ---
@@ -706,9 +447,7 @@ def test_a_failure_to_unpack_keeps_the_verified_archive(mirror, tmp_path, monkey
 
 
 def test_an_unknown_file(tmp_path):
-    with pytest.raises(
-        DataError, match=r"lfw-deepfunneled\.tgz: cannot be downloaded, only lfw\.tgz, .* by hand"
-    ):
+    with pytest.raises(DataError, match=r"lfw-deepfunneled\.tgz: cannot be downloaded, only lfw\.tgz, .* by hand"):
         download_lfw(tmp_path / "root", ["pairs.txt", "lfw-deepfunneled.tgz"])
     assert tree(tmp_path) == []
 

@@ -97,9 +97,7 @@ class TestRoc:
     @given(two_classes, st.randoms())
     def test_order_of_pairs_does_not_matter(self, pairs, random):
         shuffled = random.sample(pairs, len(pairs))
-        for one, other in zip(
-            metrics.roc_curve(*unzip(pairs)), metrics.roc_curve(*unzip(shuffled)), strict=True
-        ):
+        for one, other in zip(metrics.roc_curve(*unzip(pairs)), metrics.roc_curve(*unzip(shuffled)), strict=True):
             assert np.array_equal(one, other)
 
     def test_all_tied_is_one_segment(self):
@@ -121,9 +119,7 @@ class TestAuc:
         scores, labels = unzip(pairs)
         fpr, tpr, _ = metrics.roc_curve(scores, labels)
         assert metrics.auc(scores, labels) == pytest.approx(float(slow_auc(scores, labels)), abs=1e-14)
-        assert metrics.auc(scores, labels) == pytest.approx(
-            ((tpr[1:] + tpr[:-1]) / 2 * np.diff(fpr)).sum(), abs=1e-12
-        )
+        assert metrics.auc(scores, labels) == pytest.approx(((tpr[1:] + tpr[:-1]) / 2 * np.diff(fpr)).sum(), abs=1e-12)
 
     @fast
     @given(two_classes)
@@ -284,9 +280,7 @@ class TestWilson:
         for end in {low, high} - {0.0, 1.0}:
             assert abs(k / n - end) == pytest.approx(z * math.sqrt(end * (1 - end) / n), rel=1e-6)
 
-    @pytest.mark.parametrize(
-        ("k", "n", "level"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0), (1, 5, 0)]
-    )
+    @pytest.mark.parametrize(("k", "n", "level"), [(1, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 1.0), (1, 5, 0)])
     def test_impossible(self, k, n, level):
         with pytest.raises(ValueError, match=r"n=|level="):
             intervals.wilson(k, n, level)
@@ -388,9 +382,7 @@ class TestSummary:
             low, high = figures[f"{name}_ci"]
             assert low < figures[name] < high
         assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-        assert all(
-            type(v) in (int, float) for f in figures.values() for v in (f if isinstance(f, list) else [f])
-        )
+        assert all(type(v) in (int, float) for f in figures.values() for v in (f if isinstance(f, list) else [f]))
 
     def test_threshold_is_on_the_probability_and_belongs_to_same(self):
         logits = [math.log(3), math.log(3) - 1e-6, 0.0]  # probabilities 3/4, a little less, 1/2

@@ -223,7 +223,9 @@ def test_an_epoch_has_every_pair_once_and_no_lonely_pair(n: int) -> None:
     batches = list(loader)
     assert len(batches) == len(loader)
     assert sorted(int(first) for indices, _ in batches for first in indices[:, 0]) == list(range(n))
-    assert all(int(label) == int(index[0]) % 2 for pairs, labels in batches for index, label in zip(pairs, labels, strict=True))
+    assert all(
+        int(label) == int(index[0]) % 2 for pairs, labels in batches for index, label in zip(pairs, labels, strict=True)
+    )
     assert n == 1 or min(len(labels) for _, labels in batches) > 1
 
 

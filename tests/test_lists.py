@@ -16,9 +16,7 @@ from siamese.data.lists import Pair, image_name, read_folds, read_pairs, read_pe
 from siamese.errors import DataError
 
 LFW_ROOT = Path(os.environ.get("LFW_ROOT") or Path(__file__).parents[2] / "shared" / "lfw")
-needs_lfw = pytest.mark.skipif(
-    not (LFW_ROOT / "pairsDevTrain.txt").is_file(), reason="LFW's lists are not here"
-)
+needs_lfw = pytest.mark.skipif(not (LFW_ROOT / "pairsDevTrain.txt").is_file(), reason="LFW's lists are not here")
 
 VIEW1 = "2\nAda\t1\t2\nBen\t3\t1\nAda\t1\tBen\t2\nBen\t9999\tCy_Z.\t1\n"
 FOLDS = "2\t1\nAda\t1\t2\nAda\t1\tBen\t2\nCy\t1\t2\nCy\t3\tDee\t1\n"
@@ -86,9 +84,7 @@ def test_names_beyond_ascii(write):
 
 
 def test_duplicates_are_kept_and_counted_in_a_warning(write, caplog):
-    text = (
-        "3\nAda\t1\t2\nAda\t2\t1\nAda\t1\t3\n" + "Ada\t1\tBen\t1\n" + "Ben\t1\tAda\t1\n" + "Ada\t1\tBen\t2\n"
-    )
+    text = "3\nAda\t1\t2\nAda\t2\t1\nAda\t1\t3\n" + "Ada\t1\tBen\t1\n" + "Ben\t1\tAda\t1\n" + "Ada\t1\tBen\t2\n"
     with caplog.at_level(logging.WARNING):
         assert len(read_pairs(write(text))) == 6
     assert [record.getMessage() for record in caplog.records] == [
@@ -129,9 +125,7 @@ def test_bad_index(write, index, line):
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize(
-    "name", ["..", "../x", "a/b", "a\\b", "a\0b", "a..b", " a", "a ", "\u00a0a", "a\rb", "a\x1bb"]
-)
+@pytest.mark.parametrize("name", ["..", "../x", "a/b", "a\\b", "a\0b", "a..b", " a", "a ", "\u00a0a", "a\rb", "a\x1bb"])
 @pytest.mark.parametrize("line", ["{}\t1\t2", "{}\t1\tBen\t2", "Ben\t1\t{}\t2"])
 def test_impossible_name(write, name, line):
     number = DIFFERENT_LINE if "Ben" in line else SAME_LINE
@@ -240,9 +234,7 @@ def test_unreadable_files_are_named(write, tmp_path, read):
 # --- for any list, for any text ---
 
 quick = settings(max_examples=25, deadline=None)
-names = st.text(
-    st.characters(codec="utf-8", exclude_characters="/\\", exclude_categories=["Cc", "Cs"]), min_size=1
-)
+names = st.text(st.characters(codec="utf-8", exclude_characters="/\\", exclude_categories=["Cc", "Cs"]), min_size=1)
 people = names.filter(lambda name: name == name.strip() and ".." not in name)
 indices = st.integers(1, 9999)
 same_pairs = st.tuples(people, indices, indices).filter(lambda pair: pair[1] != pair[2])
@@ -305,9 +297,7 @@ def test_a_written_people_list_reads_back(scratch, listed, cut):
 
 
 near_misses = st.lists(
-    st.sampled_from(
-        ["1", "2", "0", "\t", "\n", "\r\n", "Ada", "Ben", "1\t1\n", "\nAda\t1\t2", "\nAda\t1\tBen\t1", "é"]
-    )
+    st.sampled_from(["1", "2", "0", "\t", "\n", "\r\n", "Ada", "Ben", "1\t1\n", "\nAda\t1\t2", "\nAda\t1\tBen\t1", "é"])
 ).map("".join)
 
 

@@ -36,11 +36,7 @@ def rows(path: Path) -> list[list[str]]:
 
 def photos_of(row: list[str]) -> tuple[tuple[str, int], tuple[str, int]]:
     name, i, *rest = row
-    return (
-        ((name, int(i)), (name, int(rest[0])))
-        if len(rest) == 1
-        else ((name, int(i)), (rest[0], int(rest[1])))
-    )
+    return ((name, int(i)), (name, int(rest[0]))) if len(rest) == 1 else ((name, int(i)), (rest[0], int(rest[1])))
 
 
 def people_in(path: Path) -> dict[str, int]:
@@ -128,9 +124,7 @@ def test_pairs_are_spread_over_people_and_photos():
 
 @pytest.mark.parametrize("people", [2, 18])
 def test_any_number_of_pairs_is_met_with_more_photos(people):
-    spec = SyntheticSpec(
-        train_people=people, test_people=20 - people, train_pairs=300, test_pairs=60, view2_pairs=200
-    )
+    spec = SyntheticSpec(train_people=people, test_people=20 - people, train_pairs=300, test_pairs=60, view2_pairs=200)
     plan = synthetic._plan(spec)
     assert [len(part) for part in (*plan.train_pairs, *plan.test_pairs)] == [150, 150, 30, 30]
     assert {len(part) for fold in plan.fold_pairs for part in fold} == {10}
@@ -211,9 +205,7 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
 
 
 def grey(person: Person, key: list[int], size: int = 105) -> np.ndarray:
-    return np.asarray(
-        render(person, np.random.default_rng(key)).convert("L").resize((size, size)), np.float32
-    )
+    return np.asarray(render(person, np.random.default_rng(key)).convert("L").resize((size, size)), np.float32)
 
 
 def test_photos_of_one_person_differ_and_are_reproducible():

@@ -86,11 +86,38 @@ def test_every_file_of_the_contract(finished: Finished) -> None:
 def test_the_result_holds_what_the_contract_names(finished: Finished) -> None:
     config, path, result = finished
     assert json.loads((path / "result.json").read_text()) == result
-    promised = (
-        "status val/loss val/acc test/loss test/acc test/auc test/eer test/acc_ci tp fp tn fn threshold best_epoch "
-        "epochs train_seconds total_seconds n_train n_val n_test n_excluded dataset protocol outside_data seed "
-        "precision device parameters version/torch version/lightning"
-    ).split()
+    promised = [
+        "status",
+        "val/loss",
+        "val/acc",
+        "test/loss",
+        "test/acc",
+        "test/auc",
+        "test/eer",
+        "test/acc_ci",
+        "tp",
+        "fp",
+        "tn",
+        "fn",
+        "threshold",
+        "best_epoch",
+        "epochs",
+        "train_seconds",
+        "total_seconds",
+        "n_train",
+        "n_val",
+        "n_test",
+        "n_excluded",
+        "dataset",
+        "protocol",
+        "outside_data",
+        "seed",
+        "precision",
+        "device",
+        "parameters",
+        "version/torch",
+        "version/lightning",
+    ]
     assert [key for key in promised if key not in result] == []
     assert all(not isinstance(value, dict) for value in result.values())
     assert result["status"] == "done"
@@ -117,7 +144,7 @@ def test_predictions_are_the_figures(finished: Finished) -> None:
 
 
 def test_history_has_a_row_an_epoch_and_the_best_weights_are_those_tested(finished: Finished) -> None:
-    config, path, result = finished
+    _, path, result = finished
     rows = read_history(path / "history.csv")
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     best = rows[result["best_epoch"] - 1]
@@ -311,7 +338,7 @@ class _Payload:
 
 def test_code_in_a_checkpoint_is_not_run(tiny_config: Make, tmp_path: Path) -> None:
     torch.save({"state_dict": _Payload()}, tmp_path / "best.ckpt")
-    with pytest.raises(DataError, match="cannot|can be loaded safely"):
+    with pytest.raises(DataError, match="is no checkpoint that can be loaded safely"):
         load_network(tmp_path / "best.ckpt", tiny_config())
     assert not Path("/tmp/siamese-payload-ran").exists()
 

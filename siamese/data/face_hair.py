@@ -202,6 +202,16 @@ def draw_hair(canvas: Canvas, person: Person, shot: Shot) -> None:
     middle = 0.5 + 0.2 * shot.light_x
     gleam, _ = _between(inner, outer, np.linspace(middle - 0.18, middle + 0.18, 9), np.full(9, 0.55))
     canvas.shade_line(gleam, 1.0 + 0.3 * cut.density, 0.16)
+    if person.headband:
+        # An arch over the skull from ear to ear, where the hair lies highest.
+        arch = _circle_arc(person.face_width + 0.9 * cut.side * person.volume, -CROWN + 0.6 * cut.top * person.volume)
+        canvas.stroke(arch, person.band_colour, 0.17, 0.25)
+        canvas.stroke(arch - (0, 0.05), tint(person.band_colour, 1.2), 0.04, 0.25)
+
+
+def _circle_arc(wide: float, high: float) -> Floats:
+    angle = np.linspace(1.06 * math.pi, 1.94 * math.pi, 20)
+    return np.stack([wide * np.cos(angle), 0.88 * high * np.sin(angle)], 1)
 
 
 def draw_hat(canvas: Canvas, person: Person, shot: Shot) -> None:

@@ -245,7 +245,7 @@ def draw_marks(canvas: Canvas, person: Person) -> None:
     for x, y in person.freckles:
         canvas.fill(oval(x, y, 0.016, 0.016, 6), tint(person.skin, 0.76))
     for x, y in person.moles:
-        canvas.fill(oval(x, y, 0.04, 0.04, 10), tint(person.skin, 0.38))
+        canvas.fill(oval(x, y, 0.05, 0.05, 10), tint(person.skin, 0.34))
     if person.scar:
         (x0, y0), (x1, y1) = person.scar
         line = np.array([(x0, y0), ((x0 + x1) / 2 + 0.03, (y0 + y1) / 2), (x1, y1)])
@@ -365,7 +365,7 @@ def draw_mouth(canvas: Canvas, person: Person, shot: Shot) -> None:
         corner = (side * (wide + 0.03), float(seam[0]))
         canvas.shade(oval(*corner, 0.05, 0.05, 8), 0.82)
         depth = 0.24 * max(0.0, shot.smile) + 0.34 * person.wrinkles
-        if depth > 0.1:
+        if depth > 0.1 and person.beard != "full":
             fold = [
                 (side * person.nose_width * 1.25, person.nose_y),
                 (side * (wide + 0.1), person.mouth_y - 0.1),
@@ -420,11 +420,21 @@ def draw_moustache(canvas: Canvas, person: Person, shot: Shot) -> None:
     canvas.strokes(hairs, tones, 0.014, surface(hairs.reshape(-1, 2)))
 
 
+def draw_earrings(canvas: Canvas, person: Person) -> None:
+    """Discs that hang from both ears."""
+    if person.earrings:
+        for side in (-1, 1):
+            x, y = side * person.face_width * 1.04, 0.08 + person.ear * 1.7 + person.earrings
+            canvas.fill(oval(x, y, person.earrings, person.earrings), tint(person.jewel, 0.6), -0.1)
+            inner = 0.72 * person.earrings
+            canvas.fill(oval(x, y, inner, inner), person.jewel, -0.1)
+
+
 def draw_glasses(canvas: Canvas, person: Person) -> None:
     """The person's spectacles: two rims, a bridge and the sides."""
     rx, ry = (0.31, 0.29) if person.glasses == "round" else (0.34, 0.22)
     power = 1.0 if person.glasses == "round" else 0.5
-    width = 0.075 if person.glasses == "thick" else 0.04
+    width = {"thin": 0.035, "round": 0.06, "thick": 0.1}[person.glasses]
     y = person.eye_y + 0.03
     gap = max(person.eye_gap, rx + 0.06)
     angle = np.linspace(0, 2 * math.pi, 33)
@@ -433,8 +443,9 @@ def draw_glasses(canvas: Canvas, person: Person) -> None:
     for side in (-1, 1):
         rim = ring + [side * gap, y]
         canvas.shade(rim[:-1], (1.06, 1.07, 1.09))
-        temple = np.array([[side * (gap + rx), y - 0.06], [side * person.face_width * 1.03, y - 0.05]])
-        canvas.stroke(temple, person.frame, width)
+        if person.face_width > gap + rx + 0.05:
+            temple = np.array([[side * (gap + rx), y - 0.06], [side * person.face_width, y - 0.05]])
+            canvas.stroke(temple, person.frame, 0.8 * width, surface(temple) + (0.12, 0.0))
         canvas.stroke(rim, person.frame, width, surface(rim) + 0.12)
     bridge = smooth([(-gap + rx, y - 0.04), (0, y - 0.1), (gap - rx, y - 0.04)], 5)
     canvas.stroke(bridge, person.frame, width, surface(bridge) + 0.12)

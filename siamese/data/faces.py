@@ -19,15 +19,9 @@ from siamese.data.face_parts import NEUTRAL, SOFT, SUPERSAMPLE, Canvas, Colour, 
 
 Point = tuple[float, float]
 
-_SKINS = (
-    (255, 226, 204),
-    (244, 205, 176),
-    (228, 181, 145),
-    (200, 148, 108),
-    (160, 107, 72),
-    (112, 72, 50),
-    (82, 52, 40),
-)
+_SKINS: tuple[Colour, ...] = (
+    (246, 208, 184), (234, 190, 160), (216, 168, 134), (190, 138, 100), (150, 100, 68), (106, 68, 48), (74, 47, 37),
+)  # fmt: skip
 _HAIRS: dict[str, Colour] = {
     "black": (30, 25, 27), "dark brown": (58, 38, 30), "brown": (104, 68, 44), "auburn": (122, 54, 32),
     "ginger": (188, 98, 44), "dark blond": (164, 124, 76), "blond": (228, 192, 122), "platinum": (244, 231, 200),
@@ -85,6 +79,10 @@ class Person:
     glasses: str  # none, thin, thick or round: the pair they own
     glasses_habit: float  # share of the photos in which they wear it
     frame: Colour
+    earrings: float  # radius; 0 is none
+    jewel: Colour
+    headband: bool
+    band_colour: Colour
     wrinkles: float
     freckles: tuple[Point, ...]
     moles: tuple[Point, ...]
@@ -160,7 +158,7 @@ def sample_person(rng: np.random.Generator) -> Person:
     nose_y = eye_y + rng.uniform(0.4, 0.6)
     freckled = not dark_skin and rng.random() < 0.16
     spots = rng.uniform((-0.6, 0.02), (0.6, 0.45), (26, 2)) if freckled else np.empty((0, 2))
-    moles = rng.uniform((-0.65, 0.05), (0.65, 0.75), (int(rng.choice(3, p=(0.6, 0.28, 0.12))), 2))
+    moles = rng.uniform((-0.65, 0.05), (0.65, 0.75), (int(rng.choice(3, p=(0.55, 0.3, 0.15))), 2))
     scar: tuple[Point, ...] = ()
     if rng.random() < 0.07:
         x, y = rng.choice((-0.5, 0.5)), rng.uniform(0.1, 0.5)
@@ -192,7 +190,7 @@ def sample_person(rng: np.random.Generator) -> Person:
         mouth_width=rng.uniform(0.26, 0.45),
         upper_lip=rng.uniform(0.03, 0.075) if male else rng.uniform(0.04, 0.11),
         lower_lip=rng.uniform(0.05, 0.11) if male else rng.uniform(0.07, 0.14),
-        lips=mix(tint(skin, 0.78), (188, 62, 72), lip_red),
+        lips=tint(mix(tint(skin, 0.78), (188, 62, 72), lip_red), rng.uniform(0.85, 1.0) if male else rng.uniform(0.45, 1.1)),
         hair=cut,
         hair_colour=hair_colour,
         hairline=rng.uniform(-0.05, 0.06),
@@ -203,7 +201,11 @@ def sample_person(rng: np.random.Generator) -> Person:
         beard_colour=tint(hair_colour, rng.uniform(0.75, 1.0)),
         glasses=str(rng.choice(("none", "thin", "thick", "round"), p=(0.52, 0.06, 0.24, 0.18))),
         glasses_habit=rng.uniform(0.95, 1.0),
-        frame=tint(_any_colour(rng, 10, 90), 0.6),
+        frame=_any_colour(rng, 8, 110),
+        earrings=rng.uniform(0.09, 0.17) if rng.random() < (0.1 if male else 0.5) else 0.0,
+        jewel=_any_colour(rng),
+        headband=not male and rng.random() < 0.3,
+        band_colour=_any_colour(rng),
         wrinkles=old,
         freckles=tuple((float(x), float(y)) for x, y in spots),
         moles=tuple((float(x), float(y)) for x, y in moles),
@@ -230,7 +232,7 @@ def sample_shot(person: Person, rng: np.random.Generator) -> Shot:
         gamma=rng.uniform(0.9, 1.15),
         cast=(float(red), float(green), float(blue)),
         contrast=rng.uniform(0.78, 0.96),
-        offset=rng.uniform(-38, 38),
+        offset=rng.uniform(-40, 40),
         smile=float(np.clip(rng.normal(0.45, 0.35), -0.15, 1)),
         mouth_open=float(rng.uniform(0.15, 0.75)) if rng.random() < 0.35 else 0.0,
         lids=float(rng.uniform(0.12, 0.6)) if rng.random() < 0.12 else float(rng.uniform(0.8, 1.15)),
@@ -250,7 +252,14 @@ def sample_shot(person: Person, rng: np.random.Generator) -> Shot:
     )
 
 
-_PROPS = {"none": 0.91, "hat": 0.015, "sunglasses": 0.015, "scarf": 0.02, "microphone": 0.02, "passer-by": 0.02}
+_PROPS = {
+    "none": 0.91,
+    "hat": 0.015,
+    "sunglasses": 0.015,
+    "scarf": 0.02,
+    "microphone": 0.02,
+    "passer-by": 0.02,
+}
 _BACKDROPS = ("plain", "clouds", "lights", "stripes", "room")
 
 
@@ -301,7 +310,7 @@ def _tone_curves(shot: Shot) -> list[int]:
         exposed = (level * shot.gain * factor) ** shot.gamma
         # The shoulder keeps highlights from burning out.
         tone = 255 * (1 - np.exp(-1.5 * exposed)) / (1 - np.exp(-1.5))
-        tone = (tone - 128) * shot.contrast + 128 + shot.offset
+        tone = (tone - 128) * shot.contrast + 122 + shot.offset
         tables.append(np.clip(tone, 0, 255).astype(int))
     table: list[int] = np.concatenate(tables).tolist()
     return table
@@ -343,6 +352,7 @@ def render(person: Person, rng: np.random.Generator, size: int = 250) -> Image.I
         parts.draw_eye(canvas, person, shot, side)
         parts.draw_brow(canvas, person, shot, side)
     parts.draw_nose(canvas, person, shot)
+    parts.draw_earrings(canvas, person)
     hair.draw_hair(canvas, person, shot)
     if shot.glasses and shot.prop_kind != "sunglasses":
         parts.draw_glasses(canvas, person)

@@ -133,7 +133,12 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
     # Pillow gives up the interpreter lock while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = tqdm(
-            pool.map(attempt, names), "decoding", len(names), unit="image", leave=False, disable=None if progress else True
+            pool.map(attempt, names),
+            "decoding",
+            len(names),
+            unit="image",
+            leave=False,
+            disable=None if progress else True,
         )
         decoded = list(bar)
     good = [(name, image) for name, image in zip(names, decoded, strict=True) if not isinstance(image, str)]

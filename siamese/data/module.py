@@ -181,16 +181,12 @@ class PairDataModule(L.LightningDataModule):
         """Test pairs in order."""
         return pair_loader(self.test, self.batch_size)
 
-    def transfer_batch_to_device(
-        self, batch: IndexBatch, device: torch.device, dataloader_idx: int
-    ) -> PairBatch:
+    def transfer_batch_to_device(self, batch: IndexBatch, device: torch.device, dataloader_idx: int) -> PairBatch:
         """Gather the images of a batch of indices on ``device``; the array is moved there at first use."""
         if self._pixels.device != device:
             self._pixels = self._pixels.to(device)
         indices, labels = (part.to(device, non_blocking=True) for part in batch)
-        return PairBatch(
-            to_float(self._pixels[indices[:, 0]]), to_float(self._pixels[indices[:, 1]]), labels.float()
-        )
+        return PairBatch(to_float(self._pixels[indices[:, 0]]), to_float(self._pixels[indices[:, 1]]), labels.float())
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -24,5 +24,4 @@ def build_network(model: dict[str, Any], in_channels: int, input_size: int) -> S
     encoder = ENCODERS[model["name"]](in_channels=in_channels, input_size=input_size, **options)
     network = SiameseNetwork(encoder, L1Head(encoder.embedding_dim, init=options["init"]))
     # Convolutions read neighbouring channels together: faster on CPU and GPU, and the same numbers to rounding.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
+    return network.to(memory_format=torch.channels_last)

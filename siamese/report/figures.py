@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
@@ -23,6 +23,7 @@ from siamese.report.text import count, fixed, interval, percent, photo_title, pr
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
 
 SQUARE = (5.2, 4.6)
+PERCENT_TICKS = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %")
 OUTCOME_TITLES = {
     "tp": ("True positives", "same person, called same"),
     "fp": ("False positives", "different people, called same"),
@@ -55,36 +56,32 @@ def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None
             values[~np.isfinite(values)] = np.nan
             axes.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=label)
         if best_epoch is not None:
-            axes.axvline(
-                best_epoch, color=GREY, linestyle=":", linewidth=1.4, label=f"best epoch: {best_epoch}"
-            )
+            axes.axvline(best_epoch, color=GREY, linestyle=":", linewidth=1.4, label=f"best epoch: {best_epoch}")
         axes.set_title(title, loc="left", fontweight="bold", color=INK)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    panels[1].yaxis.set_major_formatter(PERCENT_TICKS)
     _legend(panels[0], "best")
     return figure
 
 
-def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike) -> Figure:
+def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, threshold: float | None) -> Figure:
     """The ROC with its area, the equal error rate and the point at which the pairs were decided.
 
     Args:
         scores: float [N], finite.
         labels: 0 or 1 [N]; with one class alone there is no ROC, and the figure says so.
         predicted: 0 or 1 [N], the decisions.
+        threshold: the one on the probability that made them, for the legend; None: it is not known.
     """
     figure, (axes,) = _panels(1, SQUARE)
     fpr, tpr, _ = roc_curve(scores, labels)
-    axes.set(
-        xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
-    )
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
-    axes.plot([0, 1], [0, 1], ":", color=GREY, label="chance")
+        axis.set_major_formatter(PERCENT_TICKS)
     if np.isnan(fpr).any() or np.isnan(tpr).any():
-        axes.text(0.5, 0.6, "no ROC: all pairs are of one class", ha="center", color=INK)
+        axes.text(0.5, 0.5, "no ROC: all pairs are of one class", ha="center", color=INK)
         return figure
     ends = interval(auc_interval(scores, labels), fixed(3))
     label = f"AUC {auc(scores, labels):.3f}" + (f" (95 %: {ends})" if ends else "")
@@ -93,8 +90,10 @@ def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike) -> Fi
     axes.plot([rate], [1 - rate], "D", color=GREEN, markersize=6, label=f"equal error rate {percent(rate)}")
     counts = confusion(predicted, labels)
     x, y = counts.fp / (counts.fp + counts.tn), counts.tp / (counts.tp + counts.fn)
-    at = f"as decided: {percent(y)} at {percent(x)}"
-    axes.plot([x], [y], "o", color=ORANGE, markersize=8, markeredgecolor="white", label=at, zorder=3)
+    at = "as decided" if threshold is None else f"threshold {threshold:g}"
+    label = f"{at}: TPR {percent(y)}, FPR {percent(x)}"
+    axes.plot([x], [y], "o", color=ORANGE, markersize=7, label=label, zorder=3)
+    axes.plot([0, 1], [0, 1], ":", color=GREY, label="chance")
     _legend(axes, "lower right")
     return figure
 
@@ -121,7 +120,7 @@ def score_figure(probabilities: ArrayLike, labels: ArrayLike, threshold: float |
         axes.axvline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:g}")
     axes.set(xlabel="probability of “same person”", ylabel="pairs", xlim=(0, 1))
     axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend above the bars
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _legend(axes, "upper center")
     return figure
 
@@ -158,9 +157,7 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
         photo: from an image's name to the picture, None where there is none any more.
     """
     columns = max(1, *(len(group.confident) + len(group.doubtful) for group in examples))
-    figure = Figure(
-        figsize=(2.3 * columns + 1.2, 1.75 * len(examples) + 0.3), layout="constrained", facecolor="white"
-    )
+    figure = Figure(figsize=(2.3 * columns + 1.2, 1.75 * len(examples) + 0.3), layout="constrained", facecolor="white")
     grid = figure.subplots(len(examples), columns, squeeze=False)
     for group, row in zip(examples, grid, strict=True):
         title, meaning = OUTCOME_TITLES[group.outcome]
@@ -172,7 +169,7 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, color=INK)
         for axes, pair in zip(row, pairs, strict=False):
             axes.imshow(_side_by_side([photo(pair.image1), photo(pair.image2)]))
-            axes.set_title(f"p = {probability(pair.probability)}", fontsize=8, color=INK)
+            axes.set_title(probability(pair.probability), fontsize=8, color=INK)
             names = f"{photo_title(pair.image1)}\n{photo_title(pair.image2)}"
             axes.set_xlabel(names, fontsize=6.5, color=INK, parse_math=False)
     return figure
@@ -184,7 +181,7 @@ def predictions_figures(predictions: Sequence[Prediction], threshold: float | No
     labels = [pair.label for pair in predictions]
     predicted = [pair.predicted for pair in predictions]
     return {
-        "roc": roc_figure(scores, labels, predicted),
+        "roc": roc_figure(scores, labels, predicted, threshold),
         "scores": score_figure([pair.probability for pair in predictions], labels, threshold),
         "confusion": confusion_figure(confusion(predicted, labels)),
     }

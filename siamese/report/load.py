@@ -167,7 +167,7 @@ def _rows(file: Path, parse: Callable[[dict[str, str]], Row], problems: list[str
 
 def _epoch(row: dict[str, str]) -> dict[str, float]:
     epoch = {name: float(row.get(name) or "nan") for name in HISTORY_COLUMNS}
-    if not epoch["epoch"] >= 1:
+    if not 1 <= epoch["epoch"] < math.inf:
         raise ValueError(row)
     return epoch
 

@@ -101,6 +101,8 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
     environment.filters |= {
         "percent": lambda value: number(value, percent),
         "fixed": lambda value, digits: number(value, fixed(digits)),
+        "thousands": lambda value: number(value, "{:,}".format),
+        "general": lambda value: number(value, "{:.3g}".format),
         "probability": probability,
         "photo_title": photo_title,
     }
@@ -152,17 +154,19 @@ def _best_epoch(run: Run) -> int | None:
 def _context(run: Run) -> str:
     """What the figures were measured on: data set, protocol, outside data, number of pairs."""
     result = run.result
-    dataset, protocol = result.get("dataset"), result.get("protocol")
     parts = []
-    if dataset is not None:
-        parts.append(DATASETS.get(dataset, str(dataset)))
-    if protocol is not None:
-        parts.append(PROTOCOLS.get(protocol, str(protocol)))
+    for key, titles in (("dataset", DATASETS), ("protocol", PROTOCOLS)):
+        if result.get(key) is not None:
+            parts.append(_title(result[key], titles))
     if "outside_data" in result:
         parts.append("with outside data" if result["outside_data"] else "no outside data")
     if isinstance(result.get("n_test"), int):
         parts.append(count(result["n_test"], "test pair"))
     return " · ".join(parts)
+
+
+def _title(name: object, titles: Mapping[str, str]) -> str:
+    return titles.get(str(name), str(name))
 
 
 def _reason(run: Run) -> str:
@@ -200,20 +204,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """What the run was, as (term, description); only what is recorded."""
     result, config = run.result, run.config
     best, epochs = _best_epoch(run), result.get("epochs", len(run.history) or None)
-    monitor = config.get("monitor")
+    monitor, dataset = config.get("monitor"), result.get("dataset")
     best_text = "" if best is None else f"{best} of {epochs}" if epochs else str(best)
     commit = str(result.get("git_commit") or "")[:12]
-    versions = {
-        key.removeprefix("version/"): value for key, value in result.items() if key.startswith("version/")
-    }
-    sizes = [
-        (name, result.get(f"n_{key}")) for key, name in (("train", "train"), ("val", "val"), ("test", "test"))
-    ]
+    versions = {key.removeprefix("version/"): value for key, value in result.items() if key.startswith("version/")}
+    sizes = [(name, result.get(f"n_{key}")) for key, name in (("train", "train"), ("val", "val"), ("test", "test"))]
     facts = [
-        (
-            "Data set",
-            result.get("dataset") and f"{DATASETS.get(result['dataset'], '')} (data={result['dataset']})",
-        ),
+        ("Data set", dataset and f"{_title(dataset, DATASETS)} (data={dataset})"),
         ("Scored run", result.get("run")),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes if isinstance(size, int))),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
@@ -265,9 +262,7 @@ def _rates(predictions: list[Prediction]) -> list[Rate]:
         ("Called different, and different people", counts.tn, counts.tn + counts.fn),
     ]
     return [
-        Rate(title, f"{k:,} of {n:,}", percent(k / n), interval(wilson(k, n), percent))
-        for title, k, n in rates
-        if n
+        Rate(title, f"{k:,} of {n:,}", percent(k / n), interval(wilson(k, n), percent)) for title, k, n in rates if n
     ]
 
 
@@ -275,16 +270,19 @@ def _notes(run: Run) -> list[str]:
     """What a reader must know to take the figures for what they are."""
     result, config = run.result, run.config
     dataset, protocol = str(result.get("dataset", "")), result.get("protocol")
-    notes = []
+    notes: list[str] = []
+    if not any(key.startswith(("val/", "test/")) for key in result):
+        return notes
     if any(key.startswith("test/") for key in result):
         notes.append(
-            "The intervals treat the pairs as independent draws. They are not quite, since a person or a photo "
-            "can be in several pairs, so the true uncertainty is somewhat larger. Accuracy: Wilson's interval; "
-            "AUC: DeLong's; loss: the normal one; equal error rate: bootstrap over pairs, 1,000 resamples."
+            "The intervals treat the pairs as independent draws. They are not quite, since a person or a "
+            "photo can be in several pairs, so the true uncertainty is somewhat larger. Accuracy: Wilson's "
+            "interval; AUC: DeLong's; loss: the normal one; equal error rate: bootstrap over pairs, 1,000 "
+            "resamples."
         )
         notes.append(
-            f"One run with one seed{_seed(result)}: another seed trains another network, and the intervals do "
-            "not say how far its figures would be from these. Runs with several seeds do."
+            f"One run with one seed{_seed(result)}: another seed trains another network, and the intervals "
+            "do not say how far its figures would be from these. Runs with several seeds do."
         )
     if protocol == "view1" and dataset.startswith("lfw"):
         notes.append(
@@ -295,7 +293,7 @@ def _notes(run: Run) -> list[str]:
         notes.append("These faces were drawn by a program: the figures say nothing about real faces.")
     if result.get("outside_data"):
         notes.append(
-            f"{DATASETS.get(dataset, dataset)}: prepared with other images than LFW's own, which counts as "
+            f"{_title(dataset, DATASETS)}: prepared with other images than LFW's own, which counts as "
             "outside data; compare only with results that use it too."
         )
     if run.threshold is not None:

@@ -30,22 +30,18 @@ def number(value: Any, write: Callable[[float], str]) -> str:
 
 def interval(ends: Any, write: Callable[[float], str]) -> str:
     """[0.637, 0.696] -> 63.7 – 69.6 %; nothing when it is no interval."""
-    if (
-        not isinstance(ends, Sequence)
-        or len(ends) != 2
-        or ABSENT in (texts := [number(e, write) for e in ends])
-    ):
+    if not isinstance(ends, Sequence) or len(ends) != 2 or ABSENT in (texts := [number(e, write) for e in ends]):
         return ""
     return f"{texts[0].removesuffix(' %')} – {texts[1]}"
 
 
 def probability(value: float) -> str:
-    """Three digits; what is not quite 0 or 1 is not written as such."""
-    if value != 1 and f"{value:.3f}" == "1.000":
-        return "> 0.999"
-    if value != 0 and f"{value:.3f}" == "0.000":
-        return "< 0.001"
-    return f"{value:.3f}"
+    """0.9 -> p = 0.900; what is not quite 0 or 1 is not written as such: p > 0.999."""
+    if value < 1 and f"{value:.3f}" == "1.000":
+        return "p > 0.999"
+    if value > 0 and f"{value:.3f}" == "0.000":
+        return "p < 0.001"
+    return f"p = {value:.3f}"
 
 
 def duration(seconds: float) -> str:
