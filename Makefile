@@ -35,8 +35,9 @@ format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tensorboard: $(READY)  ## curves, figures and pictures of all runs and sweeps at http://localhost:6006
-	$(BIN)/tensorboard --logdir_spec runs:outputs,sweeps:multirun
+LOGDIR ?= outputs
+tensorboard: $(READY)  ## curves, figures and pictures of the runs in LOGDIR=outputs (or LOGDIR=multirun) at localhost:6006
+	$(BIN)/tensorboard --logdir $(LOGDIR)
 
 clean:  ## remove caches, rendered faces and decoded images; runs and downloaded data stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info data/cache data/synthetic

@@ -6,6 +6,7 @@ a sweep with a failed job among them. Torch and Lightning are imported only when
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -46,6 +47,10 @@ def run_app(main: Callable[[], object]) -> NoReturn:
         main()
     except (Interrupted, JobFailedError) as error:
         _end(error)
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has gone; nor may the interpreter flush to it when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except Exception as error:
         # A job ends by itself; what comes here was raised while Hydra composed or prepared it.
         _end(ConfigError(_reason(error)))
@@ -112,7 +117,8 @@ def _job(run: Callable[[RunFolder], float]) -> float:
         return run(folder)
     except (Exception, Interrupted) as error:
         if not finished_before:
-            folder.record_failure(error, f"{hydra.job.name}.log")
+            with contextlib.suppress(OSError):  # as on a full disk: the reason is told all the same
+                folder.record_failure(error, f"{hydra.job.name}.log")
         if isinstance(error, Interrupted) or hydra.mode != RunMode.MULTIRUN:
             _end(error)
         raise JobFailedError(f"job {hydra.job.num} failed: {_reason(error)}") from None
@@ -131,6 +137,8 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
         data = train.data
     else:
         data = find_run(configuration.load_eval(cfg)).data
+        if folder is not None and RunFolder(folder).result is not None:
+            raise ConfigError(f"{folder} already holds a run; give another output folder")
     check_data(data)
     if fetch and isinstance(data, LfwData):
         prepare_data(data, progress=sys.stderr.isatty())

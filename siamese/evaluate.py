@@ -9,7 +9,7 @@ from typing import Any
 
 from siamese.checkpoints import load_network
 from siamese.config import EvalConfig
-from siamese.experiment import announce, describe, load_data, pick_device, score_and_write
+from siamese.experiment import announce, describe, load_data, pick_device, score_splits
 from siamese.report.run import write_run_report
 from siamese.runs import RunFolder, find_run
 
@@ -29,7 +29,7 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
     folder.start(scored, **describe(scored, device), run=str(run.path.resolve()))
     network = load_network(run.best, scored)
     data = load_data(scored, folder)
-    figures = score_and_write(network, scored, folder, {"val": data.val, "test": data.test}, data.pixels, device)
+    figures = score_splits(network, scored, folder, data, device)
     recorded = run.result or {}
     result = folder.record(
         status="done",

@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
-from numpy.typing import NDArray
-from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -36,9 +33,10 @@ from siamese.callbacks import (
 )
 from siamese.checkpoints import load_network, save_atomically
 from siamese.config import CosineScheduler, StepScheduler, TrainConfig, to_plain
-from siamese.data.module import PairDataModule, PairSet
+from siamese.data.module import PairDataModule
 from siamese.data.sources import LAYOUTS, image_root
 from siamese.errors import ConfigError
+from siamese.evaluation.metrics import sigmoid
 from siamese.evaluation.summary import summarise
 from siamese.models.build import build_network
 from siamese.models.siamese import SiameseNetwork
@@ -94,7 +92,7 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     history = read_history(folder.history)
 
     network = load_network(folder.best, config)
-    figures = score_and_write(network, config, folder, {"val": data.val, "test": data.test}, data.pixels, device)
+    figures = score_splits(network, config, folder, data, device)
     result = folder.record(
         status="done",
         **figures,
@@ -205,36 +203,20 @@ def build_logger(config: TrainConfig, path: Path) -> Logger:
     return RunTensorBoardLogger(path, name="", version="")
 
 
-def score_and_write(
-    network: SiameseNetwork,
-    config: TrainConfig,
-    folder: RunFolder,
-    splits: dict[str, PairSet],
-    pixels: Tensor,
-    device: torch.device,
+def score_splits(
+    network: SiameseNetwork, config: TrainConfig, folder: RunFolder, data: PairDataModule, device: torch.device
 ) -> dict[str, Any]:
-    """Score the splits, write ``predictions.csv``, and return the figures in the keys of ``result.json``."""
-    bf16 = config.precision == "bf16"
-    scored = {
-        split: (pairs, score_pairs(network, pixels, pairs.indices, device, bf16)) for split, pairs in splits.items()
-    }
-    return write_predictions(folder, scored, config.threshold)
-
-
-def write_predictions(
-    folder: RunFolder, scored: dict[str, tuple[PairSet, NDArray[np.float32]]], threshold: float
-) -> dict[str, Any]:
-    """Write ``predictions.csv`` and return the figures of each split, in the keys of ``result.json``."""
+    """Score validation and test pairs into ``predictions.csv``; returns the figures in the keys of ``result.json``."""
     rows: list[tuple[object, ...]] = []
     figures: dict[str, Any] = {}
-    for split, (pairs, logits) in scored.items():
-        logits64 = logits.astype(np.float64)
-        probabilities = 1 / (1 + np.exp(-logits64))
-        for pair, logit, probability in zip(pairs.pairs, logits64, probabilities, strict=True):
-            predicted = int(probability >= threshold)
+    for split, pairs in (("val", data.val), ("test", data.test)):
+        logits = score_pairs(network, data.pixels, pairs.indices, device, bf16=config.precision == "bf16")
+        for pair, logit, probability in zip(pairs.pairs, logits, sigmoid(logits), strict=True):
+            predicted = int(probability >= config.threshold)
             outcome = ("t" if predicted == pair.label else "f") + ("p" if predicted else "n")
             rows.append((split, *pair, float(logit), float(probability), predicted, outcome))
-        summary = summarise(logits64, pairs.labels.numpy(), threshold)
+        summary = summarise(logits, pairs.labels.numpy(), config.threshold)
+        # The four counts and the intervals are those of the test.
         keep = ("loss", "acc", "auc") if split == "val" else summary
         figures |= {name if name in ("tp", "fp", "tn", "fn") else f"{split}/{name}": summary[name] for name in keep}
     folder.write_csv("predictions.csv", PREDICTION_COLUMNS, rows)

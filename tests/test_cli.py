@@ -60,6 +60,10 @@ def test_train_refuse_resume_eval_report(run_script: Run, tiny_overrides: list[s
     keys = [key for key in recorded if key.startswith(("test/", "val/"))]
     assert {key: again_result[key] for key in keys} == {key: recorded[key] for key in keys}
 
+    onto = run_script("eval.py", "run=run", "hydra.run.dir=run")
+    assert (onto.returncode, onto.stderr) == (2, "error: run already holds a run; give another output folder\n")
+    assert result_of(folder) == recorded
+
     (folder / "report.html").unlink()
     page = subprocess.run(
         [sys.executable, "-m", "siamese", "report", "run"], cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -21,9 +21,7 @@ COLUMNS = 40  # steps of the hair's grid from ear to ear
 class Cut:
     """A hair style. Lengths are in head units, and x of `line` in half widths of the person's own face."""
 
-    line: tuple[
-        tuple[float, float], ...
-    ]  # the hairline from the left ear to the forehead's middle or right ear
+    line: tuple[tuple[float, float], ...]  # the hairline from the left ear to the forehead's middle or right ear
     top: float = 0.15  # how far the hair stands off the skull at the crown
     side: float = 0.08  # ... and at the temples
     ear: float = -0.05  # y where it ends at the sides
@@ -86,7 +84,7 @@ CUTS: dict[str, Cut] = {
     "bunches": Cut(
         line=((-0.99, 0.0), (-0.92, -0.36), (-0.66, -0.7), (-0.2, -0.9), (0.0, -1.0)),
         top=0.14, side=0.07, ear=0.0, comb=0.05,
-        knots=((-1.5, 0.0, 0.33), (1.5, 0.0, 0.33), (-1.62, 0.5, 0.28), (1.62, 0.5, 0.28)),
+        knots=((-1.36, 0.42, 0.3), (1.36, 0.42, 0.3)),
     ),
 }  # fmt: skip
 
@@ -132,15 +130,30 @@ def _between(inner: Floats, outer: Floats, s: Floats, t: Floats) -> tuple[Floats
     return xy, (1 - t) * (surface(low) + 0.06) - 0.1 * t + 0.25 * t * (1 - t)
 
 
+def _draw_knot(canvas: Canvas, person: Person, x: float, y: float, radius: float) -> None:
+    """A bun above the head, or a bunch that hangs beside it."""
+    hanging = 1.9 if x else 1.0
+    angle = np.linspace(0, 2 * math.pi, 24, endpoint=False)
+    # A bunch is a drop: narrow where it is tied, wide below.
+    narrow = 0.75 + 0.25 * np.sin(angle) if x else 1.0
+    shape = np.stack([radius * np.cos(angle) * narrow, hanging * radius * np.sin(angle)], 1)
+    canvas.fill(shape + (x, y), tint(person.hair_colour, 0.86), -0.2)
+    shrink = np.linspace(-0.8, 0.8, 9)[:, None]
+    along = np.linspace(-0.86, 0.86, 7)[None, :]
+    width = np.sqrt(1 - along**2) * ((0.75 + 0.25 * along) if x else 1.0)
+    hairs = np.stack([x + radius * shrink * width, np.broadcast_to(y + hanging * radius * along, (9, 7))], 2)
+    tones = [tint(person.hair_colour, tone) for tone in (0.68, 1.15, 0.9, 1.3)]
+    canvas.strokes(hairs, tones, 0.03, np.full((9, 7), -0.2))
+    if x:
+        tie = np.array([[-0.09, 0.0], [0.09, 0.0]]) + (x, y - hanging * radius)
+        canvas.stroke(tie, person.band_colour, 0.13, -0.15)
+
+
 def draw_hair_behind(canvas: Canvas, person: Person) -> None:
     """What hangs behind the face, and buns and bunches: drawn before the head."""
     cut = CUTS[person.hair]
     for x, y, radius in cut.knots:
-        r = radius * (0.85 + 0.3 * (person.volume - 0.7))
-        canvas.fill(oval(x * person.face_width, y, r, r * 1.05), tint(person.hair_colour, 0.86), -0.25)
-        for k in range(3):
-            ring = oval(x * person.face_width, y, r * (0.9 - 0.26 * k), r * (0.85 - 0.24 * k))[: 14 + k]
-            canvas.stroke(ring, tint(person.hair_colour, 1.2 if k % 2 else 0.66), 0.03, -0.25)
+        _draw_knot(canvas, person, x * person.face_width, y, radius * (0.64 + 0.3 * person.volume))
     if cut.behind is None:
         return
     wide, end = person.face_width + cut.behind[0] * person.volume, cut.behind[1] * person.hair_length
@@ -233,9 +246,7 @@ def draw_sunglasses(canvas: Canvas, person: Person, shot: Shot) -> None:
     """Dark glasses over both eyes."""
     y, gap = person.eye_y + 0.03, max(person.eye_gap, 0.42)
     for side in (-1, 1):
-        lens = smooth(
-            [(-0.36, -0.2), (0, -0.23), (0.36, -0.2), (0.3, 0.16), (0, 0.25), (-0.3, 0.16), (-0.36, -0.2)], 4
-        )
+        lens = smooth([(-0.36, -0.2), (0, -0.23), (0.36, -0.2), (0.3, 0.16), (0, 0.25), (-0.3, 0.16), (-0.36, -0.2)], 4)
         placed = lens + [side * gap, y]
         canvas.fill(placed, tint(shot.prop, 0.22), surface(placed) + 0.12)
         canvas.shade(oval(side * gap - 0.1, y - 0.08, 0.12, 0.06), 1.5)

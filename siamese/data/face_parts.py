@@ -21,12 +21,8 @@ if TYPE_CHECKING:
 Floats: TypeAlias = NDArray[np.float64]
 Colour: TypeAlias = tuple[int, int, int]
 
-SUPERSAMPLE = (
-    2  # crisp parts are drawn this much larger than the photo, then reduced: that smooths their edges
-)
-NEUTRAL = (
-    128  # value of the soft layer that changes nothing; it is a factor, so 64 halves and 192 is 1.5 times
-)
+SUPERSAMPLE = 2  # crisp parts are drawn this much larger than the photo, then reduced: that smooths their edges
+NEUTRAL = 128  # value of the soft layer that changes nothing; it is a factor, so 64 halves and 192 is 1.5 times
 SOFT = 4  # soft parts are drawn this much smaller than the photo
 CROWN = -1.27  # y of the top of the skull
 NECK_Y = 1.75  # y where the neck meets the clothes
@@ -110,9 +106,7 @@ class Canvas:
         self.centre = np.array([0.5 + shot.shift_x, 0.47 + shot.shift_y]) * size * SUPERSAMPLE
         yaw, pitch, roll = shot.yaw, shot.pitch, shot.roll
         turn_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
-        turn_x = np.array(
-            [[1, 0, 0], [0, math.cos(pitch), -math.sin(pitch)], [0, math.sin(pitch), math.cos(pitch)]]
-        )
+        turn_x = np.array([[1, 0, 0], [0, math.cos(pitch), -math.sin(pitch)], [0, math.sin(pitch), math.cos(pitch)]])
         turn_z = np.array([[math.cos(roll), -math.sin(roll), 0], [math.sin(roll), math.cos(roll), 0]])
         self.turn: Floats = turn_z @ turn_x @ turn_y
         self.upright: Floats = np.array([[1.0, 0, 0], [0, 1, 0]])
@@ -128,9 +122,7 @@ class Canvas:
         placed: Floats = points @ (self.upright if body else self.turn).T * self.unit + self.centre
         return placed
 
-    def fill(
-        self, xy: Floats, colour: Colour, z: Floats | float | None = None, *, body: bool = False
-    ) -> None:
+    def fill(self, xy: Floats, colour: Colour, z: Floats | float | None = None, *, body: bool = False) -> None:
         """A filled polygon with a crisp edge."""
         self.draw.polygon(self.place(xy, z, body=body).ravel().tolist(), fill=colour)
 
@@ -146,9 +138,7 @@ class Canvas:
         """A line through the points, `width` in head units (at least a pixel)."""
         pixels = max(1, round(width * self.unit))
         placed = self.place(xy, z)
-        self.draw.line(
-            placed.ravel().tolist(), fill=colour, width=pixels, joint="curve" if pixels > 3 else None
-        )
+        self.draw.line(placed.ravel().tolist(), fill=colour, width=pixels, joint="curve" if pixels > 3 else None)
         if round_ends:
             for x, y in (placed[0], placed[-1]):
                 self.draw.circle((x, y), pixels / 2, fill=colour)

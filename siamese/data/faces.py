@@ -128,7 +128,7 @@ class Shot:
 def _any_colour(rng: np.random.Generator, dark: float = 12, light: float = 248) -> Colour:
     """A colour of low saturation and any brightness, more often dark or light than in between."""
     level = dark + (light - dark) * rng.beta(0.65, 0.65)
-    return mix((level,) * 3, tuple(rng.uniform(0, 255, 3)), float(rng.uniform(0.05, 0.4)))
+    return mix((level,) * 3, tuple(rng.uniform(0, 255, 3)), float(rng.uniform(0.05, 0.45)))
 
 
 def _skin(rng: np.random.Generator) -> Colour:
@@ -190,7 +190,9 @@ def sample_person(rng: np.random.Generator) -> Person:
         mouth_width=rng.uniform(0.26, 0.45),
         upper_lip=rng.uniform(0.03, 0.075) if male else rng.uniform(0.04, 0.11),
         lower_lip=rng.uniform(0.05, 0.11) if male else rng.uniform(0.07, 0.14),
-        lips=tint(mix(tint(skin, 0.78), (188, 62, 72), lip_red), rng.uniform(0.85, 1.0) if male else rng.uniform(0.45, 1.1)),
+        lips=tint(
+            mix(tint(skin, 0.78), (188, 62, 72), lip_red), rng.uniform(0.85, 1.0) if male else rng.uniform(0.45, 1.1)
+        ),
         hair=cut,
         hair_colour=hair_colour,
         hairline=rng.uniform(-0.05, 0.06),
@@ -200,7 +202,7 @@ def sample_person(rng: np.random.Generator) -> Person:
         beard=beard,
         beard_colour=tint(hair_colour, rng.uniform(0.75, 1.0)),
         glasses=str(rng.choice(("none", "thin", "thick", "round"), p=(0.52, 0.06, 0.24, 0.18))),
-        glasses_habit=rng.uniform(0.95, 1.0),
+        glasses_habit=rng.uniform(0.97, 1.0),
         frame=_any_colour(rng, 8, 110),
         earrings=rng.uniform(0.09, 0.17) if rng.random() < (0.1 if male else 0.5) else 0.0,
         jewel=_any_colour(rng),
@@ -222,17 +224,17 @@ def sample_shot(person: Person, rng: np.random.Generator) -> Shot:
         yaw=float(np.clip(rng.normal(0, 0.15), -0.36, 0.36)),
         pitch=float(np.clip(rng.normal(0, 0.08), -0.2, 0.2)),
         roll=float(np.clip(rng.normal(0, 0.055), -0.16, 0.16)),
-        scale=rng.uniform(0.23, 0.26),
+        scale=rng.uniform(0.185, 0.215),
         shift_x=rng.uniform(-0.028, 0.028),
         shift_y=rng.uniform(-0.015, 0.025),
         light_x=rng.uniform(-1, 1),
         light_y=rng.uniform(-0.8, 0.3),
         light=rng.uniform(0.04, 0.2),
-        gain=rng.uniform(0.8, 1.15),
+        gain=rng.uniform(0.88, 1.1),
         gamma=rng.uniform(0.9, 1.15),
         cast=(float(red), float(green), float(blue)),
-        contrast=rng.uniform(0.78, 0.96),
-        offset=rng.uniform(-40, 40),
+        contrast=rng.uniform(0.82, 0.98),
+        offset=rng.uniform(-14, 14),
         smile=float(np.clip(rng.normal(0.45, 0.35), -0.15, 1)),
         mouth_open=float(rng.uniform(0.15, 0.75)) if rng.random() < 0.35 else 0.0,
         lids=float(rng.uniform(0.12, 0.6)) if rng.random() < 0.12 else float(rng.uniform(0.8, 1.15)),
@@ -242,7 +244,7 @@ def sample_shot(person: Person, rng: np.random.Generator) -> Shot:
         glasses=person.glasses != "none" and rng.random() < person.glasses_habit,
         cloth=_any_colour(rng),
         cloth_accent=_any_colour(rng),
-        stripes=rng.random() < 0.22,
+        stripes=rng.random() < 0.4,
         neckline=rng.uniform(0.05, 0.55),
         backdrop=str(rng.choice(_BACKDROPS)),
         prop_kind=str(rng.choice(kinds, p=shares)),
@@ -260,29 +262,28 @@ _PROPS = {
     "microphone": 0.02,
     "passer-by": 0.02,
 }
-_BACKDROPS = ("plain", "clouds", "lights", "stripes", "room")
+_BACKDROPS = ("plain", "clouds", "lights", "lights", "stripes", "stripes", "room", "room")
 
 
 def _backdrop(shot: Shot, rng: np.random.Generator, side: int) -> Image.Image:
     """The background, `side` pixels square: a soft gradient and, most often, things on it."""
     base, other = _any_colour(rng), _any_colour(rng)
-    n = 7 if shot.backdrop == "clouds" else 2
-    weights = rng.uniform(0, 1 if n == 7 else 0.6, (n, n, 1))
+    n = 9 if shot.backdrop == "clouds" else 2
+    weights = rng.uniform(0, 1 if n == 9 else 0.5, (n, n, 1))
     field = np.array(base) + weights * (np.array(other) - base)
     image = Image.fromarray(field.astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)
     if shot.backdrop == "lights":
-        for x, y, r in rng.uniform((0, 0, 0.03), (1, 1, 0.14), (14, 3)) * side:
-            draw.circle((x, y), r, fill=mix(base, _any_colour(rng, 60, 255), 0.6))
+        for x, y, r in rng.uniform((0, 0, 0.03), (1, 1, 0.13), (22, 3)) * side:
+            draw.circle((x, y), r, fill=mix(base, _any_colour(rng), 0.75))
     elif shot.backdrop == "stripes":
-        pitch, lean = rng.uniform(0.06, 0.2) * side, rng.uniform(-0.5, 0.5) * side
-        for k in range(-4, int(side / pitch) + 8):
-            draw.line(
-                (k * pitch, 0, k * pitch + lean, side), fill=mix(base, other, 0.7), width=round(pitch * 0.45)
-            )
+        pitch, lean = rng.uniform(0.07, 0.2) * side, rng.uniform(-0.5, 0.5) * side
+        for k in range(-8, int(side / pitch) + 8):
+            line = (k * pitch, 0, k * pitch + lean, side)
+            draw.line(line, fill=mix(base, other, 0.8), width=round(pitch * 0.45))
     elif shot.backdrop == "room":
-        for x, y, w, h in rng.uniform((-0.2, -0.2, 0.15, 0.15), (0.9, 0.7, 0.6, 0.8), (6, 4)) * side:
-            draw.rectangle((x, y, x + w, y + h), fill=mix(base, _any_colour(rng), 0.7))
+        for x, y, w, h in rng.uniform((-0.2, -0.2, 0.1, 0.1), (0.95, 0.7, 0.45, 0.7), (9, 4)) * side:
+            draw.rectangle((x, y, x + w, y + h), fill=mix(base, _any_colour(rng), 0.8))
     return image
 
 

@@ -395,9 +395,7 @@ def is_written(root: Path, spec: SyntheticSpec) -> bool:
     return bool(found == _manifest(spec)) and whole
 
 
-def write_lfw_tree(
-    root: Path, spec: SyntheticSpec, *, workers: int | None = None, progress: bool = False
-) -> None:
+def write_lfw_tree(root: Path, spec: SyntheticSpec, *, workers: int | None = None, progress: bool = False) -> None:
     """Writes the data set of `spec` to `root` as LFW unpacks; returns at once when it is already there.
 
     `workers` processes draw (default: one per core, eight at most); the files' bytes do not depend on it. The tree
@@ -423,9 +421,7 @@ def write_lfw_tree(
                 plan = _plan(spec)
                 (unfinished / IMAGE_FOLDER).mkdir(parents=True)
                 photos = sum(plan.people.values())
-                cores = (
-                    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-                )
+                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
                 # A process takes about as long to start as twenty photos to draw.
                 most = min(8, cores, max(1, photos // 60)) if workers is None else workers
                 _render_all(unfinished / IMAGE_FOLDER, spec, photos, max(1, most), progress)
@@ -436,9 +432,7 @@ def write_lfw_tree(
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise DataError(
-            f"{root}: cannot write the synthetic faces here ({error}); set data.root elsewhere"
-        ) from error
+        raise DataError(f"{root}: cannot write the synthetic faces here ({error}); set data.root elsewhere") from error
 
 
 def contact_sheet(seed: int = 0, people: int = 6, photos: int = 8, side: int = 110) -> Image.Image:

@@ -151,9 +151,7 @@ def as_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64]
     _same_length(score, same, "scores")
     bad = np.flatnonzero(~np.isfinite(score))
     if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(score)} scores are not finite, the first at {bad[0]}: {score[bad[0]]}"
-        )
+        raise ValueError(f"{len(bad)} of {len(score)} scores are not finite, the first at {bad[0]}: {score[bad[0]]}")
     return score, same
 
 

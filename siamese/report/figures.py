@@ -157,21 +157,25 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
         photo: from an image's name to the picture, None where there is none any more.
     """
     columns = max(1, *(len(group.confident) + len(group.doubtful) for group in examples))
-    figure = Figure(figsize=(2.3 * columns + 1.2, 1.75 * len(examples) + 0.3), layout="constrained", facecolor="white")
-    grid = figure.subplots(len(examples), columns, squeeze=False)
-    for group, row in zip(examples, grid, strict=True):
+    cell_width, cell_height, margin = 2.2, 1.65, 1.3  # inches; placed by hand, since a layout engine takes a second
+    width, height = margin + cell_width * columns, cell_height * len(examples)
+    figure = Figure(figsize=(width, height), facecolor="white")
+    for row, group in enumerate(examples):
+        top = height - cell_height * row
         title, meaning = OUTCOME_TITLES[group.outcome]
-        pairs = [*group.confident, *group.doubtful]
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
         label = "\n".join([title, *meaning.split(", "), count(group.count, "pair")])
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, color=INK)
-        for axes, pair in zip(row, pairs, strict=False):
+        figure.text(
+            (margin - 0.1) / width, (top - 0.75) / height, label, ha="right", va="center", fontsize=8, color=INK
+        )
+        for column, pair in enumerate([*group.confident, *group.doubtful]):
+            left = margin + cell_width * column
+            axes = figure.add_axes((left / width, (top - 1.25) / height, 2.1 / width, 1.0 / height))
+            axes.set_axis_off()
             axes.imshow(_side_by_side([photo(pair.image1), photo(pair.image2)]))
-            axes.set_title(probability(pair.probability), fontsize=8, color=INK)
+            axes.set_title(probability(pair.probability), fontsize=8, color=INK, pad=3)
             names = f"{photo_title(pair.image1)}\n{photo_title(pair.image2)}"
-            axes.set_xlabel(names, fontsize=6.5, color=INK, parse_math=False)
+            middle, below = (left + 1.05) / width, (top - 1.28) / height
+            figure.text(middle, below, names, ha="center", va="top", fontsize=6.5, color=INK, parse_math=False)
     return figure
 
 

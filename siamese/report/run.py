@@ -30,8 +30,8 @@ DATASETS = {
     "lfw_funneled": "LFW, funneled",
     "lfw_deepfunneled": "LFW, deep-funneled",
     "lfw_a": "LFW-a, aligned",
-    "synthetic": "synthetic faces",
-    "folder": "own photos",
+    "synthetic": "Synthetic faces",
+    "folder": "Own photos",
 }
 PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot"}
 PICTURES = ("curves", "roc", "scores", "confusion", "gallery")
@@ -208,11 +208,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     best_text = "" if best is None else f"{best} of {epochs}" if epochs else str(best)
     commit = str(result.get("git_commit") or "")[:12]
     versions = {key.removeprefix("version/"): value for key, value in result.items() if key.startswith("version/")}
-    sizes = [(name, result.get(f"n_{key}")) for key, name in (("train", "train"), ("val", "val"), ("test", "test"))]
+    sizes = {"training": result.get("n_train"), "validation": result.get("n_val"), "test": result.get("n_test")}
     facts = [
         ("Data set", dataset and f"{_title(dataset, DATASETS)} (data={dataset})"),
         ("Scored run", result.get("run")),
-        ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes if isinstance(size, int))),
+        ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if isinstance(size, int))),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
         ("Training time", _if_number(result.get("train_seconds"), duration)),

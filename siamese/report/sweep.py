@@ -94,7 +94,10 @@ def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:
     head = [*settings, "n", *(title for title, *_ in columns)]
     lines = [f"# Sweep {folder.parent.name}/{folder.name}", "", _line(head), _line(["---"] * len(head))]
     for values, results in sorted(groups.items(), key=lambda group: -fmean(r["val/acc"] for r in group[1])):
-        figures = [spread([scale * r[key] for r in results], digits) for _, key, scale, digits in columns]
+        figures = [
+            spread([scale * r[key] for r in results if r.get(key) is not None], digits)
+            for _, key, scale, digits in columns
+        ]
         lines.append(_line([*values, str(len(results)), *figures]))
     lines += ["", "Sorted by validation accuracy. Several seeds of one configuration: mean ± standard error."]
     about = {(r["dataset"], r["protocol"], r["n_test"]) for group in groups.values() for r in group}
@@ -112,7 +115,9 @@ def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """The mean, and ± its standard error when there are at least two values."""
+    """The mean, and ± its standard error when there are at least two values; empty when there is none."""
+    if not values:
+        return ""
     mean = f"{fmean(values):.{digits}f}"
     if len(values) < 2:
         return mean

@@ -46,11 +46,11 @@ def probability(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """37.8 s, 12 min 5 s, 2 h 3 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    minutes = int(seconds // 60)
+    minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {int(seconds % 60)} s"
+        return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
 
