@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 
 from siamese import config as configuration
 from siamese.config import TrainConfig
+from siamese.data.synthetic import SyntheticSpec
 from siamese.errors import ConfigError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -54,6 +56,11 @@ def test_regularization_sets_what_it_names_and_the_command_line_wins() -> None:
     assert load("regularization=weight_decay", "weight_decay=1e-6").weight_decay == 1e-6
     assert load("regularization=dropout").model.dropout == 0.1
     assert load("regularization=dropout", "model.dropout=0.2").model.dropout == 0.2
+
+
+def test_synthetic_defaults_are_the_generators() -> None:
+    data, spec = load("data=synthetic").data, SyntheticSpec()
+    assert {key: getattr(data, key) for key in asdict(spec)} == asdict(spec)
 
 
 def test_lfw_root_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

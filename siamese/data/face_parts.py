@@ -80,7 +80,13 @@ def _circle(n: int) -> Floats:
 
 def oval(x: float, y: float, rx: float, ry: float, n: int = 20) -> Floats:
     """`n` points around an axis-aligned ellipse, shape (n, 2)."""
-    return _circle(n) * (rx, ry) + (x, y)
+    return moved(_circle(n) * np.array((rx, ry)), x, y)
+
+
+def moved(points: Floats, x: float, y: float) -> Floats:
+    """Points of shape (n, 2), each shifted by the same vector."""
+    shifted: Floats = points + np.array((x, y))
+    return shifted
 
 
 def surface(xy: Floats) -> Floats:
@@ -191,9 +197,10 @@ def draw_body(canvas: Canvas, person: Person, shot: Shot) -> None:
     rim = canvas.place(smooth(cut, 4), 0.0, body=True).ravel().tolist()
     canvas.draw.line(rim, fill=tint(shot.cloth, 0.72), width=round(0.06 * canvas.unit))
     if shot.stripes:
-        for k in range(4):
-            y = NECK_Y + neckline + 0.22 + 0.3 * k
-            arc = np.stack([np.linspace(-2.4, 2.4, 9), y + 0.12 * np.linspace(-1, 1, 9) ** 2], axis=1)
+        u = np.linspace(-0.97, 0.97, 9)
+        for y in NECK_Y + neckline + 0.22 + 0.3 * np.arange(6):
+            wide = np.interp(y, [side[1] for side in sides], [side[0] for side in sides])
+            arc = np.stack([u * wide, y + 0.1 * u**2], 1)
             line = canvas.place(arc, 0.0, body=True).ravel().tolist()
             canvas.draw.line(line, fill=shot.cloth_accent, width=round(0.11 * canvas.unit))
 
@@ -243,9 +250,9 @@ def draw_marks(canvas: Canvas, person: Person) -> None:
     crease = tint(person.skin, 1 - 0.26 * person.wrinkles)
     if person.wrinkles > 0.4:
         for k in range(2):
-            x = np.linspace(-0.42, 0.42, 9)
-            y = -0.62 - 0.11 * k + 0.04 * np.cos(3 * x)
-            canvas.stroke(np.stack([x, y], axis=1), crease, 0.015)
+            across = np.linspace(-0.42, 0.42, 9)
+            line = np.stack([across, -0.62 - 0.11 * k + 0.04 * np.cos(3 * across)], axis=1)
+            canvas.stroke(line, crease, 0.015)
 
 
 def draw_eye(canvas: Canvas, person: Person, shot: Shot, side: int) -> None:
@@ -280,8 +287,8 @@ def draw_eye(canvas: Canvas, person: Person, shot: Shot, side: int) -> None:
     canvas.stroke(lid[2:-2] - [0, 0.02], tint(person.skin, 0.68), 0.014)
     if person.wrinkles > 0.5:
         for dy in (-0.03, 0.05):
-            feet = np.array([[x + side * (person.eye_width + 0.06), y + dy / 2]])
-            feet = np.concatenate([feet, feet + [side * 0.13, dy]])
+            corner = x + side * (person.eye_width + 0.06)
+            feet = np.array([[corner, y + dy / 2], [corner + side * 0.13, y + 1.5 * dy]])
             canvas.stroke(feet, tint(person.skin, 0.78), 0.014)
 
 
@@ -431,11 +438,11 @@ def draw_glasses(canvas: Canvas, person: Person) -> None:
     ring = np.stack([np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** power * rx,
                      np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** power * ry], 1)  # fmt: skip
     for side in (-1, 1):
-        rim = ring + [side * gap, y]
+        rim = moved(ring, side * gap, y)
         canvas.shade(rim[:-1], (1.06, 1.07, 1.09))
         if person.face_width > gap + rx + 0.05:
             temple = np.array([[side * (gap + rx), y - 0.06], [side * person.face_width, y - 0.05]])
-            canvas.stroke(temple, person.frame, 0.8 * width, surface(temple) + (0.12, 0.0))
+            canvas.stroke(temple, person.frame, 0.8 * width, surface(temple) + np.array((0.12, 0.0)))
         canvas.stroke(rim, person.frame, width, surface(rim) + 0.12)
     bridge = smooth([(-gap + rx, y - 0.04), (0, y - 0.1), (gap - rx, y - 0.04)], 5)
     canvas.stroke(bridge, person.frame, width, surface(bridge) + 0.12)

@@ -55,9 +55,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
         DataError: the file is missing, not UTF-8 or malformed; the message names the file and the line.
     """
     lines = _Lines(path)
-    (count,) = lines.numbers(
-        "the number of same pairs alone on the first line, as in pairsDevTrain.txt", fields=1
-    )
+    (count,) = lines.numbers("the number of same pairs alone on the first line, as in pairsDevTrain.txt", fields=1)
     pairs = _read_block(lines, count)
     lines.finish()
     _warn_of_duplicates(lines.path, pairs)
@@ -190,9 +188,7 @@ def _read_same(lines: _Lines, expected: str) -> Pair:
     person = lines.person(fields[0])
     first, second = lines.index(fields[1]), lines.index(fields[2])
     if first == second:
-        raise lines.error(
-            f"image {first} of {_shown([person])} is paired with itself", "two different images"
-        )
+        raise lines.error(f"image {first} of {_shown([person])} is paired with itself", "two different images")
     return Pair(image_name(person, first), image_name(person, second), 1)
 
 

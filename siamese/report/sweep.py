@@ -50,9 +50,7 @@ def write_sweep_tables(folder: Path) -> None:
     writer.writerow(["job", "status", *settings, "seed", *FIGURES, "error"])
     for job in jobs:
         values = [job.settings.get(key) for key in [*settings, "seed"]]
-        writer.writerow(
-            [job.number, job.status, *values, *(job.result.get(key) for key in (*FIGURES, "error"))]
-        )
+        writer.writerow([job.number, job.status, *values, *(job.result.get(key) for key in (*FIGURES, "error"))])
     write_text_atomically(folder / "results.csv", text.getvalue())
     write_text_atomically(folder / "results.md", markdown(folder, jobs, settings))
 
@@ -71,9 +69,7 @@ def read_jobs(folder: Path) -> list[Job]:
 def varied(jobs: Sequence[Job]) -> list[str]:
     """The settings, the seed apart, that differ between jobs."""
     keys = dict.fromkeys(key for job in jobs for key in job.settings if key not in NOT_SETTINGS)
-    return [
-        key for key in keys if len({json.dumps(job.settings[key]) for job in jobs if key in job.settings}) > 1
-    ]
+    return [key for key in keys if len({json.dumps(job.settings[key]) for job in jobs if key in job.settings}) > 1]
 
 
 def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:
@@ -108,9 +104,7 @@ def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:
         )
     if unfinished := [job for job in jobs if job.status != "done"]:
         lines += ["", "Not finished:", ""]
-        lines += [
-            f"- job {job.number}: {job.status}. {_cell(job.result.get('error', ''))}" for job in unfinished
-        ]
+        lines += [f"- job {job.number}: {job.status}. {_cell(job.result.get('error', ''))}" for job in unfinished]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -141,9 +135,7 @@ def _read(file: Path, parse: Any) -> Any:
 def _flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in (nested or {}).items():
-        flat |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        )
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
