@@ -66,12 +66,18 @@ class RunFolder:
         """Make sure that a run with this configuration may use the folder.
 
         Raises:
-            ConfigError: it holds a run and ``resume`` is false, or a run with another configuration.
+            ConfigError: it holds a run and ``resume`` is false, a run with another configuration, or what is left
+                of one.
         """
         result = self.result
         if result is None:
             if self.path.exists() and not self.path.is_dir():
                 raise ConfigError(f"{self.path} is a file; give another output folder")
+            if self.last.exists() or self.best.exists():
+                raise ConfigError(
+                    f"{self.checkpoints} holds checkpoints, but no result.json tells of which run; delete them or "
+                    "give another output folder"
+                )
             return
         if not config.resume:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def test_a_sweep_with_a_failing_job(run_script: Run, tiny_overrides: list[str], 
     refused = run_script("train.py", "-m", *overrides, "batch_size=8", "hydra.sweep.dir=sweep")
     assert refused.returncode == 2
     assert "already holds a sweep" in refused.stderr
-    (sweep / "1/result.json").unlink()
+    shutil.rmtree(sweep / "1")
     kept = (sweep / "0/predictions.csv").stat().st_mtime_ns
     resumed = run_script(
         "train.py", "-m", *overrides, "max_epochs=1", "batch_size=8", "seed=0,1", "hydra.sweep.dir=sweep",

@@ -61,15 +61,17 @@ def test_unfinished_damaged_and_foreign_folders(tmp_path: Path) -> None:
     broken = job(tmp_path, 2, 0.8)
     (broken / "result.json").write_text("{")
     refused = job(tmp_path, 10, status="failed", batch_size=0)
-    (refused / "config.yaml").unlink()
     (refused / ".hydra").mkdir()
-    (refused / ".hydra/overrides.yaml").write_text("- batch_size=0\n- seed=3\n")
+    (refused / "config.yaml").rename(refused / ".hydra/config.yaml")
+    with (refused / ".hydra/config.yaml").open("a") as file:
+        file.write("name: ${model.name}\n")
     (refused / "result.json").write_text(json.dumps({"status": "failed", "error": "a | b\nc"}))
     (tmp_path / "notes").mkdir()
     (tmp_path / "multirun.yaml").write_text("x")
     rows, table = tables(tmp_path)
     assert [(row["job"], row["status"]) for row in rows] == [("0", "done"), ("1", "running"), ("10", "failed")]
     assert rows[2]["batch_size"] == "0"
+    assert "name" not in rows[0]
     assert "- job 10: failed. a \\| b c" in table
 
 

@@ -267,6 +267,9 @@ def test_a_finished_run_is_returned_as_recorded(tiny_config: Make, tmp_path: Pat
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")} == before
     with pytest.raises(ConfigError, match="batch_size=8, not 4"):
         run(tiny_config(max_epochs=1, batch_size=4, resume=True), tmp_path / "a")
+    (tmp_path / "a/result.json").unlink()
+    with pytest.raises(ConfigError, match=r"checkpoints, but no result\.json"):
+        run(tiny_config(max_epochs=1, resume=True), tmp_path / "a")
 
 
 # --- evaluation -------------------------------------------------------------------------------------------

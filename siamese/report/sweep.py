@@ -61,7 +61,7 @@ def read_jobs(folder: Path) -> list[Job]:
     for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
         result = _read(path / "result.json", json.loads)
         if isinstance(result, dict):
-            settings = _flatten(_read(path / "config.yaml", yaml.safe_load)) or _overrides(path)
+            settings = _flatten(_read(path / "config.yaml", yaml.safe_load)) or _composed(path)
             jobs.append(Job(path.name, settings, result))
     return jobs
 
@@ -88,7 +88,7 @@ def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:
         if job.status == "done":
             groups.setdefault(tuple(_show(job.settings.get(key)) for key in settings), []).append(job.result)
     head = [*settings, "n", *(title for title, *_ in columns)]
-    lines = [f"# Sweep {folder.parent.name}/{folder.name}", "", _line(head), _line(["---"] * len(head))]
+    lines = ["# Sweep " + "/".join(folder.resolve().parts[-2:]), "", _line(head), _line(["---"] * len(head))]
     for values, results in sorted(groups.items(), key=lambda group: -fmean(r["val/acc"] for r in group[1])):
         figures = [
             spread([scale * r[key] for r in results if r.get(key) is not None], digits)
@@ -118,11 +118,10 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{mean} ± {stdev(values) / math.sqrt(len(values)):.{max(digits, 1)}f}"
 
 
-def _overrides(path: Path) -> dict[str, Any]:
-    """The settings of a job whose configuration was refused: what its command line says."""
-    lines = _read(path / ".hydra" / "overrides.yaml", yaml.safe_load) or []
-    pairs = (str(line).partition("=") for line in lines)
-    return {key: value for key, _, value in pairs}
+def _composed(path: Path) -> dict[str, Any]:
+    """The settings of a job whose configuration was refused, as Hydra composed it; unresolved ones left out."""
+    settings = _flatten(_read(path / ".hydra" / "config.yaml", yaml.safe_load))
+    return {key: value for key, value in settings.items() if "${" not in str(value)}
 
 
 def _read(file: Path, parse: Any) -> Any:
