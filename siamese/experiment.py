@@ -45,7 +45,7 @@ from siamese.objectives.pairs import OBJECTIVES
 from siamese.report.run import write_run_report
 from siamese.runs import RunFolder
 from siamese.scoring import score_pairs
-from siamese.tracking import RunTensorBoardLogger, log_result
+from siamese.tracking import RunTensorBoardLogger, log_configuration, log_result
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     )
 
     trainer = build_trainer(config, folder)
+    log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
     with logging_redirect_tqdm():
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)

@@ -41,8 +41,18 @@ class RunTensorBoardLogger(TensorBoardLogger):
         self.experiment.flush()
 
 
+def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
+    """The configuration as text, and loss and accuracy of both splits in one chart each, from the start."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            text = "".join(f"    {line}\n" for line in write_yaml(config).splitlines())
+            logger.experiment.add_text("configuration", text)
+            charts = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}
+            logger.experiment.add_custom_scalars({"training": charts})
+
+
 def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any], folder: Path) -> None:
-    """Final figures to every logger; to TensorBoard also the configuration, HParams and the report's pictures."""
+    """Final figures to every logger; to TensorBoard also HParams and the report's pictures."""
     final = {name: float(result[name]) for name in FINAL if result.get(name) is not None}
     test = {name: value for name, value in final.items() if name.startswith("test/")}
     for logger in loggers:
@@ -55,16 +65,11 @@ def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any
 
 
 def _log_to_tensorboard(logger: TensorBoardLogger, config: TrainConfig, final: dict[str, float], folder: Path) -> None:
-    writer = logger.experiment
-    writer.add_text("configuration", "".join(f"    {line}\n" for line in write_yaml(config).splitlines()))
     for picture in sorted(folder.glob("*.png")):
         with Image.open(picture) as image:
-            writer.add_image(f"report/{picture.stem}", np.asarray(image.convert("RGB")), dataformats="HWC")
-    writer.add_custom_scalars(
-        {"training": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}}
-    )
+            logger.experiment.add_image(f"report/{picture.stem}", np.asarray(image.convert("RGB")), dataformats="HWC")
     values = flatten(to_plain(config))
-    # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's.
-    logger.log_hyperparams(
-        {key: values[key] for key in HPARAMS}, {f"hp/{name.replace('/', '_')}": value for name, value in final.items()}
-    )
+    # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's. The
+    # name sorts behind train/ and val/, so that the curves stay on top.
+    figures = {f"with_best_weights/{name.replace('/', '_')}": value for name, value in final.items()}
+    logger.log_hyperparams({key: values[key] for key in HPARAMS}, figures)

@@ -174,8 +174,10 @@ def test_tensorboard_shows_curves_configuration_hparams_and_pictures(finished: F
         for figure in ("loss", "acc"):
             points = events.Scalars(f"{split}/{figure}")
             assert [point.step for point in points] == [1, 2, 3]
-    assert {"lr", "test/loss", "test/acc", "hp/test_acc", "hp/val_loss"} <= set(tags["scalars"])
-    assert events.Scalars("hp/test_acc")[-1].value == pytest.approx(result["test/acc"])
+    assert {"lr", "test/loss", "test/acc", "with_best_weights/test_acc", "with_best_weights/val_loss"} <= set(
+        tags["scalars"]
+    )
+    assert events.Scalars("with_best_weights/test_acc")[-1].value == pytest.approx(result["test/acc"])
     assert {"report/roc", "report/gallery", "report/curves"} <= set(tags["images"])
     text = events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "batch_size: 8" in text
