@@ -101,7 +101,10 @@ def prepare_data(data: DataConfig, progress: bool = False) -> None:
         images = LAYOUTS[data.name].images
         files = [archive if name == images and archive else name for name in missing]
         Path(data.root).mkdir(parents=True, exist_ok=True)
-        download_lfw(Path(data.root), files, progress=progress)
+        try:
+            download_lfw(Path(data.root), files, progress=progress)
+        except DataError as error:
+            raise DataError(f"{error}; or use data=synthetic, which needs no download") from None
 
 
 def _synthetic_spec(data: SyntheticData) -> SyntheticSpec:
