@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from siamese.files import write_text_atomically
-from siamese.runs import csv_text
+from siamese.files import write_csv_atomically
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class History(Callback):
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **metrics}
         row |= {"lr": self._lr, "seconds": round(time.perf_counter() - self._started, 3)}
         self.rows.append(row)
-        write_text_atomically(self.file, csv_text(COLUMNS, ([r.get(c, "") for c in COLUMNS] for r in self.rows)))
+        write_csv_atomically(self.file, COLUMNS, ([r.get(c, "") for c in COLUMNS] for r in self.rows))
         for logger in trainer.loggers:
             logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=trainer.current_epoch + 1)
         log.info(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,15 @@ import torch
 
 from siamese.config import TrainConfig, to_plain
 from siamese.errors import DataError
+from siamese.files import replacing
 from siamese.models.build import build_network
 from siamese.models.siamese import SiameseNetwork
 
 
 def save_atomically(checkpoint: dict[str, Any], file: Path) -> None:
     """Write a checkpoint all or nothing."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(file) as temporary:
         torch.save(checkpoint, temporary)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_network(file: Path, config: TrainConfig) -> SiameseNetwork:

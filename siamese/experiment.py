@@ -38,6 +38,7 @@ from siamese.data.sources import LAYOUTS, image_root
 from siamese.errors import ConfigError
 from siamese.evaluation.metrics import sigmoid
 from siamese.evaluation.summary import summarise
+from siamese.files import write_csv_atomically
 from siamese.models.build import build_network
 from siamese.models.siamese import SiameseNetwork
 from siamese.module import SiameseModule
@@ -129,7 +130,8 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
     try:
         data.setup()
     finally:
-        folder.write_csv("excluded.csv", ["file", "reason"], sorted(data.images.excluded.items()))
+        excluded = sorted(data.images.excluded.items())
+        write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
     sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
     folder.record(**sizes, n_excluded=len(data.images.excluded))
     log.info("%s: %d training, %d validation, %d test pairs", config.data.name, *sizes.values())
@@ -220,7 +222,7 @@ def score_splits(
         # The four counts and the intervals are those of the test.
         keep = ("loss", "acc", "auc") if split == "val" else summary
         figures |= {name if name in ("tp", "fp", "tn", "fn") else f"{split}/{name}": summary[name] for name in keep}
-    folder.write_csv("predictions.csv", PREDICTION_COLUMNS, rows)
+    write_csv_atomically(folder.path / "predictions.csv", PREDICTION_COLUMNS, rows)
     return figures
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import signal
 import traceback
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from siamese.config import EvalConfig, TrainConfig, read_yaml, to_plain, write_yaml
 from siamese.errors import ConfigError
-from siamese.files import write_text_atomically
+from siamese.files import flatten, write_text_atomically
 
 
 class Interrupted(BaseException):
@@ -117,10 +114,6 @@ class RunFolder:
         with (self.path / log_name).open("a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
 
-    def write_csv(self, name: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-        """Write a table, all or nothing."""
-        write_text_atomically(self.path / name, csv_text(columns, rows))
-
 
 def find_run(config: EvalConfig) -> TrainConfig:
     """The configuration to score a finished run with: its own, with the data asked for.
@@ -145,23 +138,3 @@ def find_run(config: EvalConfig) -> TrainConfig:
         if wanted != given:
             raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={wanted}; give the same")
     return trained.model_copy(update={"data": config.data})
-
-
-def csv_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table as CSV; floats in full, so that reading gives the same numbers."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

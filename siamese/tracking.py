@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 
 from siamese.config import TrainConfig, to_plain, write_yaml
-from siamese.runs import flatten
+from siamese.files import flatten
 
 HPARAMS = (
     "batch_size", "learning_rate", "weight_decay", "seed", "max_epochs", "precision", "data.name", "data.image_size",

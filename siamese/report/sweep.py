@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from siamese.files import write_text_atomically
+from siamese.files import flatten, write_csv_atomically, write_text_atomically
 
 FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
@@ -45,13 +43,11 @@ def write_sweep_tables(folder: Path) -> None:
     if not jobs:
         return
     settings = varied(jobs)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["job", "status", *settings, "seed", *FIGURES, "error"])
+    rows = []
     for job in jobs:
         values = [job.settings.get(key) for key in [*settings, "seed"]]
-        writer.writerow([job.number, job.status, *values, *(job.result.get(key) for key in (*FIGURES, "error"))])
-    write_text_atomically(folder / "results.csv", text.getvalue())
+        rows.append([job.number, job.status, *values, *(job.result.get(key) for key in (*FIGURES, "error"))])
+    write_csv_atomically(folder / "results.csv", ["job", "status", *settings, "seed", *FIGURES, "error"], rows)
     write_text_atomically(folder / "results.md", markdown(folder, jobs, settings))
 
 
@@ -59,9 +55,8 @@ def read_jobs(folder: Path) -> list[Job]:
     """The jobs that have begun, in the order of their numbers; a damaged file never hides the other jobs."""
     jobs = []
     for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
-        result = _read(path / "result.json", json.loads)
-        if isinstance(result, dict):
-            settings = _flatten(_read(path / "config.yaml", yaml.safe_load)) or _composed(path)
+        if result := _mapping(path / "result.json", json.loads):
+            settings = flatten(_mapping(path / "config.yaml", yaml.safe_load)) or _composed(path)
             jobs.append(Job(path.name, settings, result))
     return jobs
 
@@ -120,22 +115,17 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def _composed(path: Path) -> dict[str, Any]:
     """The settings of a job whose configuration was refused, as Hydra composed it; unresolved ones left out."""
-    settings = _flatten(_read(path / ".hydra" / "config.yaml", yaml.safe_load))
+    settings = flatten(_mapping(path / ".hydra" / "config.yaml", yaml.safe_load))
     return {key: value for key, value in settings.items() if "${" not in str(value)}
 
 
-def _read(file: Path, parse: Any) -> Any:
+def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a file holds; empty when it is missing, damaged or no mapping."""
     try:
-        return parse(file.read_text(encoding="utf-8"))
+        content = parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return None
-
-
-def _flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in (nested or {}).items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _line(cells: Sequence[str]) -> str:
