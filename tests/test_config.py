@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
@@ -154,3 +155,19 @@ def test_help_and_print_config_without_torch(run_script: Run, tmp_path: Path) ->
         assert expected in done.stdout
         assert " torch\n" not in done.stderr
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def documented_commands() -> list[str]:
+    """Every ``python train.py ...`` of README, configuration files and help, one line each."""
+    files = [ROOT / "README.md", *sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "train.py"]
+    lines = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    return sorted({match.rstrip(" .,;") for match in re.findall(r"python train\.py ([^\n`#]*)", lines)})
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_compose(command: str) -> None:
+    words = [word for word in re.split(r"\s{2,}", command)[0].split() if not word.startswith("-")]
+    for word in words:
+        key, _, values = word.partition("=")
+        for value in [values] if values.startswith("[") else values.split(","):
+            assert load(*[other for other in words if other != word and "," not in other], f"{key}={value}")
