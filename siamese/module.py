@@ -48,10 +48,11 @@ class SiameseModule(L.LightningModule):
         self.objective = objective
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._threshold = threshold
         self._config = config or {}
-        self.train_accuracy = BinaryAccuracy(threshold, validate_args=False)
-        self.val_accuracy = BinaryAccuracy(threshold, validate_args=False)
-        self.test_accuracy = BinaryAccuracy(threshold, validate_args=False)
+        self.train_accuracy = BinaryAccuracy(validate_args=False)
+        self.val_accuracy = BinaryAccuracy(validate_args=False)
+        self.test_accuracy = BinaryAccuracy(validate_args=False)
 
     def forward(self, image1: Tensor, image2: Tensor) -> Tensor:
         """Both images of each pair, float [B, C, H, W] in [0, 1] -> logits [B]."""
@@ -86,7 +87,9 @@ class SiameseModule(L.LightningModule):
         logits = self(batch.image1, batch.image2)
         loss: Tensor = self.objective(logits, batch.label)
         accuracy: BinaryAccuracy = getattr(self, f"{split}_accuracy")
-        accuracy(torch.sigmoid(logits.detach().float()), batch.label.int())
+        # Decided here, not by torchmetrics, which asks for more than the threshold where the report asks for at least.
+        same = torch.sigmoid(logits.detach().float()) >= self._threshold
+        accuracy(same.int(), batch.label.int())
         pairs = len(batch.label)
         bar = split != "test"
         self.log(
