@@ -183,7 +183,7 @@ def build_trainer(config: TrainConfig, folder: RunFolder) -> L.Trainer:
     if show_bar:
         callbacks.append(TQDMProgressBar(leave=False))
     return L.Trainer(
-        accelerator=config.trainer.accelerator,
+        accelerator="gpu" if pick_device(config).type == "cuda" else "cpu",
         devices=1,
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=config.max_epochs,

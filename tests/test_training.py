@@ -351,6 +351,46 @@ def test_code_in_a_checkpoint_is_not_run(tiny_config: Make, tmp_path: Path) -> N
 # --- learning ---------------------------------------------------------------------------------------------
 
 
+def test_training_is_that_of_a_plain_loop(tiny_config: Make, tmp_path: Path) -> None:
+    """Loss and accuracy of three epochs against the loop a textbook would write: sigmoid, BCELoss, Adam with L2."""
+    config = tiny_config(max_epochs=3, weight_decay=1e-3, scheduler={"name": "step", "step_size": 2, "gamma": 0.5})
+    run(config, tmp_path / "run")
+    rows = read_history(tmp_path / "run/history.csv")
+
+    L.seed_everything(config.seed, verbose=False)
+    data = PairDataModule(config.data, config.batch_size, config.seed)
+    data.setup()
+    network = experiment.build_network(configuration.to_plain(config.model), 1, 65)
+    adam = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+
+    def epoch(loader: Any, train: bool) -> tuple[float, float]:
+        losses, right, pairs = 0.0, 0, 0
+        for indices, labels in loader:
+            image1, image2 = (torch.from_numpy(data.images.pixels[rows]).float() / 255 for rows in indices.T)
+            probability = torch.sigmoid(network(image1, image2))
+            loss = torch.nn.BCELoss()(probability, labels.float())
+            if train:
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+            losses += loss.item() * len(labels)
+            right += int(((probability >= 0.5) == labels.bool()).sum())
+            pairs += len(labels)
+        return losses / pairs, right / pairs
+
+    for number, row in enumerate(rows):
+        adam.param_groups[0]["lr"] = config.learning_rate * (0.5 if number == 2 else 1.0)
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)
+        network.train()
+        trained = epoch(loader, train=True)
+        network.eval()
+        with torch.no_grad():
+            validated = epoch(data.val_dataloader(), train=False)
+        assert (row["train/loss"], row["train/acc"]) == pytest.approx(trained, abs=1e-5)
+        assert (row["val/loss"], row["val/acc"]) == pytest.approx(validated, abs=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_overfits_eight_pairs(tiny_config: Make, tmp_path: Path, optimizer: str) -> None:
     config = tiny_config(
