@@ -35,6 +35,7 @@ class RunFolder:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.history = path / "history.csv"
+        self.config = path / "config.yaml"
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -81,7 +82,9 @@ class RunFolder:
                 f"{self.path} already holds a run ({result.get('status')}); "
                 "give resume=true to go on with it, or another output folder"
             )
-        recorded, wanted = (flatten(to_plain(c)) for c in (read_yaml(self.path / "config.yaml"), config))
+        if not self.config.exists():
+            return  # its configuration was refused: nothing was started
+        recorded, wanted = (flatten(to_plain(c)) for c in (read_yaml(self.config), config))
         differing = [key for key in wanted if key != "resume" and recorded.get(key) != wanted[key]]
         if differing:
             key = differing[0]
@@ -93,7 +96,7 @@ class RunFolder:
     def start(self, config: TrainConfig, **facts: Any) -> None:
         """Record the configuration, and in a fresh ``result.json`` that the run goes on."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.path / "config.yaml", write_yaml(config))
+        write_text_atomically(self.config, write_yaml(config))
         self._write_result({"status": "running", **facts})
 
     def record(self, **facts: Any) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def find_run(config: EvalConfig) -> TrainConfig:
             f"run={config.run}: the run is not finished ({result.get('status')}); "
             "finish it with train.py, its output folder and resume=true"
         )
-    trained = read_yaml(path / "config.yaml")
+    trained = read_yaml(RunFolder(path).config)
     if config.data is None:
         return trained
     for key in ("image_size", "color"):

@@ -274,6 +274,15 @@ def test_a_finished_run_is_returned_as_recorded(tiny_config: Make, tmp_path: Pat
         run(tiny_config(max_epochs=1, resume=True), tmp_path / "a")
 
 
+def test_a_folder_whose_configuration_was_refused_can_be_used_again(tiny_config: Make, tmp_path: Path) -> None:
+    RunFolder(tmp_path / "a").record_failure(ConfigError("batch_size=0: too small"))
+    with pytest.raises(ConfigError, match=r"already holds a run \(failed\)"):
+        run(tiny_config(max_epochs=1), tmp_path / "a")
+    result = run(tiny_config(max_epochs=1, resume=True), tmp_path / "a")
+    assert result["status"] == "done"
+    assert "error" not in result
+
+
 # --- evaluation -------------------------------------------------------------------------------------------
 
 
