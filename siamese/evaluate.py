@@ -25,12 +25,15 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
     started = time.perf_counter()
     scored = find_run(config)
     run = RunFolder(Path(config.run))
+    recorded = run.result or {}
     device = pick_device(scored)
-    folder.start(scored, **describe(scored, device), run=str(run.path.resolve()))
+    facts = describe(scored, device)
+    # What the weights were made with counts, whatever they are scored on.
+    facts["outside_data"] |= recorded["outside_data"]
+    folder.start(scored, **facts, run=str(run.path.resolve()), trained_on=recorded["dataset"])
     network = load_network(run.best, scored)
     data = load_data(scored, folder)
     figures = score_splits(network, scored, folder, data, device)
-    recorded = run.result or {}
     result = folder.record(
         status="done",
         **figures,

@@ -296,6 +296,27 @@ def test_eval_gives_exactly_the_figures_of_training(finished: Finished, tmp_path
     assert (tmp_path / "eval/report.html").is_file()
 
 
+def test_weights_made_with_outside_data_stay_so_whatever_they_are_scored_on(
+    tiny_config: Make, tiny_root: Path, tmp_path: Path
+) -> None:
+    images = ("lfw2", "lfw-deepfunneled")
+    for file in [*tiny_root.glob("*.txt")]:
+        (tmp_path / file.name).symlink_to(file)
+    for folder in images:
+        (tmp_path / folder).symlink_to(tiny_root / "lfw")
+    options = {"root": str(tmp_path), "cache": str(tmp_path / "cache"), "image_size": 65}
+    run(tiny_config(data={"name": "lfw_a", **options}, max_epochs=1), tmp_path / "run")
+    config = EvalConfig.model_validate(
+        {
+            "run": str(tmp_path / "run"),
+            "protocol": {"name": "view1"},
+            "data": {"name": "lfw_deepfunneled", **options},
+        }
+    )
+    result = evaluate(config, RunFolder(tmp_path / "eval"))
+    assert (result["dataset"], result["trained_on"], result["outside_data"]) == ("lfw_deepfunneled", "lfw_a", True)
+
+
 def test_trainer_test_and_scoring_agree(finished: Finished, tmp_path: Path) -> None:
     """Lightning's own test loop over pairs, and scores from images embedded once."""
     config, path, result = finished

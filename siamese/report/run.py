@@ -212,6 +212,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts = [
         ("Data set", dataset and f"{_title(dataset, DATASETS)} (data={dataset})"),
         ("Scored run", result.get("run")),
+        ("Trained on", _title(result["trained_on"], DATASETS) if "trained_on" in result else None),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if isinstance(size, int))),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
