@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from siamese.config import TrainConfig
 from siamese.data.synthetic import SyntheticSpec, write_lfw_tree
+
+# A busy machine must not fail a property by its time.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 ROOT = Path(__file__).parent.parent
 TINY = SyntheticSpec(train_people=16, test_people=12, train_pairs=30, test_pairs=20, view2_pairs=20, seed=0)
