@@ -14,11 +14,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from siamese.files import write_csv_atomically
+from siamese.report.load import HISTORY_COLUMNS
 
 log = logging.getLogger(__name__)
-
-COLUMNS = ["epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr", "seconds"]
-"""The columns of ``history.csv``; epochs count from 1, ``lr`` is the one the epoch was trained with."""
 
 
 class History(Callback):
@@ -40,14 +38,14 @@ class History(Callback):
             self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the row; validation has run by now. Seven digits: what a float32 holds."""
-        metrics = {
-            name: float(f"{float(value):.7g}") for name, value in trainer.callback_metrics.items() if name in COLUMNS
-        }
+        """Write the row; validation has run by now."""
+        # numpy writes the shortest digits that tell a float32 from its neighbours: 0.5875, not 0.5874999761581421.
+        measured = {name: np.float32(float(value)) for name, value in trainer.callback_metrics.items()}
+        metrics = {name: float(str(value)) for name, value in measured.items() if name in HISTORY_COLUMNS}
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **metrics}
         row |= {"lr": self._lr, "seconds": round(time.perf_counter() - self._started, 3)}
         self.rows.append(row)
-        write_csv_atomically(self.file, COLUMNS, ([r.get(c, "") for c in COLUMNS] for r in self.rows))
+        write_csv_atomically(self.file, HISTORY_COLUMNS, ([r.get(c, "") for c in HISTORY_COLUMNS] for r in self.rows))
         for logger in trainer.loggers:
             logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=trainer.current_epoch + 1)
         log.info(

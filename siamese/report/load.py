@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 OUTCOMES = ("tp", "fp", "tn", "fn")
 HISTORY_COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr", "seconds")
+"""The columns of ``history.csv``; epochs count from 1, ``lr`` is the one the epoch was trained with."""
+
 
 Row = TypeVar("Row")
 
@@ -92,14 +92,6 @@ class Run:
     def split(self, name: str) -> list[Prediction]:
         """The predictions of ``val`` or ``test``."""
         return [prediction for prediction in self.predictions if prediction.split == name]
-
-
-def scores_and_labels(
-    predictions: Iterable[Prediction],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The logits [N] and labels [N] of some predictions, as the metrics take them."""
-    rows = list(predictions)
-    return np.array([row.score for row in rows], float), np.array([row.label for row in rows], np.int64)
 
 
 def read_run(folder: Path) -> Run:
