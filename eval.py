@@ -1,5 +1,10 @@
 """Score a finished run: ``python eval.py run=outputs/DATE/TIME``."""
 
+from siamese.memory import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()
+
 import hydra
 from omegaconf import DictConfig
 

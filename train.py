@@ -1,5 +1,10 @@
 """Train, test and report a Siamese network: ``python train.py data=synthetic``; ``--help`` lists all keys."""
 
+from siamese.memory import keep_freed_memory
+
+if __name__ == "__main__":
+    keep_freed_memory()
+
 import hydra
 from omegaconf import DictConfig
 

@@ -29,7 +29,6 @@ from siamese import config as configuration
 from siamese.config import LfwData
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, UserError
-from siamese.memory import keep_freed_memory
 from siamese.runs import Interrupted, RunFolder, find_run
 
 
@@ -112,7 +111,6 @@ def _job(run: Callable[[RunFolder], float]) -> float:
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     finished_before = folder.is_done
-    keep_freed_memory()
     try:
         return run(folder)
     except (Exception, Interrupted) as error:

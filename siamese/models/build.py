@@ -12,16 +12,17 @@ from siamese.models.siamese import L1Head, SiameseNetwork
 ENCODERS = {"koch": KochEncoder}
 
 
-def build_network(model: dict[str, Any], in_channels: int, input_size: int) -> SiameseNetwork:
+def build_network(model: dict[str, Any], in_channels: int, input_size: int, dft: bool = False) -> SiameseNetwork:
     """The network that ``model`` describes: ``name`` picks the encoder, the rest are its arguments.
 
     Args:
         model: as in ``conf/model/*.yaml``.
         in_channels: 1 (grey) or 3 (RGB).
         input_size: side of the square images, pixels.
+        dft: compute costly convolutions through spectra; the parameters are the same either way.
     """
     options = {key: value for key, value in model.items() if key != "name"}
-    encoder = ENCODERS[model["name"]](in_channels=in_channels, input_size=input_size, **options)
+    encoder = ENCODERS[model["name"]](in_channels=in_channels, input_size=input_size, dft=dft, **options)
     network = SiameseNetwork(encoder, L1Head(encoder.embedding_dim, init=options["init"]))
     # Convolutions read neighbouring channels together: faster on CPU and GPU, and the same numbers to rounding.
     return network.to(memory_format=torch.channels_last)

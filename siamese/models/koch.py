@@ -11,16 +11,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from siamese.models.dft_conv import DFTConv2d, dft_saves
+from siamese.models.encoder import Encoder
+from siamese.models.norm_pool import BatchNormMaxPool2d
 from siamese.models.shapes import KOCH_KERNELS, koch_feature_size
 
 
-class KochEncoder(nn.Module):
+class KochEncoder(Encoder):
     """Four convolutions and a linear layer (figure 4 of the paper) that embed an image.
 
     Convolutions have stride 1 and no padding; ReLU follows each, 2x2 max-pooling all but the last. With 105x105
     grey images the feature maps have the sides 96, 48, 42, 21, 18, 9, 6. Without batch normalization nothing
     follows the linear layer; with it, BatchNorm2d stands before each ReLU, and BatchNorm1d and ReLU follow the
-    linear layer (the report's second model). Dropout, whose place the report does not tell, acts on the output
+    linear layer (the report's second model). Pooling stands before ReLU here: the two commute, and ReLU then
+    works on a quarter of the elements. Dropout, whose place the report does not tell, acts on the output
     of each convolution block and never on the embedding: two twins with different masks on the embedding would
     be pushed apart even for the same image.
 
@@ -34,6 +38,8 @@ class KochEncoder(nn.Module):
         init: ``torch`` keeps torch's initialisation; ``koch`` draws from the normal distributions of the
             paper's section 3.2: weights N(0, 0.01) in convolutions and N(0, 0.2) in the linear layer, biases
             N(0.5, 0.01), the second number being the standard deviation.
+        dft: compute convolutions by way of the discrete Fourier transform where that saves most of the
+            arithmetic (`siamese.models.dft_conv`); the network is the same to rounding.
 
     Raises:
         ValueError: the image is too small for the four convolutions, or ``init`` is unknown.
@@ -48,21 +54,28 @@ class KochEncoder(nn.Module):
         batchnorm: bool = False,
         dropout: float = 0.0,
         init: str = "torch",
+        dft: bool = False,
     ) -> None:
         super().__init__()
         side = koch_feature_size(input_size)
         if side < 1:
             raise ValueError(f"an image of {input_size}x{input_size} pixels is too small for Koch's encoder")
         blocks: list[nn.Module] = []
+        size = input_size
         for layer, ((c_in, c_out), kernel) in enumerate(
             zip(pairwise([in_channels, *widths]), KOCH_KERNELS, strict=True)
         ):
-            blocks.append(nn.Conv2d(c_in, c_out, kernel))
+            convolution = DFTConv2d if dft and dft_saves(size, c_in, c_out, kernel) else nn.Conv2d
+            blocks.append(convolution(c_in, c_out, kernel))
+            size -= kernel - 1
+            pooled = layer < len(KOCH_KERNELS) - 1
             if batchnorm:
-                blocks.append(nn.BatchNorm2d(c_out))
-            blocks.append(nn.ReLU(inplace=True))
-            if layer < len(KOCH_KERNELS) - 1:
+                blocks.append(BatchNormMaxPool2d(c_out) if pooled else nn.BatchNorm2d(c_out))
+            elif pooled:
                 blocks.append(nn.MaxPool2d(2))
+            if pooled:
+                size //= 2
+            blocks.append(nn.ReLU(inplace=True))
             if dropout > 0:
                 blocks.append(nn.Dropout(dropout))
         self.convolutions = nn.Sequential(*blocks)
@@ -80,6 +93,17 @@ class KochEncoder(nn.Module):
         """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]."""
         z_BD: Tensor = self.linear(self.convolutions(x_BCHW).flatten(1))
         return z_BD
+
+    def twins(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Both images of each pair -> embeddings [B, D] of each.
+
+        As two calls of `forward`, but for the linear layer, nine tenths of the parameters, whose weights are read
+        and whose gradient is written once for both. Batch statistics are those of one side of the pairs.
+        """
+        first, *rest = self.linear
+        features = [self.convolutions(x).flatten(1) for x in (x1_BCHW, x2_BCHW)]
+        z1_BD, z2_BD = (nn.Sequential(*rest)(z) for z in first(torch.cat(features)).chunk(2))
+        return z1_BD, z2_BD
 
 
 @torch.no_grad()

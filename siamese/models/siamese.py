@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from siamese.models.encoder import Encoder
 from siamese.models.koch import koch_init
 
 
@@ -29,12 +30,9 @@ class L1Head(nn.Module):
 
 
 class SiameseNetwork(nn.Module):
-    """One encoder applied to both images, and a head that scores the pair of embeddings.
+    """One encoder applied to both images, and a head that scores the pair of embeddings."""
 
-    The twins are embedded one after the other, so batch statistics are those of one side of the pairs.
-    """
-
-    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -46,5 +44,5 @@ class SiameseNetwork(nn.Module):
 
     def forward(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> Tensor:
         """Both images of each pair -> logits [B]."""
-        logit_B: Tensor = self.head(self.embed(x1_BCHW), self.embed(x2_BCHW))
+        logit_B: Tensor = self.head(*self.encoder.twins(x1_BCHW, x2_BCHW))
         return logit_B

@@ -1,0 +1,22 @@
+"""What every encoder offers.
+
+Shapes: B images or pairs, C channels, H = W pixels, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """Embeds images: subclasses define ``forward``, images [B, C, H, W], floats in [0, 1] -> embeddings [B, D].
+
+    Attributes:
+        embedding_dim: D.
+    """
+
+    embedding_dim: int
+
+    def twins(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Both images of each pair -> embeddings [B, D] of each; batch statistics are those of one side."""
+        return self(x1_BCHW), self(x2_BCHW)

@@ -1,0 +1,127 @@
+"""The convolution through spectra and the fused normalization, against torch's own layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from siamese.models.build import build_network
+from siamese.models.dft_conv import DFTConv2d, dft_conv2d, dft_saves
+from siamese.models.norm_pool import BatchNormMaxPool2d
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_it_is_the_direct_convolution(data: st.DataObject) -> None:
+    batch, c_in, c_out = (data.draw(st.integers(1, 3)) for _ in range(3))
+    height, width = (data.draw(st.integers(1, 12)) for _ in range(2))
+    kernel = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    x, w = draw(batch, c_in, height, width), draw(c_out, c_in, *kernel, seed=1)
+    b = draw(c_out, seed=2) if data.draw(st.booleans()) else None
+    if data.draw(st.booleans()):
+        x = x.contiguous(memory_format=torch.channels_last)
+    inputs = [t.requires_grad_() for t in (x, w, b) if t is not None]
+    ours, torchs = dft_conv2d(x, w, b), nn.functional.conv2d(x, w, b)
+    torch.testing.assert_close(ours, torchs, rtol=0, atol=1e-10)
+    g = draw(*torchs.shape, seed=3)
+    for mine, theirs in zip(torch.autograd.grad(ours, inputs, g), torch.autograd.grad(torchs, inputs, g), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+def test_gradients_by_finite_differences() -> None:
+    inputs = [t.requires_grad_() for t in (draw(2, 2, 6, 5), draw(3, 2, 3, 2, seed=1), draw(3, seed=2))]
+    assert torch.autograd.gradcheck(dft_conv2d, inputs)
+
+
+@pytest.mark.parametrize("side", ["x", "w", "b"])
+def test_only_the_gradients_that_are_asked_for(side: str) -> None:
+    inputs = {"x": draw(2, 2, 6, 6), "w": draw(3, 2, 3, 3), "b": draw(3)}
+    inputs[side].requires_grad_()
+    dft_conv2d(*inputs.values()).sum().backward()
+    assert [name for name, tensor in inputs.items() if tensor.grad is not None] == [side]
+
+
+def test_float32_is_as_good_as_float32_can_be() -> None:
+    """At the size of Koch's second layer the error against float64 is no larger than ten times the direct one's."""
+    x, w = draw(2, 64, 48, 48).relu(), draw(16, 64, 7, 7, seed=1) / 56
+    exact = nn.functional.conv2d(x, w)
+    direct = (nn.functional.conv2d(x.float(), w.float()) - exact).abs().max()
+    assert (dft_conv2d(x.float(), w.float()) - exact).abs().max() < 10 * direct
+
+
+def test_layer_keeps_conv2ds_state_and_dtype() -> None:
+    plain = nn.Conv2d(4, 6, 5)
+    layer = DFTConv2d(4, 6, 5)
+    layer.load_state_dict(plain.state_dict())
+    x = draw(2, 4, 12, 12, dtype=torch.float32)
+    torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+        layer(x.bfloat16()).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_it_is_used_where_it_saves() -> None:
+    assert dft_saves(48, 64, 128, 7)
+    assert not dft_saves(105, 1, 64, 10)
+    assert not dft_saves(9, 128, 256, 4)
+    model = {"name": "koch", "batchnorm": True, "dropout": 0.0, "init": "torch", "embedding_dim": 8}
+    model["widths"] = [64, 128, 128, 256]
+    kinds = {}
+    for dft in (False, True):
+        with torch.device("meta"):
+            network = build_network(model, 1, 105, dft=dft)
+        kinds[dft] = [type(m) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert kinds == {False: [nn.Conv2d] * 4, True: [nn.Conv2d, DFTConv2d, DFTConv2d, nn.Conv2d]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("side", [8, 9])
+def test_normalized_and_pooled_in_one(dtype: torch.dtype, channels_last: bool, side: int) -> None:
+    fused, norm = BatchNormMaxPool2d(4), nn.BatchNorm2d(4)
+    with torch.no_grad():
+        fused.weight.copy_(torch.tensor([1.0, -0.5, 0.0, 2.0]))  # a negative scale turns maxima into minima
+        fused.bias.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
+    norm.load_state_dict(fused.state_dict())
+    x = draw(3, 4, side, side, dtype=torch.float32).to(dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    twins = x.clone().requires_grad_(), x.clone().requires_grad_()
+    for train in (True, False):
+        fused.train(train)
+        norm.train(train)
+        ours = fused(twins[0])
+        theirs = nn.functional.max_pool2d(norm(twins[1]), 2)
+        assert torch.equal(ours, theirs)
+        g = draw(*ours.shape, dtype=torch.float32).to(dtype)
+        ours.backward(g)
+        theirs.backward(g)
+        assert torch.equal(twins[0].grad, twins[1].grad)
+    for (name, mine), their in zip(fused.state_dict().items(), norm.state_dict().values(), strict=True):
+        assert torch.equal(mine, their), name
+    assert torch.equal(fused.weight.grad, norm.weight.grad)
+    assert torch.equal(fused.bias.grad, norm.bias.grad)
+
+
+def test_the_network_is_the_same_either_way() -> None:
+    torch.manual_seed(0)
+    model = {"name": "koch", "batchnorm": True, "dropout": 0.0, "init": "torch"}
+    model |= {"widths": [8, 64, 64, 8], "embedding_dim": 16}
+    direct, dft = (build_network(model, 1, 105, dft=dft) for dft in (False, True))
+    dft.load_state_dict(direct.state_dict())
+    a, b = torch.rand(2, 4, 1, 105, 105)
+    losses = [network(a, b).square().sum() for network in (direct, dft)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    for (name, p), q in zip(direct.named_parameters(), dft.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-2, atol=1e-4 * float(p.grad.abs().max()), msg=name)
