@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 
 from siamese.files import write_csv_atomically
 from siamese.report.load import HISTORY_COLUMNS
@@ -88,16 +89,44 @@ class ResumableEarlyStopping(EarlyStopping):
             trainer.should_stop = True
 
 
-class SaveAtStart(Callback):
-    """Saves ``last.ckpt`` before the first step, so that a run interrupted in its first epoch can go on too."""
+class KeepLast(Checkpoint):
+    """Keeps ``last.ckpt``, all that is needed to go on: before the first step, then at ends of epochs.
 
-    def __init__(self, file: Path) -> None:
+    An epoch that ends within ``EVERY`` seconds of the last time is left out: writing 470 MB takes longer than short
+    epochs do, and a run that goes on repeats less than that. (Lightning calls a `Checkpoint` after other callbacks and
+    in the order given: the state saved here knows the best epoch only if ``ModelCheckpoint`` stands before it.)
+
+    Args:
+        file: ``last.ckpt``.
+        save_final: save at the end whatever the time.
+    """
+
+    EVERY = 30.0
+    """Seconds."""
+
+    def __init__(self, file: Path, save_final: bool) -> None:
         self.file = file
+        self.save_final = save_final
+        self._saved = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save unless the run is resumed from that file."""
+        """Save, so that a run interrupted in its first epoch can go on too; unless it is resumed from that file."""
         if not self.file.exists():
-            trainer.save_checkpoint(self.file)
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after a whole epoch, validation included."""
+        if time.monotonic() - self._saved >= self.EVERY:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the last epoch."""
+        if self.save_final:
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self._saved = time.monotonic()
+        trainer.save_checkpoint(self.file)
 
 
 def read_history(file: Path) -> list[dict[str, float]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from siamese.config import TrainConfig, to_plain
 from siamese.errors import DataError
@@ -15,32 +18,64 @@ from siamese.models.build import build_network
 from siamese.models.siamese import SiameseNetwork
 
 
-def save_atomically(checkpoint: dict[str, Any], file: Path) -> None:
-    """Write a checkpoint all or nothing."""
-    with replacing(file) as temporary:
-        torch.save(checkpoint, temporary)
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, written all or nothing and straight to disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Write a checkpoint; its folder is made."""
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            torch.save(checkpoint, temporary)
 
 
-def load_network(file: Path, config: TrainConfig) -> SiameseNetwork:
+class MemoryCheckpointIO(CheckpointIO):
+    """Keeps checkpoints in memory, under the names of files that are never written."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, Any]] = {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Keep a copy."""
+        self._kept[str(path)] = copy.deepcopy(checkpoint)
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint kept under this name."""
+        return self._kept[str(path)]
+
+    def remove_checkpoint(self, path: _PATH) -> None:
+        """Forget it."""
+        self._kept.pop(str(path), None)
+
+
+def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool = False) -> SiameseNetwork:
     """The network of a run with the weights of a checkpoint, on the CPU, in evaluation mode.
+
+    Args:
+        source: a checkpoint file, or what was read from one.
+        config: of the run.
+        dft: compute costly convolutions through spectra.
 
     Raises:
         DataError: the file is missing, is no checkpoint, holds more than plain data, or has other weights than
             the configuration describes.
     """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        checkpoint = source if isinstance(source, dict) else torch.load(source, map_location="cpu", weights_only=True)
+        state = checkpoint["state_dict"]
     except FileNotFoundError:
-        raise DataError(f"{file}: no such checkpoint; name the folder of a finished run") from None
+        raise DataError(f"{source}: no such checkpoint; name the folder of a run that kept its weights") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: is no checkpoint that can be loaded safely ({_first_line(error)})") from None
+        raise DataError(f"{source}: is no checkpoint that can be loaded safely ({_first_line(error)})") from None
     prefix = "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    network = build_network(to_plain(config.model), config.data.channels, config.data.image_size)
+    network = build_network(to_plain(config.model), config.data.channels, config.data.image_size, dft)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(f"{file}: its weights do not fit the run's config.yaml ({_first_line(error)})") from None
+        raise DataError(f"{source}: its weights do not fit the run's config.yaml ({_first_line(error)})") from None
     return network.eval()
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from siamese.errors import ConfigError
 from siamese.models.shapes import koch_feature_size
@@ -169,6 +169,10 @@ class ProtocolConfig(Section):
 Label = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1, max_length=120)]
 
 
+def _text_of_32(value: object) -> object:
+    return "32" if value == 32 and not isinstance(value, bool | float) else value
+
+
 class TrainConfig(Section):
     """The configuration of one training run; the keys are those of ``conf/train.yaml``."""
 
@@ -181,7 +185,9 @@ class TrainConfig(Section):
     patience: int = Field(ge=1, description="epochs without a better monitor before training stops")
     monitor: Literal["val/loss", "val/acc"] = "val/loss"
     threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a pair is called the same")
-    precision: Literal[32, "bf16"] = 32
+    precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = "auto"
+    convolution: Literal["auto", "direct", "dft"] = "auto"
+    checkpoint: Literal["best", "all", "none"] = "best"
     resume: bool = False
     data: DataConfig
     model: KochModel

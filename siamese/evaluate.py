@@ -9,7 +9,8 @@ from typing import Any
 
 from siamese.checkpoints import load_network
 from siamese.config import EvalConfig
-from siamese.experiment import announce, describe, load_data, pick_device, score_splits
+from siamese.experiment import announce, describe, load_data, score_splits
+from siamese.hardware import pick_device, recorded_arithmetic
 from siamese.report.run import write_run_report
 from siamese.runs import RunFolder, find_run
 
@@ -27,13 +28,14 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
     run = RunFolder(Path(config.run))
     recorded = run.result or {}
     device = pick_device(scored)
-    facts = describe(scored, device)
+    arithmetic = recorded_arithmetic(recorded)
+    facts = describe(scored, device, arithmetic)
     # What the weights were made with counts, whatever they are scored on.
     facts["outside_data"] |= recorded["outside_data"]
     folder.start(scored, **facts, run=str(run.path.resolve()), trained_on=recorded["dataset"])
-    network = load_network(run.best, scored)
+    network = load_network(run.best, scored, arithmetic.dft)
     data = load_data(scored, folder)
-    figures = score_splits(network, scored, folder, data, device)
+    figures = score_splits(network, scored, folder, data, device, arithmetic.bf16)
     result = folder.record(
         status="done",
         **figures,

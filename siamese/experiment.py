@@ -17,6 +17,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -24,21 +25,21 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import siamese
 from siamese.callbacks import (
     History,
+    KeepLast,
     ResumableEarlyStopping,
-    SaveAtStart,
     StepSeed,
     best_epoch,
     mode_of,
     read_history,
 )
-from siamese.checkpoints import load_network, save_atomically
+from siamese.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, load_network
 from siamese.config import CosineScheduler, StepScheduler, TrainConfig, to_plain
 from siamese.data.module import PairDataModule
 from siamese.data.sources import LAYOUTS, image_root
-from siamese.errors import ConfigError
 from siamese.evaluation.metrics import sigmoid
 from siamese.evaluation.summary import summarise
 from siamese.files import write_csv_atomically
+from siamese.hardware import Arithmetic, choose_arithmetic, device_name, pick_device, recorded_arithmetic
 from siamese.models.build import build_network
 from siamese.models.siamese import SiameseNetwork
 from siamese.module import SiameseModule
@@ -69,14 +70,18 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         return recorded
     started = time.perf_counter()
     device = pick_device(config)
-    folder.start(config, **describe(config, device))
+    # A run is finished in what it was begun in.
+    arithmetic = (
+        recorded_arithmetic(recorded) if recorded and "precision" in recorded else choose_arithmetic(config, device)
+    )
+    folder.start(config, **describe(config, device, arithmetic))
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
 
     data = load_data(config, folder)
-    network = build_network(to_plain(config.model), config.data.channels, config.data.image_size)
+    network = build_network(to_plain(config.model), config.data.channels, config.data.image_size, arithmetic.dft)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, config.precision)
+    log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
     module = SiameseModule(
         network,
         objective=OBJECTIVES[config.objective.name](),
@@ -86,15 +91,17 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         config=to_plain(config),
     )
 
-    trainer = build_trainer(config, folder)
+    checkpoint_io = build_checkpoint_io(config)
+    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
     with logging_redirect_tqdm():
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     history = read_history(folder.history)
 
-    network = load_network(folder.best, config)
-    figures = score_splits(network, config, folder, data, device)
+    weights = checkpoint_io.load_checkpoint(folder.best) if config.checkpoint == "none" else folder.best
+    network = load_network(weights, config, arithmetic.dft)
+    figures = score_splits(network, config, folder, data, device, arithmetic.bf16)
     result = folder.record(
         status="done",
         **figures,
@@ -105,22 +112,11 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         train_seconds=round(sum(row["seconds"] for row in history), 2),
         total_seconds=round(time.perf_counter() - started, 2),
     )
-    shrink_last(folder)
+    if config.checkpoint != "all":
+        folder.last.unlink(missing_ok=True)  # it was for going on, which is over
     write_report(folder, trainer.loggers, config, result)
     announce(result)
     return result
-
-
-def pick_device(config: TrainConfig) -> torch.device:
-    """The device to train on.
-
-    Raises:
-        ConfigError: a GPU is asked for and torch sees none.
-    """
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=auto or trainer=cpu")
-    use_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
 
 
 def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
@@ -142,6 +138,8 @@ def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:
     """The configured optimizer over ``parameters``."""
     options = to_plain(config.optimizer)
     options |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    # One pass over the parameters. Lightning refuses to clip gradients before such a step under mixed precision.
+    options["fused"] = config.trainer.gradient_clip_val is None
     optimizer: Optimizer = OPTIMIZERS[options.pop("name")](parameters, **options)
     return optimizer
 
@@ -160,7 +158,14 @@ def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | 
             return None
 
 
-def build_trainer(config: TrainConfig, folder: RunFolder) -> L.Trainer:
+def build_checkpoint_io(config: TrainConfig) -> CheckpointIO:
+    """What writes checkpoints: a thread beside the training; or, under ``checkpoint=none``, memory alone."""
+    return MemoryCheckpointIO() if config.checkpoint == "none" else AsyncCheckpointIO(AtomicCheckpointIO())
+
+
+def build_trainer(
+    config: TrainConfig, folder: RunFolder, device: torch.device, arithmetic: Arithmetic, checkpoint_io: CheckpointIO
+) -> L.Trainer:
     """Lightning's Trainer with our callbacks and logger."""
     show_bar = config.trainer.progress_bar
     if show_bar is None:
@@ -169,29 +174,27 @@ def build_trainer(config: TrainConfig, folder: RunFolder) -> L.Trainer:
         folder.checkpoints, filename="best", monitor=config.monitor, mode=mode_of(config.monitor),
         save_weights_only=True, enable_version_counter=False,
     )  # fmt: skip
-    keep_last = ModelCheckpoint(
-        folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
     callbacks: list[L.Callback] = [
         StepSeed(config.seed),
-        SaveAtStart(folder.last),
         History(folder.history, config.monitor),
         ResumableEarlyStopping(config.monitor, patience=config.patience, mode=mode_of(config.monitor)),
         keep_best,
-        keep_last,
     ]
+    if config.checkpoint != "none":
+        callbacks += [KeepLast(folder.last, save_final=config.checkpoint == "all")]
     if show_bar:
         callbacks.append(TQDMProgressBar(leave=False))
     return L.Trainer(
-        accelerator="gpu" if pick_device(config).type == "cuda" else "cpu",
+        accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if arithmetic.bf16 else "32-true",
         max_epochs=config.max_epochs,
         deterministic=config.trainer.deterministic,
         benchmark=False,
         gradient_clip_val=config.trainer.gradient_clip_val,
         logger=build_logger(config, folder.path),
         callbacks=callbacks,
+        plugins=[checkpoint_io],
         enable_progress_bar=show_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -207,13 +210,18 @@ def build_logger(config: TrainConfig, path: Path) -> Logger:
 
 
 def score_splits(
-    network: SiameseNetwork, config: TrainConfig, folder: RunFolder, data: PairDataModule, device: torch.device
+    network: SiameseNetwork,
+    config: TrainConfig,
+    folder: RunFolder,
+    data: PairDataModule,
+    device: torch.device,
+    bf16: bool,
 ) -> dict[str, Any]:
     """Score validation and test pairs into ``predictions.csv``; returns the figures in the keys of ``result.json``."""
     rows: list[tuple[object, ...]] = []
     figures: dict[str, Any] = {}
     for split, pairs in (("val", data.val), ("test", data.test)):
-        logits = score_pairs(network, data.pixels, pairs.indices, device, bf16=config.precision == "bf16")
+        logits = score_pairs(network, data.pixels, pairs.indices, device, bf16)
         for pair, logit, probability in zip(pairs.pairs, logits, sigmoid(logits), strict=True):
             predicted = int(probability >= config.threshold)
             outcome = ("t" if predicted == pair.label else "f") + ("p" if predicted else "n")
@@ -226,9 +234,8 @@ def score_splits(
     return figures
 
 
-def describe(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def describe(config: TrainConfig, device: torch.device, arithmetic: Arithmetic) -> dict[str, Any]:
     """The facts about a run that are known before it starts."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "name": config.name,
         "dataset": config.data.name,
@@ -236,23 +243,13 @@ def describe(config: TrainConfig, device: torch.device) -> dict[str, Any]:
         "outside_data": LAYOUTS[config.data.name].outside_data,
         "image_root": str(image_root(config.data).resolve()),
         "seed": config.seed,
-        "precision": str(config.precision),
-        "device": f"{device.type}: {name}",
+        **arithmetic._asdict(),
+        "device": device_name(device),
         "version/siamese": siamese.__version__,
         "version/python": sys.version.split()[0],
         **{f"version/{package}": version(package) for package in ("torch", "lightning", "numpy", "pillow")},
         **git_state(),
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux tells it, and the number of threads torch uses."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = "unknown processor"
-    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def git_state() -> dict[str, Any]:
@@ -266,14 +263,6 @@ def git_state() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"git_commit": commit.strip(), "git_dirty": bool(changes.strip())}
-
-
-def shrink_last(folder: RunFolder) -> None:
-    """Leave only the final weights in ``last.ckpt``: two thirds of it were for going on, which is over."""
-    checkpoint = torch.load(folder.last, map_location="cpu", weights_only=True)
-    for part in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
-        checkpoint.pop(part, None)
-    save_atomically(checkpoint, folder.last)
 
 
 def write_report(folder: RunFolder, loggers: list[Logger], config: TrainConfig, result: dict[str, Any]) -> None:

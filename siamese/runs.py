@@ -95,7 +95,7 @@ class RunFolder:
 
     def start(self, config: TrainConfig, **facts: Any) -> None:
         """Record the configuration, and in a fresh ``result.json`` that the run goes on."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.config, write_yaml(config))
         self._write_result({"status": "running", **facts})
 
@@ -134,6 +134,8 @@ def find_run(config: EvalConfig) -> TrainConfig:
             "finish it with train.py, its output folder and resume=true"
         )
     trained = read_yaml(RunFolder(path).config)
+    if trained.checkpoint == "none":
+        raise ConfigError(f"run={config.run}: it was trained with checkpoint=none, so its weights were not kept")
     if config.data is None:
         return trained
     for key in ("image_size", "color"):

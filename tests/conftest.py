@@ -55,7 +55,8 @@ def tiny_config(tiny_data: dict[str, object]) -> Callable[..., TrainConfig]:
     def make(**changes: object) -> TrainConfig:
         plain: dict[str, object] = {
             "name": "tiny", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0,
-            "max_epochs": 2, "patience": 5, "data": tiny_data, "model": {"name": "koch", **TINY_MODEL},
+            "max_epochs": 2, "patience": 5, "precision": "32", "data": tiny_data,
+            "model": {"name": "koch", **TINY_MODEL},
             "objective": {"name": "bce"}, "optimizer": {"name": "adam"}, "scheduler": {"name": "step"},
             "trainer": {"accelerator": "cpu", "progress_bar": False}, "logger": {"name": "csv"},
             "protocol": {"name": "view1"},
@@ -78,6 +79,7 @@ def tiny_overrides(tiny_data: dict[str, object]) -> list[str]:
         "batch_size=8",
         "max_epochs=2",
         "learning_rate=1e-3",
+        "precision=32",
     ]
 
 

@@ -110,7 +110,7 @@ BAD = {
     "learning rate that is no number": (["learning_rate=nan"], "learning_rate=nan: input should be a finite number"),
     "negative seed": (["seed=-1"], "seed=-1: input should be greater than or equal to 0"),
     "unknown choice": (["monitor=train/loss"], "monitor='train/loss': input should be 'val/loss' or 'val/acc'"),
-    "unknown precision": (["precision=64"], "precision=64: input should be 32 or 'bf16'"),
+    "unknown precision": (["precision=64"], "precision=64: input should be 'auto', '32' or 'bf16'"),
     "widths of the wrong length": (["model.widths=[64,128]"], "model.widths"),
     "image too small for the network": (["data.image_size=40"], "too small for model=koch; give at least"),
     "momentum missing for nesterov": (["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"], "momentum"),

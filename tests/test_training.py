@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 
 from siamese import config as configuration
 from siamese import experiment
-from siamese.callbacks import History, best_epoch, read_history
+from siamese.callbacks import History, KeepLast, best_epoch, read_history
 from siamese.checkpoints import load_network
 from siamese.config import EvalConfig, TrainConfig
 from siamese.data.module import PairDataModule
@@ -76,9 +76,10 @@ def test_every_file_of_the_contract(finished: Finished) -> None:
     _, path, _ = finished
     for name in (
         "config.yaml", "result.json", "history.csv", "predictions.csv", "excluded.csv", "report.html",
-        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "roc.png", "curves.png",
+        "checkpoints/best.ckpt", "roc.png", "curves.png",
     ):  # fmt: skip
         assert (path / name).is_file(), name
+    assert [file.name for file in (path / "checkpoints").iterdir()] == ["best.ckpt"]
     assert len(list(path.glob("events.out.tfevents.*"))) == 1
     assert not [file for file in path.rglob("*") if file.name.endswith(".tmp")]
 
@@ -157,11 +158,49 @@ def test_history_has_a_row_an_epoch_and_the_best_weights_are_those_tested(finish
 def test_checkpoints_hold_plain_data_only(finished: Finished) -> None:
     config, path, _ = finished
     best = torch.load(path / "checkpoints" / "best.ckpt", weights_only=True)
-    last = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
     assert best["config"] == configuration.to_plain(config)
     assert "optimizer_states" not in best
-    assert "optimizer_states" not in last
-    assert last["epoch"] == 2
+
+
+def test_what_is_kept_of_a_finished_run(tiny_config: Make, tmp_path: Path) -> None:
+    results = {}
+    for checkpoint in ("best", "all", "none"):
+        results[checkpoint] = run(tiny_config(checkpoint=checkpoint), tmp_path / checkpoint)
+    assert {key: without_times(result) for key, result in results.items()} == dict.fromkeys(
+        results, without_times(results["best"])
+    )
+    kept = {key: sorted(file.name for file in (tmp_path / key).rglob("*.ckpt")) for key in results}
+    assert kept == {"best": ["best.ckpt"], "all": ["best.ckpt", "last.ckpt"], "none": []}
+    last = torch.load(tmp_path / "all/checkpoints/last.ckpt", weights_only=True)
+    assert (last["epoch"], len(last["optimizer_states"])) == (2, 1)
+    assert (
+        evaluate(
+            EvalConfig.model_validate({"run": str(tmp_path / "all"), "protocol": {"name": "view1"}}),
+            RunFolder(tmp_path / "eval"),
+        )["test/loss"]
+        == results["none"]["test/loss"]
+    )
+    with pytest.raises(ConfigError, match="checkpoint=none"):
+        evaluate(
+            EvalConfig.model_validate({"run": str(tmp_path / "none"), "protocol": {"name": "view1"}}),
+            RunFolder(tmp_path / "eval2"),
+        )
+    again = run(tiny_config(checkpoint="none", resume=True), tmp_path / "none")
+    assert again == results["none"]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes must not keep the failure to itself."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(tiny_config(), tmp_path / "run")
 
 
 def test_tensorboard_shows_curves_configuration_hparams_and_pictures(finished: Finished) -> None:
@@ -197,11 +236,16 @@ def test_equal_seeds_give_equal_results_and_others_do_not(tiny_config: Make, tmp
     assert first["test/loss"] != other["test/loss"]
 
 
+@pytest.mark.parametrize("every", [0.0, 30.0])
 @pytest.mark.parametrize("stopped_after", [0, 1, 2, 3])
 def test_interrupted_and_resumed_equals_undisturbed(
-    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: int, every: float
 ) -> None:
-    """Interrupted in the epoch after ``stopped_after``; 3: between training and testing."""
+    """Interrupted in the epoch after ``stopped_after``; 3: between training and testing.
+
+    ``last.ckpt`` is that of the last epoch, or (every 30 s) of the start.
+    """
+    monkeypatch.setattr(KeepLast, "EVERY", every)
     model = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
     options = {"model": model, "max_epochs": 3, "scheduler": {"name": "step", "step_size": 1, "gamma": 0.5}}
     expected = run(tiny_config(**options), tmp_path / "whole")
@@ -217,8 +261,8 @@ def test_interrupted_and_resumed_equals_undisturbed(
     with monkeypatch.context() as patch:
         build = experiment.build_trainer
 
-        def build_interrupted(config: TrainConfig, folder: RunFolder) -> L.Trainer:
-            trainer = build(config, folder)
+        def build_interrupted(*args: Any) -> L.Trainer:
+            trainer = build(*args)
             trainer.callbacks.insert(0, Interrupt())
             return trainer
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 
+from siamese.models.encoder import Encoder
 from siamese.models.koch import KochEncoder
 from siamese.models.siamese import L1Head, SiameseNetwork
 
 ENCODERS = {"koch": KochEncoder}
 
 
-def build_network(model: dict[str, Any], in_channels: int, input_size: int, dft: bool = False) -> SiameseNetwork:
-    """The network that ``model`` describes: ``name`` picks the encoder, the rest are its arguments.
+def build_encoder(model: dict[str, Any], in_channels: int, input_size: int, dft: bool = False) -> Encoder:
+    """The encoder that ``model`` describes: ``name`` picks it, the rest are its arguments.
 
     Args:
         model: as in ``conf/model/*.yaml``.
@@ -23,6 +24,11 @@ def build_network(model: dict[str, Any], in_channels: int, input_size: int, dft:
     """
     options = {key: value for key, value in model.items() if key != "name"}
     encoder = ENCODERS[model["name"]](in_channels=in_channels, input_size=input_size, dft=dft, **options)
-    network = SiameseNetwork(encoder, L1Head(encoder.embedding_dim, init=options["init"]))
     # Convolutions read neighbouring channels together: faster on CPU and GPU, and the same numbers to rounding.
-    return network.to(memory_format=torch.channels_last)
+    return encoder.to(memory_format=torch.channels_last)
+
+
+def build_network(model: dict[str, Any], in_channels: int, input_size: int, dft: bool = False) -> SiameseNetwork:
+    """The network around the encoder that ``model`` describes; arguments as of `build_encoder`."""
+    encoder = build_encoder(model, in_channels, input_size, dft)
+    return SiameseNetwork(encoder, L1Head(encoder.embedding_dim, init=model["init"]))

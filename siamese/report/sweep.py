@@ -64,7 +64,7 @@ def read_jobs(folder: Path) -> list[Job]:
 def varied(jobs: Sequence[Job]) -> list[str]:
     """The settings, the seed apart, that differ between jobs."""
     keys = dict.fromkeys(key for job in jobs for key in job.settings if key not in NOT_SETTINGS)
-    return [key for key in keys if len({json.dumps(job.settings[key]) for job in jobs if key in job.settings}) > 1]
+    return [key for key in keys if len({_show(job.settings[key]) for job in jobs if key in job.settings}) > 1]
 
 
 def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:

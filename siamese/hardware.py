@@ -1,0 +1,147 @@
+"""Where a run computes, and in which arithmetic: measured on this machine when it is left to us."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from siamese.config import TrainConfig, to_plain
+from siamese.errors import ConfigError
+from siamese.models.build import build_encoder
+
+log = logging.getLogger(__name__)
+
+WORTH = 1.5
+"""How many times faster than float32 bf16 has to be, to be chosen for its eight bits of precision."""
+
+AGREES = 0.5
+"""Largest difference of a bf16 gradient from the float32 one, relative to its norm.
+
+About 0.2 where bf16 works (rounding moves maxima and signs in a random network); a kernel that is wrong gives 1."""
+
+IMAGES = 16
+"""Images in the step that is timed: enough for the rates of a real step; about three seconds in all."""
+
+
+class Arithmetic(NamedTuple):
+    """How the numbers of a run are computed."""
+
+    precision: Literal["32", "bf16"]
+    convolution: Literal["direct", "dft"]
+
+    @property
+    def bf16(self) -> bool:
+        """Whether to compute under bf16 autocast."""
+        return self.precision == "bf16"
+
+    @property
+    def dft(self) -> bool:
+        """Whether costly convolutions go through spectra (`siamese.models.dft_conv`)."""
+        return self.convolution == "dft"
+
+
+def pick_device(config: TrainConfig) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        ConfigError: a GPU is asked for and torch sees none.
+    """
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=auto or trainer=cpu")
+    use_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The kind and the name of the device; for the CPU with the number of threads torch uses."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "unknown processor"
+    return f"cpu: {model}, {torch.get_num_threads()} threads"
+
+
+def recorded_arithmetic(result: Mapping[str, Any]) -> Arithmetic:
+    """The arithmetic that a run's ``result.json`` tells of."""
+    return Arithmetic(result["precision"], result.get("convolution", "direct"))
+
+
+def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
+    """What ``precision`` and ``convolution`` ask for, with ``auto`` filled in for this machine.
+
+    On a GPU: bf16 from compute capability 8.0 on, direct convolutions. On the CPU float32 goes through spectra, and
+    where bf16 is allowed a training step of the encoder's convolutions is timed in each way: bf16 is taken when it
+    is `WORTH` it and its gradients agree with those of float32 (on some processors and versions of torch it is
+    slow, or wrong).
+    """
+    if device.type == "cuda":
+        capable = torch.cuda.get_device_capability(device) >= (8, 0)
+        precision = ("bf16" if capable else "32") if config.precision == "auto" else config.precision
+        return Arithmetic(precision, "direct" if config.convolution == "auto" else config.convolution)
+    if config.convolution != "auto" and config.precision != "auto":
+        return Arithmetic(config.precision, config.convolution)
+    if config.precision == "32":
+        return Arithmetic("32", "dft")
+    model = json.dumps(to_plain(config.model), sort_keys=True)
+    # Neither the order of the candidates nor the choice depends on what was measured before in this process.
+    return _measured(config.precision, config.convolution, model, config.data.channels, config.data.image_size, device)
+
+
+@lru_cache(maxsize=64)
+def _measured(
+    precision: str, convolution: str, model: str, channels: int, size: int, device: torch.device
+) -> Arithmetic:
+    """The fastest of the allowed ways; float32 in the usual case that bf16 is not worth it. Cached for a sweep."""
+    ways: list[Literal["direct", "dft"]] = ["dft", "direct"]
+    allowed = [way for way in ways if convolution in ("auto", way)]
+    reference = Arithmetic("32", allowed[0])
+    seconds, gradient = time_step(reference, json.loads(model), channels, size, device)
+    told = [f"{' '.join(reference)} {1e3 * seconds:.0f} ms"]
+    best, best_seconds = reference, seconds / WORTH if precision == "auto" else float("inf")
+    for way in allowed:
+        candidate = Arithmetic("bf16", way)
+        taken, other = time_step(candidate, json.loads(model), channels, size, device)
+        difference = float((other - gradient).norm() / gradient.norm())
+        told.append(f"{' '.join(candidate)} {1e3 * taken:.0f} ms (gradient off by {difference:.3f})")
+        if taken < best_seconds and (difference <= AGREES or precision == "bf16"):
+            best, best_seconds = candidate, taken
+    log.info("precision=%s here: %s; a step of %d images took %s", precision, " ".join(best), IMAGES, ", ".join(told))
+    return best
+
+
+def time_step(
+    arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int, device: torch.device, repeats: int = 3
+) -> tuple[float, Tensor]:
+    """Shortest time of a forward and backward pass of the encoder's convolutions, and the gradient of their kernels.
+
+    Returns:
+        seconds, and the gradient float32 [number of the convolutions' parameters], the same for all but rounding.
+    """
+    rng = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # The linear layer, most of the parameters and no part of the question, is left small.
+        encoder = build_encoder({**model, "embedding_dim": 8, "dropout": 0.0}, channels, size, arithmetic.dft)
+    encoder.to(device)
+    x = torch.rand(IMAGES, channels, size, size, generator=rng).to(device)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        encoder.zero_grad()
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic.bf16):
+            z = encoder(x)
+        z.float().square().mean().backward()
+        best = min(best, time.perf_counter() - started)
+    gradients = [p.grad.flatten().float() for p in encoder.parameters() if p.dim() == 4 and p.grad is not None]
+    return best, torch.cat(gradients)

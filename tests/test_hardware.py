@@ -1,0 +1,91 @@
+"""The choice of arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from siamese import hardware
+from siamese.config import TrainConfig
+from siamese.experiment import train
+from siamese.hardware import Arithmetic, choose_arithmetic, recorded_arithmetic, time_step
+from siamese.runs import RunFolder
+
+Make = Callable[..., TrainConfig]
+CPU = torch.device("cpu")
+SECONDS = {("32", "dft"): 1.0, ("bf16", "dft"): 0.5, ("bf16", "direct"): 0.4, ("32", "direct"): 2.0}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], tuple[float, float]]:
+    """Seconds of a step and error of its gradient, of each arithmetic on a machine to be set up by the test."""
+    figures = {key: (seconds, 0.2 * (key[0] == "bf16")) for key, seconds in SECONDS.items()}
+
+    def time_step(arithmetic: Arithmetic, *_: Any) -> tuple[float, torch.Tensor]:
+        seconds, error = figures[tuple(arithmetic)]
+        return seconds, torch.tensor([1.0, error])
+
+    monkeypatch.setattr(hardware, "time_step", time_step)
+    hardware._measured.cache_clear()
+    yield figures
+    hardware._measured.cache_clear()
+
+
+def test_auto_takes_bf16_where_it_is_much_faster(tiny_config: Make, machine: dict[Any, Any]) -> None:
+    assert choose_arithmetic(tiny_config(precision="auto"), CPU) == ("bf16", "direct")
+
+
+def test_auto_keeps_float32_where_bf16_is_little_faster(tiny_config: Make, machine: dict[Any, Any]) -> None:
+    machine["bf16", "direct"] = machine["bf16", "dft"] = (0.8, 0.2)
+    assert choose_arithmetic(tiny_config(precision="auto"), CPU) == ("32", "dft")
+
+
+def test_auto_refuses_a_bf16_that_is_wrong(tiny_config: Make, machine: dict[Any, Any]) -> None:
+    machine["bf16", "direct"] = (0.1, 1.4)
+    assert choose_arithmetic(tiny_config(precision="auto"), CPU) == ("bf16", "dft")
+    hardware._measured.cache_clear()
+    machine["bf16", "dft"] = (0.1, float("nan"))
+    assert choose_arithmetic(tiny_config(precision="auto"), CPU) == ("32", "dft")
+
+
+@pytest.mark.parametrize(
+    ("precision", "convolution", "chosen"),
+    [
+        ("32", "auto", ("32", "dft")), ("32", "direct", ("32", "direct")), ("bf16", "auto", ("bf16", "direct")),
+        ("bf16", "dft", ("bf16", "dft")), ("auto", "dft", ("bf16", "dft")), ("auto", "direct", ("bf16", "direct")),
+    ],
+)  # fmt: skip
+def test_what_is_given_is_kept(
+    tiny_config: Make, machine: dict[Any, Any], precision: str, convolution: str, chosen: tuple[str, str]
+) -> None:
+    assert choose_arithmetic(tiny_config(precision=precision, convolution=convolution), CPU) == chosen
+
+
+def test_ways_differ_by_rounding_only() -> None:
+    model = {"name": "koch", "batchnorm": True, "dropout": 0.5, "init": "torch", "widths": [8, 64, 64, 8]}
+    state = torch.random.get_rng_state()
+    (_, exact), (_, dft), (_, bf16) = (
+        time_step(Arithmetic(*way), model, 1, 105, CPU, repeats=0)
+        for way in (("32", "direct"), ("32", "dft"), ("bf16", "direct"))
+    )
+    assert (dft - exact).norm() / exact.norm() < 1e-3
+    assert 1e-3 < (bf16 - exact).norm() / exact.norm() < hardware.AGREES
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_choice_is_recorded_and_a_resumed_run_keeps_it(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("siamese.experiment.choose_arithmetic", lambda *_: Arithmetic("bf16", "direct"))
+        result = train(tiny_config(precision="auto", max_epochs=1), folder)
+    assert recorded_arithmetic(result) == ("bf16", "direct")
+    folder.record(status="interrupted")
+    monkeypatch.setattr("siamese.experiment.choose_arithmetic", lambda *_: Arithmetic("32", "dft"))
+    again = train(tiny_config(precision="auto", max_epochs=1, resume=True), folder)
+    assert recorded_arithmetic(again) == ("bf16", "direct")
