@@ -99,6 +99,7 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     history = read_history(folder.history)
 
+    scoring = time.perf_counter()
     weights = checkpoint_io.load_checkpoint(folder.best) if config.checkpoint == "none" else folder.best
     network = load_network(weights, config, arithmetic.dft)
     figures = score_splits(network, config, folder, data, device, arithmetic.bf16)
@@ -110,6 +111,7 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
         epochs=len(history),
         parameters=parameters,
         train_seconds=round(sum(row["seconds"] for row in history), 2),
+        score_seconds=round(time.perf_counter() - scoring, 2),
         total_seconds=round(time.perf_counter() - started, 2),
     )
     if config.checkpoint != "all":

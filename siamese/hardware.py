@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from siamese.config import TrainConfig, to_plain
 from siamese.errors import ConfigError
+from siamese.files import write_text_atomically
 from siamese.models.build import build_encoder
 
 log = logging.getLogger(__name__)
@@ -32,10 +36,10 @@ IMAGES = 16
 
 
 class Arithmetic(NamedTuple):
-    """How the numbers of a run are computed."""
+    """How the numbers of a run are computed: precision ``32`` or ``bf16``, convolution ``direct`` or ``dft``."""
 
-    precision: Literal["32", "bf16"]
-    convolution: Literal["direct", "dft"]
+    precision: str
+    convolution: str
 
     @property
     def bf16(self) -> bool:
@@ -83,7 +87,7 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
     On a GPU: bf16 from compute capability 8.0 on, direct convolutions. On the CPU float32 goes through spectra, and
     where bf16 is allowed a training step of the encoder's convolutions is timed in each way: bf16 is taken when it
     is `WORTH` it and its gradients agree with those of float32 (on some processors and versions of torch it is
-    slow, or wrong).
+    slow, or wrong). The answer is remembered in the folder ``data.cache``.
     """
     if device.type == "cuda":
         capable = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -93,37 +97,52 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
         return Arithmetic(config.precision, config.convolution)
     if config.precision == "32":
         return Arithmetic("32", "dft")
-    model = json.dumps(to_plain(config.model), sort_keys=True)
-    # Neither the order of the candidates nor the choice depends on what was measured before in this process.
-    return _measured(config.precision, config.convolution, model, config.data.channels, config.data.image_size, device)
+    machine = (device_name(device), torch.__version__)
+    question = (*machine, config.precision, config.convolution, config.data.channels, config.data.image_size)
+    key = json.dumps([*question, to_plain(config.model)], sort_keys=True)
+    return Arithmetic(*_measured(key, Path(config.data.cache)))
 
 
 @lru_cache(maxsize=64)
-def _measured(
-    precision: str, convolution: str, model: str, channels: int, size: int, device: torch.device
-) -> Arithmetic:
-    """The fastest of the allowed ways; float32 in the usual case that bf16 is not worth it. Cached for a sweep."""
-    ways: list[Literal["direct", "dft"]] = ["dft", "direct"]
-    allowed = [way for way in ways if convolution in ("auto", way)]
-    reference = Arithmetic("32", allowed[0])
-    seconds, gradient = time_step(reference, json.loads(model), channels, size, device)
-    told = [f"{' '.join(reference)} {1e3 * seconds:.0f} ms"]
-    best, best_seconds = reference, seconds / WORTH if precision == "auto" else float("inf")
+def _measured(key: str, cache: Path) -> tuple[str, str]:
+    """The answer to ``key``: of this process, of an earlier one (a file in ``cache``), or measured now."""
+    file = cache / f"arithmetic-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    try:
+        answer = json.loads(file.read_text(encoding="utf-8"))
+        if answer["key"] != key:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        answer = {"key": key, **_measure(*json.loads(key)[2:])}
+        with contextlib.suppress(OSError):  # not being able to remember is no reason to end
+            cache.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
+    log.info(
+        "arithmetic on this machine: %s; a step of %d images took %s", " ".join(answer["best"]), IMAGES, answer["told"]
+    )
+    return answer["best"][0], answer["best"][1]
+
+
+def _measure(precision: str, convolution: str, channels: int, size: int, model: dict[str, Any]) -> dict[str, Any]:
+    """The best of the allowed ways, and the times of all in words."""
+    allowed = [way for way in ("dft", "direct") if convolution in ("auto", way)]
+    best = Arithmetic("32", allowed[0])
+    seconds, gradient = time_step(best, model, channels, size)
+    told = [f"{' '.join(best)} {1e3 * seconds:.0f} ms"]
+    limit = seconds / WORTH if precision == "auto" else math.inf
     for way in allowed:
         candidate = Arithmetic("bf16", way)
-        taken, other = time_step(candidate, json.loads(model), channels, size, device)
+        taken, other = time_step(candidate, model, channels, size)
         difference = float((other - gradient).norm() / gradient.norm())
-        told.append(f"{' '.join(candidate)} {1e3 * taken:.0f} ms (gradient off by {difference:.3f})")
-        if taken < best_seconds and (difference <= AGREES or precision == "bf16"):
-            best, best_seconds = candidate, taken
-    log.info("precision=%s here: %s; a step of %d images took %s", precision, " ".join(best), IMAGES, ", ".join(told))
-    return best
+        told.append(f"{' '.join(candidate)} {1e3 * taken:.0f} ms (gradient off by {difference:.2f})")
+        if taken < limit and (difference <= AGREES or precision == "bf16"):
+            best, limit = candidate, taken
+    return {"best": list(best), "told": ", ".join(told)}
 
 
 def time_step(
-    arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int, device: torch.device, repeats: int = 3
+    arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int, repeats: int = 3
 ) -> tuple[float, Tensor]:
-    """Shortest time of a forward and backward pass of the encoder's convolutions, and the gradient of their kernels.
+    """Shortest time on the CPU of a forward and backward pass of the encoder's convolutions, and their gradient.
 
     Returns:
         seconds, and the gradient float32 [number of the convolutions' parameters], the same for all but rounding.
@@ -133,13 +152,12 @@ def time_step(
         torch.manual_seed(0)
         # The linear layer, most of the parameters and no part of the question, is left small.
         encoder = build_encoder({**model, "embedding_dim": 8, "dropout": 0.0}, channels, size, arithmetic.dft)
-    encoder.to(device)
-    x = torch.rand(IMAGES, channels, size, size, generator=rng).to(device)
+    x = torch.rand(IMAGES, channels, size, size, generator=rng)
     best = float("inf")
     for _ in range(repeats + 1):
         encoder.zero_grad()
         started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic.bf16):
             z = encoder(x)
         z.float().square().mean().backward()
         best = min(best, time.perf_counter() - started)

@@ -169,7 +169,8 @@ def _read(entry: Path) -> ImageArray | None:
     """The entry, or None when it is not there or damaged."""
     try:
         index: dict[str, Any] = json.loads((entry / "index.json").read_text(encoding="utf-8"))
-        pixels: NDArray[np.uint8] = np.load(entry / "pixels.npy")
+        # Mapped: runs side by side share the pages. Copy on write, since torch wants to be able to write.
+        pixels: NDArray[np.uint8] = np.load(entry / "pixels.npy", mmap_mode="c")
         if len(pixels) == len(index["names"]) and _checksum(pixels) == index["crc32"]:
             return ImageArray(index["names"], pixels, index["excluded"])
         reason = "its checksum is wrong"

@@ -222,6 +222,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Threshold", _if_number(run.threshold, "{:g} on the probability".format)),
         ("Seed", result.get("seed")),
         ("Precision", result.get("precision")),
+        ("Convolution", result.get("convolution")),
         ("Device", result.get("device")),
         ("Commit", commit + (" with uncommitted changes" if commit and result.get("git_dirty") else "")),
         ("Versions", " · ".join(f"{name} {value}" for name, value in versions.items())),

@@ -1,0 +1,189 @@
+"""``python -m benchmarks train|losses|profile|data|eval|startup|sweep``: ratios, as text and with --json as a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import machine, median, seconds, table, worker
+
+Options = argparse.Namespace
+Report = tuple[str, dict[str, Any]]
+
+
+def train(options: Options) -> Report:
+    """Training pairs per second: ours, the report's loop, a Lightning template's, and the machine's limits."""
+    common = {"data": options.data, "root": options.root, "batch": options.batch, "steps": options.steps}
+    ways: dict[str, Callable[[], dict[str, Any]]] = {
+        "the report's loop": partial(worker, "plain", **common),
+        "template, 2 workers": partial(worker, "template", **common),
+    }
+    for precision in options.precision.split(","):
+        ways[f"ours, precision={precision}"] = partial(worker, "ours", **common, precision=precision)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    limits: list[dict[str, Any]] = []
+    for _ in range(options.repeats):  # in turn, so that a slow minute of the machine meets all alike
+        limits.append(worker("limits"))
+        for name, way in ways.items():
+            runs[name].append(way())
+    limit = {key: median([found[key] for found in limits]) for key in limits[0]}
+    rate = {name: options.batch / median([s for run in found for s in run["seconds"]]) for name, found in runs.items()}
+    rows = []
+    for name, found in runs.items():
+        gflops = rate[name] * limit["gflop_per_pair"]
+        rows.append([
+            name, found[0].get("arithmetic", "32 direct"), rate[name], rate[name] / rate["the report's loop"],
+            f"{gflops / limit['fp32_matrix_gflops']:.0%}", f"{gflops / limit['bf16_matrix_gflops']:.0%}",
+            max(run["peak_mib"] for run in found),
+        ])  # fmt: skip
+    text = table(
+        [
+            "way",
+            "arithmetic",
+            "pairs/s",
+            "times the report's",
+            "of fp32 matrix rate",
+            "of bf16 matrix rate",
+            "peak MiB",
+        ],
+        rows,
+    )
+    text += (
+        f"\n\nBatch {options.batch}; {limit['gflop_per_pair']:.2f} GFLOP a pair with direct convolutions (counted). "
+        f"Limits: fp32 {limit['fp32_matrix_gflops']:.0f}, bf16 {limit['bf16_matrix_gflops']:.0f} GFLOP/s, "
+        f"copies {limit['copy_gb_per_s']:.0f} GB/s."
+    )
+    return text, {"limits": limit, "pairs_per_second": rate, "runs": runs}
+
+
+def losses(options: Options) -> Report:
+    """Losses of the first steps of our training and of a plain float32 loop on the same batches."""
+    found = worker(
+        "losses", data=options.data, root=options.root, batch=options.batch, steps=20, precision=options.precision
+    )
+    difference = max(abs(a - b) for a, b in zip(found["ours"], found["plain"], strict=True))
+    pairs = zip(found["ours"], found["plain"], strict=True)
+    rows = [[step, f"{ours:.6f}", f"{plain:.6f}"] for step, (ours, plain) in enumerate(pairs, start=1)]
+    text = table(["step", f"ours ({found['arithmetic']})", "plain loop"], rows)
+    return f"{text}\n\nLargest difference: {difference:.1e}", {**found, "largest_difference": difference}
+
+
+def profile(options: Options) -> Report:
+    """Where the time of our training steps goes."""
+    found = worker("profile", data=options.data, root=options.root, batch=options.batch, precision=options.precision)
+    rows = [[name, f"{share:.1%}"] for name, share in found["shares"].items()]
+    return table(["operation", f"share of a step ({found['arithmetic']})"], rows), found
+
+
+def data(options: Options) -> Report:
+    """Seconds until the images of View 1 are an array."""
+    found = [worker("decoding", data=options.data, root=options.root) for _ in range(options.repeats)]
+    names = {"one_by_one": "PIL, one by one", "cold": "ours, no cache", "warm": "ours, cached"}
+    taken = {key: median([run[key] for run in found]) for key in names}
+    rows = [[name, taken[key], taken["one_by_one"] / taken[key]] for key, name in names.items()]
+    text = table(["way", "seconds", "times PIL's"], rows) + f"\n\n{found[0]['images']} images."
+    return text, {"seconds": taken, "images": found[0]["images"]}
+
+
+def evaluation(options: Options) -> Report:
+    """Seconds to score the test pairs."""
+    found = worker("scoring", data=options.data, root=options.root, repeats=options.repeats)
+    taken = {name: median(times) for name, times in found["seconds"].items()}
+    rows = [
+        ["pair by pair", taken["pairwise"], 1.0],
+        ["each image once", taken["once"], taken["pairwise"] / taken["once"]],
+    ]
+    text = table(["way", "seconds", "times faster"], rows)
+    text += (
+        f"\n\n{found['pairs']} pairs of {found['images']} images; logits up to {found['largest_logit']:.2g} "
+        f"differ by {found['largest_difference']:.1e} at most."
+    )
+    return text, found
+
+
+def startup(options: Options) -> Report:
+    """Seconds until a command answers, and the part of a warm run that is neither training nor scoring."""
+    python = sys.executable
+    commands = {
+        "import torch, lightning": [python, "-c", "import torch, lightning"],
+        "train.py --help": [python, "train.py", "--help"],
+        "train.py, a wrong key": [python, "-c", "import subprocess, sys; sys.exit(subprocess.run("
+                                  "[sys.executable, 'train.py', 'model.typo=1']).returncode != 2)"],
+    }  # fmt: skip
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(options.repeats + 1):
+        for name, command in commands.items():
+            times[name].append(seconds(*command))
+    taken = {name: median(found[1:]) for name, found in times.items()}  # the first ones read files from disk
+    rows = [[name, found, found / taken["import torch, lightning"]] for name, found in taken.items()]
+    overheads = [_overhead(options, [f"seed={seed}"])[0] for seed in range(options.repeats)]
+    text = table(["command", "seconds", "of the imports"], rows)
+    text += f"\n\nA warm run of two epochs, less its training and scoring: {median(overheads):.1f} s."
+    return text, {"seconds": taken, "warm_run_overhead": overheads}
+
+
+def sweep(options: Options) -> Report:
+    """Seconds a job of a sweep takes besides training and scoring."""
+    jobs = 5
+    found = []
+    for _ in range(options.repeats):
+        one, _ = _overhead(options, ["-m", "seed=0"])
+        many, _ = _overhead(options, ["-m", "seed=" + ",".join(str(seed) for seed in range(jobs))])
+        found.append((many - one) / (jobs - 1))
+    text = f"Each further job of a sweep: {median(found):.2f} s besides training and scoring."
+    return text, {"seconds_per_job": found}
+
+
+def _overhead(options: Options, arguments: list[str]) -> tuple[float, list[dict[str, Any]]]:
+    """Wall time of a run or a sweep of a narrow network, less what its jobs trained and scored."""
+    where = [f"data.root={options.root}"] if options.root else []
+    with tempfile.TemporaryDirectory() as folder:
+        taken = seconds(
+            sys.executable, "train.py", *arguments, f"data={options.data}", *where, "model.batchnorm=true",
+            "model.widths=[8,8,8,16]", "max_epochs=2", f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}",
+            "model.embedding_dim=4096",
+        )  # fmt: skip
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in Path(folder).rglob("result.json")]
+    return taken - sum(result["train_seconds"] + result["score_seconds"] for result in results), results
+
+
+BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "startup": startup,
+    "sweep": sweep,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "benchmark", choices=BENCHMARKS, help="; ".join(f"{k}: {f.__doc__}" for k, f in BENCHMARKS.items())
+    )
+    parser.add_argument("--data", default="synthetic", help="the data group: synthetic, lfw, lfw_a, ...")
+    parser.add_argument("--root", default=os.environ.get("LFW_ROOT", ""), help="data.root; LFW_ROOT by default")
+    parser.add_argument("--batch", type=int, default=128, help="pairs in a step")
+    parser.add_argument("--steps", type=int, default=6, help="steps in a process, two of them to warm up")
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each way, in turn")
+    parser.add_argument("--precision", default="auto", help="of our training; train takes several: 32,bf16,auto")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args()
+    if options.data == "synthetic":
+        options.root = ""
+    text, figures = BENCHMARKS[options.benchmark](options)
+    told = machine()
+    print(text)
+    print("\n" + ", ".join(f"{key} {value}" for key, value in told.items()))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        record = {"benchmark": options.benchmark, "options": vars(options) | {"json": str(options.json)}}
+        options.json.write_text(json.dumps({**record, "machine": told, **figures}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Timing in fresh processes, medians, and results as text and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    import torch
+
+    from siamese.hardware import device_name
+
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if Path("/proc/cpuinfo").exists() else []
+    return {
+        "device": device_name(device()),
+        "cpu": device_name(torch.device("cpu")),
+        "cpu_flags": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "lightning", "hydra-core")},
+    }
+
+
+def device() -> Any:
+    """The GPU where there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def seconds(*command: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> float:
+    """Wall time of a command, from its start to its end.
+
+    Raises:
+        RuntimeError: it ended with another exit code than 0; the message has its last lines.
+    """
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True)
+    taken = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+    return taken
+
+
+def worker(name: str, **options: Any) -> dict[str, Any]:
+    """What a fresh process of `benchmarks.worker` reports; memory settings and caches are a process's own."""
+    command = [sys.executable, "-m", "benchmarks.worker", name, json.dumps(options)]
+    clean = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name} with {options} ended with {done.returncode}: {done.stderr[-1500:]}")
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows as Markdown, numbers to three digits."""
+
+    def cell(value: object) -> str:
+        return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
+
+    lines = [columns, ["---"] * len(columns), *([cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,283 @@
+"""One measurement in a process of its own: ``python -m benchmarks.worker NAME '{"option": value}'`` prints JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from siamese.memory import keep_freed_memory
+
+WARM_UP = 2
+"""Steps left out: the first ones choose kernels and fault memory in."""
+
+
+def main() -> None:
+    name, options = sys.argv[1], json.loads(sys.argv[2])
+    if name in ("ours", "profile", "losses", "scoring"):
+        keep_freed_memory()  # as train.py does; the others run as Python starts
+    report = globals()[name](**options)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**report, "peak_mib": round(peak)}))
+
+
+def pairs_of(data: str, root: str, batch: int = 128) -> Any:
+    """The data module of the real training pairs."""
+    from siamese.data.module import PairDataModule
+
+    module = PairDataModule(configuration(data, root).data, batch, seed=0)
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+def configuration(data: str, root: str, *overrides: str) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    from benchmarks.common import ROOT
+    from siamese.config import load_train
+
+    where = [f"data.root={root}"] if root else []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return load_train(compose("train", [f"data={data}", *where, "model.batchnorm=true", *overrides]))
+
+
+def ours(data: str, root: str, batch: int, steps: int, precision: str) -> dict[str, Any]:
+    """Steps of the product's own training, through its Trainer."""
+    times, arithmetic = fit(data, root, batch, steps, precision)
+    return {"seconds": times.seconds[WARM_UP:], "arithmetic": " ".join(arithmetic)}
+
+
+def fit(data: str, root: str, batch: int, steps: int, precision: str, profiler: Any = None) -> Any:
+    from functools import partial
+
+    import lightning as L
+
+    from benchmarks.reference import StepTimes
+    from siamese import experiment
+    from siamese.callbacks import StepSeed
+    from siamese.config import to_plain
+    from siamese.hardware import choose_arithmetic, pick_device
+    from siamese.models.build import build_network
+    from siamese.module import SiameseModule
+    from siamese.objectives.pairs import OBJECTIVES
+    from siamese.runs import RunFolder
+
+    config = configuration(data, root, f"precision={precision}", f"batch_size={batch}", "checkpoint=none")
+    device = pick_device(config)
+    arithmetic = choose_arithmetic(config, device)
+    L.seed_everything(config.seed, verbose=False)
+    module = SiameseModule(
+        build_network(to_plain(config.model), 1, config.data.image_size, arithmetic.dft),
+        OBJECTIVES[config.objective.name](),
+        partial(experiment.build_optimizer, config),
+        partial(experiment.build_scheduler, config),
+    )
+    times = StepTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        io = experiment.build_checkpoint_io(config)
+        trainer = experiment.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io)
+        # Steps alone: epochs, validation and records are in the benchmarks of whole runs.
+        callbacks = [StepSeed(config.seed), times, *([profiler] if profiler else [])]
+        vars(trainer)["callbacks"] = callbacks
+        trainer.limit_val_batches = 0
+        trainer.fit_loop.epoch_loop.max_steps = steps
+        trainer.fit(module, pairs_of(data, root, batch))
+    return times, arithmetic
+
+
+def losses(data: str, root: str, batch: int, steps: int, precision: str) -> dict[str, Any]:
+    """Losses of the first steps: of our training, and of a plain loop from the same weights over the same batches."""
+    import torch
+
+    from benchmarks.reference import PlainNetwork
+
+    times, arithmetic = fit(data, root, batch, steps, precision)
+    module = pairs_of(data, root, batch)
+    network = PlainNetwork()
+    torch.manual_seed(0)
+    theirs = initial_weights(data, root)
+    network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    criterion = torch.nn.BCELoss()
+    plain: list[float] = []
+    x = torch.from_numpy(module.images.pixels).float() / 255
+    loader, epoch = module.train_dataloader(), 0
+    while len(plain) < steps:
+        loader.sampler.set_epoch(epoch)
+        epoch += 1
+        for rows, label in loader:
+            loss = criterion(network(x[rows[:, 0]], x[rows[:, 1]]), label.float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            plain.append(loss.item())
+            if len(plain) == steps:
+                break
+    return {"ours": [float(loss) for loss in times.losses], "plain": plain, "arithmetic": " ".join(arithmetic)}
+
+
+def initial_weights(data: str, root: str) -> dict[str, Any]:
+    """The weights our training starts from, with seed 0."""
+    import lightning as L
+
+    from siamese.config import to_plain
+    from siamese.models.build import build_network
+
+    config = configuration(data, root)
+    L.seed_everything(config.seed, verbose=False)
+    return dict(build_network(to_plain(config.model), 1, config.data.image_size).state_dict())
+
+
+def plain(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
+    """Steps of the report's loop."""
+    import torch
+
+    from benchmarks.common import device
+    from benchmarks.reference import plain_loop
+
+    module = pairs_of(data, root)
+    images = torch.from_numpy(module.images.pixels)
+    return {"seconds": plain_loop(images, module.train.indices, module.train.labels, batch, steps, device())[WARM_UP:]}
+
+
+def template(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
+    """Steps of the template's way."""
+    from benchmarks.reference import template_loop
+    from siamese.data.sources import image_root
+
+    module = pairs_of(data, root)
+    pairs = [(pair.image1, pair.image2, pair.label) for pair in module.train.pairs]
+    with tempfile.TemporaryDirectory() as folder:
+        taken = template_loop(image_root(module.data), pairs, batch, steps, Path(folder))
+    return {"seconds": taken[WARM_UP:]}
+
+
+def limits() -> dict[str, Any]:
+    """What the machine allows: matrix products and copies, the best of several; FLOPs of the network counted."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from benchmarks.common import device
+    from benchmarks.reference import PlainNetwork
+
+    where = device()
+
+    def best(work: Any, repeats: int = 7) -> float:
+        taken = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            work()
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    n = 8192 if where.type == "cuda" else 4096
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.randn(n, n, device=where).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        rates[f"{name}_matrix_gflops"] = 2 * n**3 / best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) / 1e9
+    source = torch.randn(2**26, device=where)
+    target = torch.empty_like(source)
+    # A copy reads and writes.
+    rates["copy_gb_per_s"] = 2 * source.numel() * 4 / best(lambda: target.copy_(source)) / 1e9
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network, x = PlainNetwork(), torch.empty(2, 1, 105, 105)
+        network(x, x).sum().backward()
+    return {**rates, "gflop_per_pair": counter.get_total_flops() / 2 / 1e9}
+
+
+def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
+    """Shares of the time of training steps by operation, from torch's profiler."""
+    import lightning as L
+    import torch
+
+    class Profiled(L.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == WARM_UP:
+                self.profile = torch.profiler.profile()
+                self.profile.__enter__()
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            self.profile.__exit__(None, None, None)
+
+    profiled = Profiled()
+    _, arithmetic = fit(data, root, batch, WARM_UP + 3, precision, profiled)
+    events = profiled.profile.key_averages()
+    times = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in events}
+    total = sum(times.values())
+    shares = {name: taken / total for name, taken in sorted(times.items(), key=lambda item: -item[1])[:14]}
+    return {"shares": shares, "arithmetic": " ".join(arithmetic)}
+
+
+def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:
+    """Test pairs scored with each image embedded once, and pair by pair as training code usually does."""
+    import torch
+
+    from benchmarks.common import device
+    from siamese.data.module import to_float
+    from siamese.hardware import choose_arithmetic
+    from siamese.models.build import build_network
+    from siamese.scoring import score_pairs
+
+    config = configuration(data, root, "precision=32")
+    module, where = pairs_of(data, root), device()
+    torch.manual_seed(0)
+    arithmetic = choose_arithmetic(config, where)
+    from siamese.config import to_plain
+
+    network = build_network(to_plain(config.model), 1, config.data.image_size, arithmetic.dft).to(where).eval()
+    pixels, indices = module.pixels.to(where), module.test.indices
+
+    @torch.inference_mode()
+    def pairwise() -> Any:
+        parts = [network(*(to_float(pixels[rows[:, side]]) for side in (0, 1))) for rows in indices.split(128)]
+        return torch.cat(parts).cpu().numpy()
+
+    taken: dict[str, list[float]] = {"once": [], "pairwise": []}
+    scores = {}
+    for _ in range(repeats):
+        for name, score in (("once", lambda: score_pairs(network, pixels, indices, where)), ("pairwise", pairwise)):
+            started = time.perf_counter()
+            scores[name] = score()
+            taken[name].append(time.perf_counter() - started)
+    difference = float(abs(scores["once"] - scores["pairwise"]).max())
+    return {
+        "seconds": taken, "pairs": len(indices), "images": len(torch.unique(indices)),
+        "largest_difference": difference, "largest_logit": float(abs(scores["once"]).max()),
+    }  # fmt: skip
+
+
+def decoding(data: str, root: str) -> dict[str, Any]:
+    """Seconds to have all images of View 1 as an array: cold, again from the cache, and one by one with PIL."""
+    from PIL import Image
+
+    from siamese.data.sources import image_root
+
+    with tempfile.TemporaryDirectory() as cache:
+        report = {}
+        for name in ("cold", "warm"):
+            config = configuration(data, root, f"data.cache={cache}").data
+            from siamese.data.module import PairDataModule
+
+            module = PairDataModule(config, 128, seed=0)
+            started = time.perf_counter()
+            module.setup()
+            report[name] = time.perf_counter() - started
+    folder, names = image_root(config), module.images.names
+    started = time.perf_counter()
+    for name in names:
+        with Image.open(folder / name) as image:
+            image.convert("L").resize((105, 105), Image.Resampling.BILINEAR).tobytes()
+    report["one_by_one"] = time.perf_counter() - started
+    return {**report, "images": len(names)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The benchmarks measure the same thing on both sides."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from benchmarks.common import table
+from benchmarks.reference import PlainNetwork
+from siamese.models.build import build_network
+
+KOCH = {
+    "name": "koch", "batchnorm": True, "dropout": 0.0, "init": "torch", "widths": [64, 128, 128, 256],
+    "embedding_dim": 4096,
+}  # fmt: skip
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_plain_network_is_ours() -> None:
+    torch.manual_seed(0)
+    ours, plain = build_network(KOCH, 1, 105, dft=True), PlainNetwork()
+    plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
+    a, b = torch.rand(2, 3, 1, 105, 105)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.sigmoid(ours(a, b)), plain(a, b), rtol=0, atol=1e-5)
+
+
+def test_table() -> None:
+    assert table(["a", "b"], [["x", 1.23456], ["y", 1234.5]]).splitlines()[2:] == ["| x | 1.23 |", "| y | 1234.5 |"]
+
+
+def test_help_names_every_benchmark() -> None:
+    done = benchmark("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("train", "losses", "profile", "data", "eval", "startup", "sweep"))
+
+
+@pytest.mark.slow
+def test_float32_losses_are_those_of_a_plain_loop(lfw_root: Path, tmp_path: Path) -> None:
+    """Twenty steps on real faces; the convolutions through spectra on our side, direct ones on the other."""
+    file = tmp_path / "losses.json"
+    done = benchmark(
+        "losses", "--data", "lfw_a", "--root", str(lfw_root), "--batch", "16", "--precision", "32", "--json", str(file)
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert figures["arithmetic"] == "32 dft"
+    assert len(figures["ours"]) == 20
+    assert figures["largest_difference"] < 1e-4
