@@ -71,9 +71,10 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
         raise DataError(f"{source}: is no checkpoint that can be loaded safely ({_first_line(error)})") from None
     prefix = "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    network = build_network(to_plain(config.model), config.data.channels, config.data.image_size, dft)
+    with torch.device("meta"):  # nothing is allocated or drawn: the checkpoint's tensors become the parameters
+        network = build_network(to_plain(config.model), config.data.channels, config.data.image_size, dft)
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise DataError(f"{source}: its weights do not fit the run's config.yaml ({_first_line(error)})") from None
     return network.eval()

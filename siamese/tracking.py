@@ -58,18 +58,21 @@ def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any
     for logger in loggers:
         logger.log_metrics(test, step=result["epochs"])
         if isinstance(logger, TensorBoardLogger):
-            _log_to_tensorboard(logger, config, final, folder)
+            # What auto stood for, not auto.
+            settings = flatten(to_plain(config)) | {"precision": result["precision"]}
+            _log_to_tensorboard(logger, settings, final, folder)
             logger.experiment.close()
         else:
             logger.save()
 
 
-def _log_to_tensorboard(logger: TensorBoardLogger, config: TrainConfig, final: dict[str, float], folder: Path) -> None:
+def _log_to_tensorboard(
+    logger: TensorBoardLogger, settings: dict[str, Any], final: dict[str, float], folder: Path
+) -> None:
     for picture in sorted(folder.glob("*.png")):
         with Image.open(picture) as image:
             logger.experiment.add_image(f"report/{picture.stem}", np.asarray(image.convert("RGB")), dataformats="HWC")
-    values = flatten(to_plain(config))
     # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's. The
     # name sorts behind train/ and val/, so that the curves stay on top.
     figures = {f"with_best_weights/{name.replace('/', '_')}": value for name, value in final.items()}
-    logger.log_hyperparams({key: values[key] for key in HPARAMS}, figures)
+    logger.log_hyperparams({key: settings[key] for key in HPARAMS}, figures)

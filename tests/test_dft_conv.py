@@ -125,3 +125,15 @@ def test_the_network_is_the_same_either_way() -> None:
         loss.backward()
     for (name, p), q in zip(direct.named_parameters(), dft.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-2, atol=1e-4 * float(p.grad.abs().max()), msg=name)
+
+
+def test_training_after_inference() -> None:
+    """What is remembered from inference mode (the matrices of a size) can be used in training."""
+    x, w = draw(2, 3, 13, 11), draw(4, 3, 3, 3).requires_grad_()
+    with torch.inference_mode():
+        expected = dft_conv2d(x, w)
+    y = dft_conv2d(x.requires_grad_(), w)
+    y.sum().backward()
+    torch.testing.assert_close(y, expected.clone())
+    assert x.grad is not None
+    assert w.grad is not None
