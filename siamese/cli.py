@@ -7,6 +7,7 @@ a sweep with a failed job among them. Torch and Lightning are imported only when
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -120,6 +121,8 @@ def _job(run: Callable[[RunFolder], float]) -> float:
         if isinstance(error, Interrupted) or hydra.mode != RunMode.MULTIRUN:
             _end(error)
         raise JobFailedError(f"job {hydra.job.num} failed: {_reason(error)}") from None
+    finally:
+        gc.collect()  # trainer and network refer to each other: half a gigabyte that the next job would find taken
 
 
 def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: bool = True) -> None:

@@ -23,7 +23,7 @@ from siamese.models.build import build_encoder
 
 log = logging.getLogger(__name__)
 
-WORTH = 1.5
+WORTH = 1.3
 """How many times faster than float32 bf16 has to be, to be chosen for its eight bits of precision."""
 
 AGREES = 0.5
