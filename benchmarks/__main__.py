@@ -66,13 +66,20 @@ def train(options: Options) -> Report:
 def losses(options: Options) -> Report:
     """Losses of the first steps of our training and of a plain float32 loop on the same batches."""
     found = worker(
-        "losses", data=options.data, root=options.root, batch=options.batch, steps=20, precision=options.precision
+        "losses", data=options.data, root=options.root, batch=options.batch, steps=20, precision=options.precision,
+        optimizer=options.optimizer,
+    )  # fmt: skip
+    names = {"ours": f"ours ({found['arithmetic']})", "plain": "plain", "plain_channels_last": "plain, channels-last"}
+    rows = [[step, *map("{:.6f}".format, values)] for step, values in enumerate(zip(*map(found.get, names), strict=True), start=1)]
+    largest = {
+        name: max(abs(a - b) for a, b in zip(found[name], found["plain"], strict=True))
+        for name in ("ours", "plain_channels_last")
+    }
+    text = table(["step", *names.values()], rows)
+    text += "\n\nLargest difference from the plain loop: " + ", ".join(
+        f"{names[name]} {difference:.1e}" for name, difference in largest.items()
     )
-    difference = max(abs(a - b) for a, b in zip(found["ours"], found["plain"], strict=True))
-    pairs = zip(found["ours"], found["plain"], strict=True)
-    rows = [[step, f"{ours:.6f}", f"{plain:.6f}"] for step, (ours, plain) in enumerate(pairs, start=1)]
-    text = table(["step", f"ours ({found['arithmetic']})", "plain loop"], rows)
-    return f"{text}\n\nLargest difference: {difference:.1e}", {**found, "largest_difference": difference}
+    return text, {**found, "largest_difference": largest}
 
 
 def profile(options: Options) -> Report:
@@ -171,6 +178,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="steps in a process, two of them to warm up")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each way, in turn")
     parser.add_argument("--precision", default="auto", help="of our training; train takes several: 32,bf16,auto")
+    parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="of losses")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
     if options.data == "synthetic":

@@ -52,7 +52,9 @@ def ours(data: str, root: str, batch: int, steps: int, precision: str) -> dict[s
     return {"seconds": times.seconds[WARM_UP:], "arithmetic": " ".join(arithmetic)}
 
 
-def fit(data: str, root: str, batch: int, steps: int, precision: str, profiler: Any = None) -> Any:
+def fit(
+    data: str, root: str, batch: int, steps: int, precision: str, profiler: Any = None, optimizer: str = "adam"
+) -> Any:
     from functools import partial
 
     import lightning as L
@@ -67,7 +69,9 @@ def fit(data: str, root: str, batch: int, steps: int, precision: str, profiler: 
     from siamese.objectives.pairs import OBJECTIVES
     from siamese.runs import RunFolder
 
-    config = configuration(data, root, f"precision={precision}", f"batch_size={batch}", "checkpoint=none")
+    config = configuration(
+        data, root, f"precision={precision}", f"batch_size={batch}", f"optimizer={optimizer}", "checkpoint=none"
+    )
     device = pick_device(config)
     arithmetic = choose_arithmetic(config, device)
     L.seed_everything(config.seed, verbose=False)
@@ -90,35 +94,44 @@ def fit(data: str, root: str, batch: int, steps: int, precision: str, profiler: 
     return times, arithmetic
 
 
-def losses(data: str, root: str, batch: int, steps: int, precision: str) -> dict[str, Any]:
-    """Losses of the first steps: of our training, and of a plain loop from the same weights over the same batches."""
+def losses(data: str, root: str, batch: int, steps: int, precision: str, optimizer: str) -> dict[str, Any]:
+    """Losses of the first steps: of our training, and of plain loops from the same weights over the same batches.
+
+    The second plain loop differs from the first in the order of its images in memory alone: what float32 is good for.
+    """
+    times, arithmetic = fit(data, root, batch, steps, precision, optimizer=optimizer)
+    found = {"ours": [float(loss) for loss in times.losses], "arithmetic": " ".join(arithmetic)}
+    for name, channels_last in (("plain", False), ("plain_channels_last", True)):
+        found[name] = _plain_losses(data, root, batch, steps, optimizer, channels_last)
+    return found
+
+
+def _plain_losses(data: str, root: str, batch: int, steps: int, optimizer: str, channels_last: bool) -> list[float]:
     import torch
 
     from benchmarks.reference import PlainNetwork
 
-    times, arithmetic = fit(data, root, batch, steps, precision)
-    module = pairs_of(data, root, batch)
-    network = PlainNetwork()
-    torch.manual_seed(0)
-    theirs = initial_weights(data, root)
-    network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    criterion = torch.nn.BCELoss()
-    plain: list[float] = []
+    module, network = pairs_of(data, root, batch), PlainNetwork()
+    weights = initial_weights(data, root).values()
+    network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    parameters = network.parameters()
+    step = torch.optim.Adam(parameters, lr=1e-4) if optimizer == "adam" else torch.optim.SGD(parameters, 1e-4, 0.9)
     x = torch.from_numpy(module.images.pixels).float() / 255
-    loader, epoch = module.train_dataloader(), 0
-    while len(plain) < steps:
+    loader = module.train_dataloader()
+    criterion, found, epoch = torch.nn.BCELoss(), list[float](), 0
+    while True:
         loader.sampler.set_epoch(epoch)
         epoch += 1
         for rows, label in loader:
             loss = criterion(network(x[rows[:, 0]], x[rows[:, 1]]), label.float())
-            optimizer.zero_grad()
+            step.zero_grad()
             loss.backward()
-            optimizer.step()
-            plain.append(loss.item())
-            if len(plain) == steps:
-                break
-    return {"ours": [float(loss) for loss in times.losses], "plain": plain, "arithmetic": " ".join(arithmetic)}
+            step.step()
+            found.append(loss.item())
+            if len(found) == steps:
+                return found
 
 
 def initial_weights(data: str, root: str) -> dict[str, Any]:

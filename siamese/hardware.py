@@ -31,8 +31,8 @@ AGREES = 0.5
 
 About 0.2 where bf16 works (rounding moves maxima and signs in a random network); a kernel that is wrong gives 1."""
 
-IMAGES = 16
-"""Images in the step that is timed: enough for the rates of a real step; about three seconds in all."""
+IMAGES = 32
+"""Images in the step that is timed; with fewer the kernel's own transform, shared by a batch, would weigh too much."""
 
 
 class Arithmetic(NamedTuple):
@@ -140,7 +140,7 @@ def _measure(precision: str, convolution: str, channels: int, size: int, model: 
 
 
 def time_step(
-    arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int, repeats: int = 3
+    arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int, repeats: int = 2
 ) -> tuple[float, Tensor]:
     """Shortest time on the CPU of a forward and backward pass of the encoder's convolutions, and their gradient.
 

@@ -48,13 +48,17 @@ def test_help_names_every_benchmark() -> None:
 
 @pytest.mark.slow
 def test_float32_losses_are_those_of_a_plain_loop(lfw_root: Path, tmp_path: Path) -> None:
-    """Twenty steps on real faces; the convolutions through spectra on our side, direct ones on the other."""
+    """Twenty steps on real faces; the convolutions through spectra on our side, direct ones on the other.
+
+    With SGD: Adam's first steps are the signs of gradients, and rounding alone turns some of them.
+    """
     file = tmp_path / "losses.json"
     done = benchmark(
-        "losses", "--data", "lfw_a", "--root", str(lfw_root), "--batch", "16", "--precision", "32", "--json", str(file)
-    )
+        "losses", "--data", "lfw_a", "--root", str(lfw_root), "--batch", "16", "--precision", "32",
+        "--optimizer", "sgd", "--json", str(file),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
     assert figures["arithmetic"] == "32 dft"
     assert len(figures["ours"]) == 20
-    assert figures["largest_difference"] < 1e-4
+    assert figures["largest_difference"]["ours"] < 1e-4
