@@ -70,7 +70,8 @@ def losses(options: Options) -> Report:
         optimizer=options.optimizer,
     )  # fmt: skip
     names = {"ours": f"ours ({found['arithmetic']})", "plain": "plain", "plain_channels_last": "plain, channels-last"}
-    rows = [[step, *map("{:.6f}".format, values)] for step, values in enumerate(zip(*map(found.get, names), strict=True), start=1)]
+    steps = zip(*map(found.get, names), strict=True)
+    rows = [[step, *map("{:.6f}".format, values)] for step, values in enumerate(steps, start=1)]
     largest = {
         name: max(abs(a - b) for a, b in zip(found[name], found["plain"], strict=True))
         for name in ("ours", "plain_channels_last")
