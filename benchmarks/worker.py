@@ -213,7 +213,7 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
 
     class Profiled(L.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            if batch_idx == WARM_UP:
+            if batch_idx == 2 * WARM_UP:
                 self.profile = torch.profiler.profile()
                 self.profile.__enter__()
 
@@ -221,7 +221,7 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
             self.profile.__exit__(None, None, None)
 
     profiled = Profiled()
-    _, arithmetic = fit(data, root, batch, WARM_UP + 3, precision, profiled)
+    _, arithmetic = fit(data, root, batch, 2 * WARM_UP + 3, precision, profiled)
     events = profiled.profile.key_averages()
     times = {event.key: event.self_device_time_total or event.self_cpu_time_total for event in events}
     total = sum(times.values())

@@ -48,9 +48,9 @@ def test_help_names_every_benchmark() -> None:
 
 @pytest.mark.slow
 def test_float32_losses_are_those_of_a_plain_loop(lfw_root: Path, tmp_path: Path) -> None:
-    """Twenty steps on real faces; the convolutions through spectra on our side, direct ones on the other.
+    """Twenty steps on real faces: no farther from the plain loop than the same loop with its images laid out otherwise.
 
-    With SGD: Adam's first steps are the signs of gradients, and rounding alone turns some of them.
+    Rounding alone drives float32 runs apart; `test_dft_conv` shows the equality in float64.
     """
     file = tmp_path / "losses.json"
     done = benchmark(
@@ -61,4 +61,5 @@ def test_float32_losses_are_those_of_a_plain_loop(lfw_root: Path, tmp_path: Path
     figures = json.loads(file.read_text())
     assert figures["arithmetic"] == "32 dft"
     assert len(figures["ours"]) == 20
-    assert figures["largest_difference"]["ours"] < 1e-4
+    assert figures["ours"][0] == pytest.approx(figures["plain"][0], abs=1e-5)
+    assert figures["largest_difference"]["ours"] < 4 * figures["largest_difference"]["plain_channels_last"]
