@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> tuple
             "max_epochs": 3, "patience": 5, "objective": {"name": "bce"}, "optimizer": {"name": "adam"},
             "model": {"name": "koch", "batchnorm": True, "widths": [4, 4, 8, 8], "embedding_dim": 16},
             "scheduler": {"name": "step"}, "trainer": {"accelerator": "cpu", "progress_bar": False},
-            "logger": {"name": "tensorboard"}, "protocol": {"name": "view1"},
+            "precision": "32", "logger": {"name": "tensorboard"}, "protocol": {"name": "view1"},
             "data": {
                 "name": "synthetic", "root": str(tiny_root), "cache": str(base / "cache"), "image_size": 65,
                 "train_people": 16, "test_people": 12, "train_pairs": 30, "test_pairs": 20, "view2_pairs": 20,
