@@ -15,6 +15,7 @@ from siamese.models.dft_conv import DFTConv2d, dft_saves
 from siamese.models.encoder import Encoder
 from siamese.models.norm_pool import BatchNormMaxPool2d
 from siamese.models.shapes import KOCH_KERNELS, koch_feature_size
+from siamese.models.unfold_conv import UnfoldConv2d
 
 
 class KochEncoder(Encoder):
@@ -65,7 +66,11 @@ class KochEncoder(Encoder):
         for layer, ((c_in, c_out), kernel) in enumerate(
             zip(pairwise([in_channels, *widths]), KOCH_KERNELS, strict=True)
         ):
-            convolution = DFTConv2d if dft and dft_saves(size, c_in, c_out, kernel) else nn.Conv2d
+            convolution = nn.Conv2d
+            if layer == 0:
+                convolution = UnfoldConv2d
+            elif dft and dft_saves(size, c_in, c_out, kernel):
+                convolution = DFTConv2d
             blocks.append(convolution(c_in, c_out, kernel))
             size -= kernel - 1
             pooled = layer < len(KOCH_KERNELS) - 1
