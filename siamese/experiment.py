@@ -188,7 +188,7 @@ def build_trainer(
         callbacks.append(TQDMProgressBar(leave=False))
     # Deterministic torch would fill each new tensor before an operation overwrites it: a sixth of a training step, for
     # the sake of programs that read memory they never wrote.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
