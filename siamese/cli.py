@@ -65,6 +65,7 @@ def train_job(cfg: DictConfig) -> float:
         folder.check(config)
         from siamese.experiment import train
 
+        gc.freeze()  # what is imported stays; the collection after the job need not look through it
         return float(train(config, folder)[config.monitor])
 
     return _job(run)
@@ -123,6 +124,7 @@ def _job(run: Callable[[RunFolder], float]) -> float:
         raise JobFailedError(f"job {hydra.job.num} failed: {_reason(error)}") from None
     finally:
         gc.collect()  # trainer and network refer to each other: half a gigabyte that the next job would find taken
+        gc.unfreeze()
 
 
 def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: bool = True) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from siamese.config import TrainConfig, to_plain, write_yaml
 from siamese.files import flatten
@@ -70,8 +70,13 @@ def _log_to_tensorboard(
     logger: TensorBoardLogger, settings: dict[str, Any], final: dict[str, float], folder: Path
 ) -> None:
     for picture in sorted(folder.glob("*.png")):
+        # As the file is: add_image would decode it and encode it anew.
         with Image.open(picture) as image:
-            logger.experiment.add_image(f"report/{picture.stem}", np.asarray(image.convert("RGB")), dataformats="HWC")
+            width, height = image.size
+            bands = len(image.getbands())
+        content = Summary.Image(width=width, height=height, colorspace=bands, encoded_image_string=picture.read_bytes())
+        summary = Summary(value=[Summary.Value(tag=f"report/{picture.stem}", image=content)])
+        logger.experiment.file_writer.add_summary(summary, 0)
     # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's. The
     # name sorts behind train/ and val/, so that the curves stay on top.
     figures = {f"with_best_weights/{name.replace('/', '_')}": value for name, value in final.items()}

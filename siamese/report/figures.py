@@ -157,25 +157,25 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
         photo: from an image's name to the picture, None where there is none any more.
     """
     columns = max(1, *(len(group.confident) + len(group.doubtful) for group in examples))
-    cell_width, cell_height, margin = 2.2, 1.65, 1.3  # inches; placed by hand, since a layout engine takes a second
+    cell_width, cell_height, margin = 2.2, 1.65, 1.3  # inches
     width, height = margin + cell_width * columns, cell_height * len(examples)
     figure = Figure(figsize=(width, height), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # one, measured in inches
+    axes.set_axis_off()
     for row, group in enumerate(examples):
         top = height - cell_height * row
         title, meaning = OUTCOME_TITLES[group.outcome]
         label = "\n".join([title, *meaning.split(", "), count(group.count, "pair")])
-        figure.text(
-            (margin - 0.1) / width, (top - 0.75) / height, label, ha="right", va="center", fontsize=8, color=INK
-        )
+        axes.text(margin - 0.1, top - 0.75, label, ha="right", va="center", fontsize=8, color=INK)
         for column, pair in enumerate([*group.confident, *group.doubtful]):
             left = margin + cell_width * column
-            axes = figure.add_axes((left / width, (top - 1.25) / height, 2.1 / width, 1.0 / height))
-            axes.set_axis_off()
-            axes.imshow(_side_by_side([photo(pair.image1), photo(pair.image2)]))
-            axes.set_title(probability(pair.probability), fontsize=8, color=INK, pad=3)
+            photos = _side_by_side([photo(pair.image1), photo(pair.image2)])
+            right = left + photos.shape[1] / photos.shape[0]
+            axes.imshow(photos, extent=(left, right, top - 1.25, top - 0.25), aspect="auto")
+            middle = (left + right) / 2
+            axes.text(middle, top - 0.21, probability(pair.probability), ha="center", fontsize=8, color=INK)
             names = f"{photo_title(pair.image1)}\n{photo_title(pair.image2)}"
-            middle, below = (left + 1.05) / width, (top - 1.28) / height
-            figure.text(middle, below, names, ha="center", va="top", fontsize=6.5, color=INK, parse_math=False)
+            axes.text(middle, top - 1.28, names, ha="center", va="top", fontsize=6.5, color=INK, parse_math=False)
     return figure
 
 
@@ -193,8 +193,16 @@ def predictions_figures(predictions: Sequence[Prediction], threshold: float | No
 
 def _panels(number: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """A figure with ``number`` axes side by side, in the report's style."""
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    grid = figure.subplots(1, number, squeeze=False)[0]
+    figure = Figure(figsize=size, facecolor="white")
+    # Inches around the panels, and between them: a layout engine takes as long as the drawing.
+    left, right, bottom, top = 0.8, 0.15, 0.55, 0.35
+    grid = figure.subplots(
+        1, number, squeeze=False,
+        gridspec_kw={
+            "left": left / size[0], "right": 1 - right / size[0], "bottom": bottom / size[1], "top": 1 - top / size[1],
+            "wspace": (left + right) * number / (size[0] - (left + right) * number),
+        },
+    )[0]  # fmt: skip
     for axes in grid:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(GREY)
