@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml siamese/models/norm_pool.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11.4; name another with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""The convolution through spectra and the fused normalization, against torch's own layers."""
+"""The convolution through spectra, against torch's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from siamese.models.build import build_network
 from siamese.models.dft_conv import DFTConv2d, dft_conv2d, dft_saves
-from siamese.models.norm_pool import BatchNormMaxPool2d
+from siamese.models.unfold_conv import UnfoldConv2d
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -80,36 +80,10 @@ def test_it_is_used_where_it_saves() -> None:
         with torch.device("meta"):
             network = build_network(model, 1, 105, dft=dft)
         kinds[dft] = [type(m) for m in network.modules() if isinstance(m, nn.Conv2d)]
-    assert kinds == {False: [nn.Conv2d] * 4, True: [nn.Conv2d, DFTConv2d, DFTConv2d, nn.Conv2d]}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("side", [8, 9])
-def test_normalized_and_pooled_in_one(dtype: torch.dtype, channels_last: bool, side: int) -> None:
-    fused, norm = BatchNormMaxPool2d(4), nn.BatchNorm2d(4)
-    with torch.no_grad():
-        fused.weight.copy_(torch.tensor([1.0, -0.5, 0.0, 2.0]))  # a negative scale turns maxima into minima
-        fused.bias.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
-    norm.load_state_dict(fused.state_dict())
-    x = draw(3, 4, side, side, dtype=torch.float32).to(dtype)
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    twins = x.clone().requires_grad_(), x.clone().requires_grad_()
-    for train in (True, False):
-        fused.train(train)
-        norm.train(train)
-        ours = fused(twins[0])
-        theirs = nn.functional.max_pool2d(norm(twins[1]), 2)
-        assert torch.equal(ours, theirs)
-        g = draw(*ours.shape, dtype=torch.float32).to(dtype)
-        ours.backward(g)
-        theirs.backward(g)
-        assert torch.equal(twins[0].grad, twins[1].grad)
-    for (name, mine), their in zip(fused.state_dict().items(), norm.state_dict().values(), strict=True):
-        assert torch.equal(mine, their), name
-    assert torch.equal(fused.weight.grad, norm.weight.grad)
-    assert torch.equal(fused.bias.grad, norm.bias.grad)
+    assert kinds == {
+        False: [UnfoldConv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d],
+        True: [UnfoldConv2d, DFTConv2d, DFTConv2d, nn.Conv2d],
+    }
 
 
 def test_the_network_is_the_same_either_way() -> None:

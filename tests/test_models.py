@@ -8,6 +8,7 @@ from torch import nn
 
 from siamese.models.build import build_network
 from siamese.models.koch import KochEncoder
+from siamese.models.norm_pool import MaxPoolReLU2d
 from siamese.models.shapes import koch_feature_size
 from siamese.models.unfold_conv import UnfoldConv2d
 from siamese.objectives.pairs import BinaryCrossEntropy
@@ -36,7 +37,7 @@ def test_feature_maps_are_those_of_the_paper() -> None:
     x, sides = torch.zeros(1, 1, 105, 105), []
     for layer in encoder.convolutions:
         x = layer(x)
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+        if isinstance(layer, nn.Conv2d | MaxPoolReLU2d):
             sides.append(x.shape[-1])
     assert sides == [96, 48, 42, 21, 18, 9, 6]
 
@@ -86,7 +87,7 @@ def test_dropout_acts_in_training_only_and_not_on_the_embedding() -> None:
 def test_koch_initialisation() -> None:
     torch.manual_seed(0)
     network = build_network({**KOCH, "widths": [16, 32, 32, 64], "embedding_dim": 512, "init": "koch"}, 1, 105)
-    convolution = network.encoder.convolutions[3]
+    convolution = network.encoder.convolutions[2]
     linear = network.encoder.linear[0]
     assert isinstance(convolution, nn.Conv2d)
     assert convolution.weight.std().item() == pytest.approx(0.01, rel=0.05)

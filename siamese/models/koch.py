@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from siamese.models.dft_conv import DFTConv2d, dft_saves
 from siamese.models.encoder import Encoder
-from siamese.models.norm_pool import BatchNormMaxPool2d
+from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, MaxPoolReLU2d
 from siamese.models.shapes import KOCH_KERNELS, koch_feature_size
 from siamese.models.unfold_conv import UnfoldConv2d
 
@@ -73,14 +73,11 @@ class KochEncoder(Encoder):
                 convolution = DFTConv2d
             blocks.append(convolution(c_in, c_out, kernel))
             size -= kernel - 1
-            pooled = layer < len(KOCH_KERNELS) - 1
-            if batchnorm:
-                blocks.append(BatchNormMaxPool2d(c_out) if pooled else nn.BatchNorm2d(c_out))
-            elif pooled:
-                blocks.append(nn.MaxPool2d(2))
-            if pooled:
+            if layer < len(KOCH_KERNELS) - 1:
+                blocks.append(BatchNormMaxPoolReLU2d(c_out) if batchnorm else MaxPoolReLU2d())
                 size //= 2
-            blocks.append(nn.ReLU(inplace=True))
+            else:
+                blocks += [nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)] if batchnorm else [nn.ReLU(inplace=True)]
             if dropout > 0:
                 blocks.append(nn.Dropout(dropout))
         self.convolutions = nn.Sequential(*blocks)

@@ -1,0 +1,293 @@
+// Batch statistics, and affine map + 2x2 max-pooling + ReLU with its gradient, over channels-last maps in memory.
+//
+// A map is [images][H][W][C], float32 or bf16; sums and products are float32. Each function goes once over the maps,
+// one thread an image, and sums over images in their order: the result does not depend on the number of threads.
+
+#include <cstdint>
+#include <cstring>
+
+// One library for all processors: the loader picks the copy that this one runs best.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+namespace {
+
+struct bf16 {
+    uint16_t bits;
+};
+
+INLINE float load(const float *p) { return *p; }
+INLINE float load(const bf16 *p) {
+    uint32_t bits = uint32_t(p->bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE void store(float *p, float value) { *p = value; }
+INLINE void store(bf16 *p, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+    p->bits = uint16_t(value != value ? 0x7fc0 : rounded);
+}
+
+constexpr long BLOCK = 64;  // pixels, and channels: what is read twice lies in the first cache
+
+// Mean and sum of squared deviations of `n` <= BLOCK channels, of `pixels` pixels, joined to those of `before` pixels.
+template <typename T>
+INLINE void join_block(const T *x, long pixels, long stride, long n, long before, float *mean, float *m2) {
+    float sum[BLOCK] = {0}, square[BLOCK] = {0};
+    for (long p = 0; p < pixels; ++p)
+        for (long c = 0; c < n; ++c) sum[c] += load(x + p * stride + c);
+    for (long c = 0; c < n; ++c) sum[c] /= float(pixels);
+    for (long p = 0; p < pixels; ++p)
+        for (long c = 0; c < n; ++c) {
+            float d = load(x + p * stride + c) - sum[c];
+            square[c] += d * d;
+        }
+    float all = float(before + pixels), weight = float(pixels) / all;
+    for (long c = 0; c < n; ++c) {  // Chan, Golub and LeVeque (1979)
+        float delta = sum[c] - mean[c];
+        mean[c] += delta * weight;
+        m2[c] += square[c] + delta * delta * float(before) * weight;
+    }
+}
+
+template <typename T>
+INLINE void image_moments(const T *x, long pixels, long channels, float *mean, float *m2) {
+    for (long c = 0; c < channels; ++c) mean[c] = m2[c] = 0;
+    for (long p = 0; p < pixels; p += BLOCK) {
+        long rows = pixels - p < BLOCK ? pixels - p : BLOCK;
+        for (long c = 0; c < channels; c += BLOCK) {
+            const T *block = x + p * channels + c;
+            if (channels - c >= BLOCK)  // a constant that the compiler can unroll
+                join_block(block, rows, channels, BLOCK, p, mean + c, m2 + c);
+            else
+                join_block(block, rows, channels, channels - c, p, mean + c, m2 + c);
+        }
+    }
+}
+
+// The row of x, and of y, at which a window lies: `where` tells the place of its maximum, 0 to 3 row by row, or 4 where
+// ReLU cuts it off; `largest` is the element of x there. Both are null where no gradient is wanted.
+template <typename T, bool KEEP>
+INLINE void window_pool(
+    const T *__restrict x0, const T *__restrict x2, long channels, const float *__restrict scale,
+    const float *__restrict shift, T *__restrict y, uint8_t *__restrict where, T *__restrict largest
+) {
+    const T *__restrict x1 = x0 + channels, *__restrict x3 = x2 + channels;
+#pragma omp simd
+    for (long c = 0; c < channels; ++c) {
+        float a = scale[c], b = shift[c];
+        float v0 = load(x0 + c), v1 = load(x1 + c), v2 = load(x2 + c), v3 = load(x3 + c);
+        float z0 = a * v0 + b, z1 = a * v1 + b, z2 = a * v2 + b, z3 = a * v3 + b;
+        float best = z0, raw = v0;
+        uint32_t place = 0;
+        // The first of equals, and a number that is none, as torch's pooling.
+        bool larger = (z1 > best) | (z1 != z1);
+        best = larger ? z1 : best, raw = larger ? v1 : raw, place = larger ? 1 : place;
+        larger = (z2 > best) | (z2 != z2);
+        best = larger ? z2 : best, raw = larger ? v2 : raw, place = larger ? 2 : place;
+        larger = (z3 > best) | (z3 != z3);
+        best = larger ? z3 : best, raw = larger ? v3 : raw, place = larger ? 3 : place;
+        store(y + c, best < 0 ? 0 : best);
+        if (KEEP) {
+            where[c] = uint8_t(best <= 0 ? 4 : place);
+            store(largest + c, raw);
+        }
+    }
+}
+
+template <typename T, bool KEEP>
+INLINE void image_pool(
+    const T *x, long height, long width, long channels, const float *scale, const float *shift, T *y, uint8_t *where,
+    T *largest
+) {
+    long h = height / 2, w = width / 2;
+    for (long i = 0; i < h; ++i)
+        for (long j = 0; j < w; ++j) {
+            const T *first = x + (2 * i * width + 2 * j) * channels;
+            long at = (i * w + j) * channels;
+            window_pool<T, KEEP>(
+                first, first + width * channels, channels, scale, shift, y + at, where + at, largest + at
+            );
+        }
+}
+
+// Sums over one image of g, and of g (x - mean), where the gradient g passes.
+template <typename T>
+INLINE void image_sums(
+    const T *g, const uint8_t *where, const T *largest, const float *mean, long pixels, long channels, float *sum,
+    float *product
+) {
+    for (long c = 0; c < channels; ++c) sum[c] = product[c] = 0;
+    for (long p = 0; p < pixels; ++p)
+#pragma omp simd
+        for (long c = 0; c < channels; ++c) {
+            long at = p * channels + c;
+            float value = where[at] == 4 ? 0.0f : load(g + at);
+            sum[c] += value;
+            product[c] += value * (load(largest + at) - mean[c]);
+        }
+}
+
+// gx = scale * (g, where it came from) + constant + linear * x, for the pixels x0, x0 + 1, x2, x2 + 1 of a window.
+template <typename T>
+INLINE void window_gradient(
+    const T *__restrict x0, const T *__restrict x2, const T *__restrict g, const uint8_t *__restrict where,
+    long channels, const float *__restrict scale, const float *__restrict constant, const float *__restrict linear,
+    T *__restrict gx0, T *__restrict gx2
+) {
+    const T *__restrict x1 = x0 + channels, *__restrict x3 = x2 + channels;
+    T *__restrict gx1 = gx0 + channels, *__restrict gx3 = gx2 + channels;
+#pragma omp simd
+    for (long c = 0; c < channels; ++c) {
+        float passed = scale[c] * load(g + c), k = constant[c], l = linear[c];
+        uint32_t place = where[c];
+        store(gx0 + c, k + l * load(x0 + c) + (place == 0 ? passed : 0.0f));
+        store(gx1 + c, k + l * load(x1 + c) + (place == 1 ? passed : 0.0f));
+        store(gx2 + c, k + l * load(x2 + c) + (place == 2 ? passed : 0.0f));
+        store(gx3 + c, k + l * load(x3 + c) + (place == 3 ? passed : 0.0f));
+    }
+}
+
+template <typename T>
+INLINE void image_gradient(
+    const T *x, const T *g, const uint8_t *where, long height, long width, long channels, const float *scale,
+    const float *constant, const float *linear, T *gx
+) {
+    long h = height / 2, w = width / 2, row = width * channels;
+    for (long i = 0; i < h; ++i)
+        for (long j = 0; j < w; ++j) {
+            long at = (i * w + j) * channels, first = (2 * i * width + 2 * j) * channels;
+            window_gradient(
+                x + first, x + first + row, g + at, where + at, channels, scale, constant, linear, gx + first,
+                gx + first + row
+            );
+        }
+    for (long i = 0; i < height; ++i)  // an odd last row or column is in no window
+        for (long j = i < 2 * h ? 2 * w : 0; j < width; ++j)
+            for (long c = 0; c < channels; ++c) {
+                long o = (i * width + j) * channels + c;
+                store(gx + o, constant[c] + linear[c] * load(x + o));
+            }
+}
+
+// What runs for one image, compiled for each processor and each type.
+#define OF_IMAGE(T)                                                                                                    \
+    FOR_EACH_PROCESSOR void moments_of(const T *x, long pixels, long channels, float *mean, float *m2) {               \
+        image_moments(x, pixels, channels, mean, m2);                                                                  \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void pool_of(                                                                                   \
+        const T *x, long height, long width, long channels, const float *scale, const float *shift, T *y,              \
+        uint8_t *where, T *largest                                                                                     \
+    ) {                                                                                                                \
+        if (where)                                                                                                     \
+            image_pool<T, true>(x, height, width, channels, scale, shift, y, where, largest);                          \
+        else                                                                                                           \
+            image_pool<T, false>(x, height, width, channels, scale, shift, y, where, largest);                         \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void sums_of(                                                                                   \
+        const T *g, const uint8_t *where, const T *largest, const float *mean, long pixels, long channels, float *sum, \
+        float *product                                                                                                 \
+    ) {                                                                                                                \
+        image_sums(g, where, largest, mean, pixels, channels, sum, product);                                           \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void gradient_of(                                                                               \
+        const T *x, const T *g, const uint8_t *where, long height, long width, long channels, const float *scale,      \
+        const float *constant, const float *linear, T *gx                                                              \
+    ) {                                                                                                                \
+        image_gradient(x, g, where, height, width, channels, scale, constant, linear, gx);                             \
+    }
+
+OF_IMAGE(float)
+OF_IMAGE(bf16)
+
+struct Shape {
+    long images, height, width, channels;
+
+    long map() const { return height * width * channels; }
+    long pooled() const { return (height / 2) * (width / 2) * channels; }
+};
+
+template <typename T>
+void moments(Shape s, const T *x, float *mean, float *m2, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b)
+        moments_of(x + b * s.map(), s.height * s.width, s.channels, mean + b * s.channels, m2 + b * s.channels);
+}
+
+template <typename T>
+void pool(
+    Shape s, const T *x, const float *scale, const float *shift, T *y, uint8_t *where, T *largest, int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        long at = b * s.pooled();
+        uint8_t *places = where ? where + at : nullptr;
+        pool_of(
+            x + b * s.map(), s.height, s.width, s.channels, scale, shift, y + at, places, where ? largest + at : nullptr
+        );
+    }
+}
+
+template <typename T>
+void sums(
+    Shape s, const T *g, const uint8_t *where, const T *largest, const float *mean, float *sum, float *product,
+    int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        long at = b * s.pooled(), pixels = (s.height / 2) * (s.width / 2);
+        float *sum_of = sum + b * s.channels, *product_of = product + b * s.channels;
+        sums_of(g + at, where + at, largest + at, mean, pixels, s.channels, sum_of, product_of);
+    }
+}
+
+template <typename T>
+void gradient(
+    Shape s, const T *x, const T *g, const uint8_t *where, const float *scale, const float *constant,
+    const float *linear, T *gx, int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        long in = b * s.map(), out = b * s.pooled();
+        gradient_of(
+            x + in, g + out, where + out, s.height, s.width, s.channels, scale, constant, linear, gx + in
+        );
+    }
+}
+
+}  // namespace
+
+// What Python calls; `shape` is {images, H, W, C} of the map that is pooled.
+#define LIBRARY(T, NAME)                                                                                               \
+    extern "C" void moments_##NAME(const Shape *shape, const T *x, float *mean, float *m2, int threads) {              \
+        moments(*shape, x, mean, m2, threads);                                                                         \
+    }                                                                                                                  \
+    extern "C" void pool_##NAME(                                                                                       \
+        const Shape *shape, const T *x, const float *scale, const float *shift, T *y, uint8_t *where, T *largest,      \
+        int threads                                                                                                    \
+    ) {                                                                                                                \
+        pool(*shape, x, scale, shift, y, where, largest, threads);                                                     \
+    }                                                                                                                  \
+    extern "C" void sums_##NAME(                                                                                       \
+        const Shape *shape, const T *g, const uint8_t *where, const T *largest, const float *mean, float *sum,         \
+        float *product, int threads                                                                                    \
+    ) {                                                                                                                \
+        sums(*shape, g, where, largest, mean, sum, product, threads);                                                  \
+    }                                                                                                                  \
+    extern "C" void gradient_##NAME(                                                                                   \
+        const Shape *shape, const T *x, const T *g, const uint8_t *where, const float *scale, const float *constant,   \
+        const float *linear, T *gx, int threads                                                                        \
+    ) {                                                                                                                \
+        gradient(*shape, x, g, where, scale, constant, linear, gx, threads);                                           \
+    }
+
+LIBRARY(float, float32)
+LIBRARY(bf16, bfloat16)

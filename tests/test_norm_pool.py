@@ -1,0 +1,123 @@
+"""Normalization, pooling and ReLU in one, against torch's own layers in double precision."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from siamese.models import norm_pool
+from siamese.models.build import build_network
+from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, MaxPoolReLU2d, library
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+compiled = pytest.mark.skipif(library() is None, reason="the library was not built: no C++ compiler at installation")
+
+
+def pair(norm: bool, channels: int) -> tuple[nn.Module, nn.Module]:
+    """Our layer, and torch's in double precision with the same parameters, some of them negative or zero."""
+    if not norm:
+        return MaxPoolReLU2d(), nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
+    ours = BatchNormMaxPoolReLU2d(channels)
+    with torch.no_grad():
+        ours.weight.copy_(torch.linspace(-1, 2, channels))  # a negative scale turns minima into maxima
+        ours.weight[ours.weight.abs() < 0.05] = 0  # all maxima are equal; nearly so, they would be in float32 alone
+        ours.bias.copy_(torch.linspace(1, -1, channels))
+    reference = nn.BatchNorm2d(channels)
+    reference.load_state_dict(ours.state_dict())
+    return ours, nn.Sequential(reference, nn.MaxPool2d(2), nn.ReLU()).double()
+
+
+def results(layer: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
+    """Output and all gradients of a training step, the state after it, and what the layer then gives in evaluation."""
+    x = x.clone().requires_grad_()
+    y = layer.train()(x)
+    y.backward(g.to(y.dtype))
+    assert x.grad is not None
+    state = [*(p.grad for p in layer.parameters() if p.grad is not None), *layer.buffers()]
+    with torch.no_grad():
+        later = layer.eval()(x)
+    return [found.detach().double() for found in (y, x.grad, later, *state)]
+
+
+@compiled
+@settings(max_examples=80, deadline=None)
+@given(
+    images=st.integers(2, 4), channels=st.integers(1, 150), height=st.integers(2, 14), width=st.integers(2, 14),
+    norm=st.booleans(), dtype=st.sampled_from(sorted(TOLERANCE, key=str)), channels_last=st.booleans(),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_it_is_torchs_layers(
+    images: int, channels: int, height: int, width: int, norm: bool, dtype: torch.dtype, channels_last: bool, seed: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    x = (torch.randn(images, channels, height, width, generator=rng) * 2 + 1).to(dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    g = torch.randn(images, channels, height // 2, width // 2, generator=rng).to(dtype)
+    ours, theirs = pair(norm, channels)
+    found, expected = results(ours, x, g), results(theirs, x.double(), g.double())
+    for mine, their in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, their, rtol=0, atol=TOLERANCE[dtype] * float(1 + their.abs().max()))
+
+
+@compiled
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_number_of_threads_does_not_matter(norm: bool) -> None:
+    x, g = torch.randn(5, 70, 12, 12), torch.randn(5, 70, 6, 6)
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(results(pair(norm, 70)[0], x, g))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in pairwise(found):
+        assert all(map(torch.equal, one, other))
+
+
+@compiled
+def test_of_equal_maxima_the_first_gets_the_gradient_and_nan_stays() -> None:
+    x = torch.full((1, 2, 2, 4), 3.0)
+    x[0, 1, 1, 3] = float("nan")
+    x.requires_grad_()
+    y = MaxPoolReLU2d()(x)
+    assert y[0, 0].tolist() == [[3, 3]]
+    assert y[0, 1, 0, 0] == 3
+    assert y[0, 1].isnan().tolist() == [[False, True]]
+    y[0, 0].sum().backward()
+    assert x.grad is not None
+    assert x.grad[0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_gradients_in_evaluation_reach_the_parameters() -> None:
+    ours, theirs = pair(True, 6)
+    x = torch.randn(2, 6, 8, 8)
+    for layer, pixels in ((ours, x), (theirs, x.double())):
+        layer.eval()(pixels).square().sum().backward()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batchnorm", [True, False])
+def test_without_the_library_the_network_is_the_same(batchnorm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"name": "koch", "batchnorm": batchnorm, "dropout": 0.0, "init": "torch"}
+    model |= {"widths": [4, 6, 6, 8], "embedding_dim": 16}
+    a, b = torch.rand(2, 4, 1, 80, 80)
+    found = []
+    for built in (True, False):
+        if not built:
+            monkeypatch.setattr(norm_pool, "library", lambda: None)
+        torch.manual_seed(0)
+        network = build_network(model, 1, 80)
+        loss = network(a, b).square().sum()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in network.parameters()), *network.buffers()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(1 + one.abs().max()))
