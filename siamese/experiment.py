@@ -40,6 +40,7 @@ from siamese.evaluation.metrics import sigmoid
 from siamese.evaluation.summary import summarise
 from siamese.files import write_csv_atomically
 from siamese.hardware import Arithmetic, choose_arithmetic, device_name, pick_device, recorded_arithmetic
+from siamese.models import norm_pool
 from siamese.models.build import build_network
 from siamese.models.siamese import SiameseNetwork
 from siamese.module import SiameseModule
@@ -82,6 +83,8 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     network = build_network(to_plain(config.model), config.data.channels, config.data.image_size, arithmetic.dft)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
+    if device.type == "cpu" and norm_pool.library() is None:
+        log.info("the package was installed without a C++ compiler: training takes up to half as long again")
     module = SiameseModule(
         network,
         objective=OBJECTIVES[config.objective.name](),

@@ -26,6 +26,9 @@ from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
 
+CHUNK = 64
+"""Images that a thread decodes at a time."""
+
 FORMAT = 1
 """Version of what the pixels mean; raise it when decoding changes, and old caches are built anew."""
 
@@ -130,17 +133,17 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
         except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
             return f"does not decode: {' '.join(str(error).split()) or type(error).__name__}"
 
-    # Pillow gives up the interpreter lock while it decodes and resizes.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(
-            pool.map(attempt, names),
-            "decoding",
-            len(names),
-            unit="image",
-            leave=False,
-            disable=None if progress else True,
-        )
-        decoded = list(bar)
+    # Pillow gives up the interpreter lock while it decodes and resizes; image by image, handing it over would cost
+    # as much as that gains.
+    chunks = [names[first : first + CHUNK] for first in range(0, len(names), CHUNK)]
+    decoded: list[NDArray[np.uint8] | str] = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(desc="decoding", total=len(names), unit="image", leave=False, disable=None if progress else True) as bar,
+    ):
+        for part in pool.map(lambda chunk: [attempt(name) for name in chunk], chunks):
+            decoded += part
+            bar.update(len(part))
     good = [(name, image) for name, image in zip(names, decoded, strict=True) if not isinstance(image, str)]
     bad = {name: reason for name, reason in zip(names, decoded, strict=True) if isinstance(reason, str)}
     side = options.image_size
