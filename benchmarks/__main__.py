@@ -131,7 +131,7 @@ def startup(options: Options) -> Report:
             times[name].append(seconds(*command))
     taken = {name: median(found[1:]) for name, found in times.items()}  # the first ones read files from disk
     rows = [[name, found, found / taken["import torch, lightning"]] for name, found in taken.items()]
-    overheads = [_overhead(options, [f"seed={seed}"])[0] for seed in range(options.repeats)]
+    overheads = [_overhead(options, [f"seed={seed}"]) for seed in range(options.repeats)]
     text = table(["command", "seconds", "of the imports"], rows)
     text += f"\n\nA warm run of two epochs, less its training and scoring: {median(overheads):.1f} s."
     return text, {"seconds": taken, "warm_run_overhead": overheads}
@@ -142,14 +142,14 @@ def sweep(options: Options) -> Report:
     jobs = 5
     found = []
     for _ in range(options.repeats):
-        one, _ = _overhead(options, ["-m", "seed=0"])
-        many, _ = _overhead(options, ["-m", "seed=" + ",".join(str(seed) for seed in range(jobs))])
+        one = _overhead(options, ["-m", "seed=0"])
+        many = _overhead(options, ["-m", "seed=" + ",".join(str(seed) for seed in range(jobs))])
         found.append((many - one) / (jobs - 1))
     text = f"Each further job of a sweep: {median(found):.2f} s besides training and scoring."
     return text, {"seconds_per_job": found}
 
 
-def _overhead(options: Options, arguments: list[str]) -> tuple[float, list[dict[str, Any]]]:
+def _overhead(options: Options, arguments: list[str]) -> float:
     """Wall time of a run or a sweep of a narrow network, less what its jobs trained and scored."""
     where = [f"data.root={options.root}"] if options.root else []
     with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +159,7 @@ def _overhead(options: Options, arguments: list[str]) -> tuple[float, list[dict[
             "model.embedding_dim=4096",
         )  # fmt: skip
         results = [json.loads(file.read_text(encoding="utf-8")) for file in Path(folder).rglob("result.json")]
-    return taken - sum(result["train_seconds"] + result["score_seconds"] for result in results), results
+    return taken - sum(float(result["train_seconds"] + result["score_seconds"]) for result in results)
 
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
