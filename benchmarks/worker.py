@@ -213,6 +213,7 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
     a heap that grows are half of what it then shows.
     """
     from collections import defaultdict
+    from contextlib import ExitStack
 
     import lightning as L
     import torch
@@ -231,21 +232,24 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
         return result
 
     class Clock(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return timed(str(func.overloadpacket), func, *args, **(kwargs or {}))
 
     class Clocked(L.Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             if batch_idx == 2 * WARM_UP:
-                self.clock: Any = Clock()
-                self.clock.__enter__()
+                self.stack = ExitStack()
+                self.stack.enter_context(Clock())
             if batch_idx == 2 * WARM_UP + 1:  # the first step pays for the clock's own start
                 taken.clear()
                 self.started = time.perf_counter()
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             self.total = time.perf_counter() - self.started
-            self.clock.__exit__(None, None, None)
+            self.stack.close()
 
     call = norm_pool._call
     vars(norm_pool)["_call"] = lambda name, *arrays: timed(f"norm_pool.{name}", call, name, *arrays)
