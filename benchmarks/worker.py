@@ -233,7 +233,7 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
 
     class Clock(TorchDispatchMode):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return timed(str(func.overloadpacket), func, *args, **(kwargs or {}))
