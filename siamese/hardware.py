@@ -99,9 +99,10 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
         return Arithmetic(config.precision, config.convolution)
     if config.precision == "32":
         return Arithmetic("32", "dft")
-    machine = (device_name(device), torch.__version__, siamese.__version__, norm_pool.library() is not None)
-    question = (*machine, config.precision, config.convolution, config.data.channels, config.data.image_size)
-    key = json.dumps([*question, to_plain(config.model)], sort_keys=True)
+    machine = [device_name(device), torch.__version__, siamese.__version__, norm_pool.library() is not None]
+    data = config.data
+    question = [config.precision, config.convolution, data.channels, data.image_size, to_plain(config.model)]
+    key = json.dumps([machine, question], sort_keys=True)
     return Arithmetic(*_measured(key, Path(config.data.cache)))
 
 
@@ -114,7 +115,7 @@ def _measured(key: str, cache: Path) -> tuple[str, str]:
         if answer["key"] != key:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        answer = {"key": key, **_measure(*json.loads(key)[4:])}
+        answer = {"key": key, **_measure(*json.loads(key)[1])}
         with contextlib.suppress(OSError):  # not being able to remember is no reason to end
             cache.mkdir(parents=True, exist_ok=True)
             write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
