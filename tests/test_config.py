@@ -21,7 +21,7 @@ from siamese.errors import ConfigError
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 OPTIONS = sorted(
-    (file.parent.relative_to(ROOT / "conf").as_posix(), file.stem)
+    file.relative_to(ROOT / "conf").as_posix().removesuffix(".yaml").split("/", 1)
     for file in (ROOT / "conf").rglob("*.yaml")
     if file.parent != ROOT / "conf" and "hydra" not in file.parts
 )
@@ -50,6 +50,36 @@ def test_every_group_of_the_defaults_list_is_tested() -> None:
     defaults = OmegaConf.load(ROOT / "conf" / "train.yaml").defaults
     groups = {key for entry in defaults if not isinstance(entry, str) for key in entry if "override" not in key}
     assert groups == {group for group, _ in OPTIONS}
+
+
+def test_experiments_of_the_report_are_its_rows() -> None:
+    """Optimizer, batch normalization, dropout, batch size and weight decay; all else is the first run's."""
+    rows = {
+        "adam": ("adam", False, 0.0, 128, 0.0),
+        "sgd": ("sgd", False, 0.0, 128, 0.0),
+        "batchnorm": ("adam", True, 0.0, 128, 0.0),
+        "dropout_0.1": ("adam", True, 0.1, 128, 0.0),
+        "dropout_0.2": ("adam", True, 0.2, 128, 0.0),
+        "final": ("adam", True, 0.0, 32, 1e-5),
+        "grid": ("adam", True, 0.0, 128, 0.0),
+    }
+    assert {option for _, option in OPTIONS if option.startswith("report/")} == {f"report/{row}" for row in rows}
+    first = configuration.to_plain(load())
+    for name, expected in rows.items():
+        config = load(f"experiment=report/{name}")
+        model = config.model
+        assert (
+            config.optimizer.name, model.batchnorm, model.dropout, config.batch_size, config.weight_decay
+        ) == expected  # fmt: skip
+        plain = configuration.to_plain(config)
+        others = set(plain) - {"optimizer", "model", "batch_size", "weight_decay", "name"}
+        assert {key: plain[key] for key in others} == {key: first[key] for key in others}
+
+
+def test_the_reports_grid_sweeps_by_itself() -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["experiment=report/grid"], return_hydra_config=True)
+    assert dict(cfg.hydra.sweeper.params) == {"batch_size": "32,64,128,256", "weight_decay": "1e-4,1e-5,1e-6"}
 
 
 def test_regularization_sets_what_it_names_and_the_command_line_wins() -> None:

@@ -1,0 +1,102 @@
+"""Comparisons of two classifiers on the same pairs, against counts by hand and simulations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siamese.evaluation.compare import accuracy_difference, mcnemar
+
+
+def test_mcnemar_by_hand() -> None:
+    # Three pairs to the first, one to the second: (C(4,0) + C(4,1)) / 2^4, twice.
+    first = np.array([1, 1, 1, 0, 1, 0], bool)
+    second = np.array([0, 0, 0, 1, 1, 0], bool)
+    assert mcnemar(first, second) == (3, 1, pytest.approx(2 * 5 / 16))
+    assert mcnemar(first, first) == (0, 0, 1.0)
+    # Ten to none: 2 / 2^10.
+    assert mcnemar(np.ones(10), np.zeros(10)) == (10, 0, pytest.approx(2 / 1024))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_is_a_probability_and_symmetric(decisions: list[tuple[bool, bool]]) -> None:
+    first, second = np.array(decisions).T
+    found, mirrored = mcnemar(first, second), mcnemar(second, first)
+    assert 0 < found.p <= 1
+    assert (found.only_first, found.only_second, found.p) == (mirrored.only_second, mirrored.only_first, mirrored.p)
+
+
+def test_mcnemar_rejects_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    found = [mcnemar(rng.random(300) < 0.7, rng.random(300) < 0.7).p for _ in range(400)]
+    assert np.mean(np.array(found) < 0.05) <= 0.07  # exact tests reject a little less often
+
+
+def test_thousands_of_pairs_do_not_overflow() -> None:
+    assert mcnemar(np.ones(3000), np.zeros(3000)).p < 1e-300
+    assert mcnemar(np.arange(3000) % 2, np.arange(1, 3001) % 2).p == 1.0
+
+
+def draw_people(rng: np.random.Generator, pairs: int, people: int) -> list[tuple[int, int]]:
+    ends = rng.integers(0, people, (pairs, 2))
+    ends[: pairs // 2, 1] = ends[: pairs // 2, 0]
+    return [(int(a), int(b)) for a, b in ends]
+
+
+def test_difference_lies_around_the_plain_one() -> None:
+    rng = np.random.default_rng(1)
+    people = draw_people(rng, 1000, 400)
+    first, second = rng.random(1000) < 0.8, rng.random(1000) < 0.7
+    low, high = accuracy_difference(first, second, people)
+    assert low < first.mean() - second.mean() < high
+    assert low > 0  # ten points on a thousand pairs are real
+    mirrored = accuracy_difference(second, first, people)
+    assert mirrored == pytest.approx((-high, -low))
+    assert accuracy_difference(first, first, people) == (0.0, 0.0)
+
+
+def test_people_that_stand_and_fall_together_widen_it() -> None:
+    rng = np.random.default_rng(2)
+    people = [(i // 20, i // 20) for i in range(1000)]  # fifty people, twenty pairs each
+    by_person = np.repeat(rng.random(50) < 0.5, 20)
+    scattered = rng.permutation(by_person)
+    nothing = np.zeros(1000, bool)
+    together = accuracy_difference(by_person, nothing, people)
+    apart = accuracy_difference(scattered, nothing, people)
+    assert together.high - together.low > 3 * (apart.high - apart.low)
+
+
+def test_seeds_that_differ_widen_it() -> None:
+    rng = np.random.default_rng(3)
+    people = draw_people(rng, 600, 300)
+    runs = np.array([rng.random(600) < rate for rate in (0.55, 0.65, 0.75, 0.85)])
+    other = rng.random((4, 600)) < 0.7
+    alike = np.array([rng.permutation(row) for row in rng.random((4, 600)) < 0.7])
+    wide, narrow = (accuracy_difference(rows, other, people) for rows in (runs, alike))
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(60):
+        people = draw_people(rng, 400, 200)
+        effect = rng.normal(0, 0.1, 200)  # some people are harder for the first classifier
+        chance = np.array([0.7 + (effect[a] + effect[b]) / 2 for a, b in people])
+        first, second = rng.random(400) < chance, rng.random(400) < 0.7
+        low, high = accuracy_difference(first, second, people, resamples=300)
+        held += low <= 0 <= high
+    assert held >= 52
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "people"),
+    [([], [], []), ([1, 0], [1], [(0, 1)] * 2), ([1, 0], [1, 0], [(0, 1)]), ([2, 0], [1, 0], [(0, 1)] * 2)],
+)
+def test_what_is_not_about_the_same_pairs_is_refused(
+    first: list[int], second: list[int], people: list[tuple[int, int]]
+) -> None:
+    with pytest.raises(ValueError, match=r"pairs|decisions"):
+        accuracy_difference(first, second, people)
