@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siamese.evaluation.compare import accuracy_difference, mcnemar
+from siamese.evaluation.compare import PeopleBootstrap, mcnemar
 
 
 def test_mcnemar_by_hand() -> None:
@@ -49,12 +49,12 @@ def test_difference_lies_around_the_plain_one() -> None:
     rng = np.random.default_rng(1)
     people = draw_people(rng, 1000, 400)
     first, second = rng.random(1000) < 0.8, rng.random(1000) < 0.7
-    low, high = accuracy_difference(first, second, people)
+    low, high = PeopleBootstrap(people).accuracy_difference(first, second)
     assert low < first.mean() - second.mean() < high
     assert low > 0  # ten points on a thousand pairs are real
-    mirrored = accuracy_difference(second, first, people)
+    mirrored = PeopleBootstrap(people).accuracy_difference(second, first)
     assert mirrored == pytest.approx((-high, -low))
-    assert accuracy_difference(first, first, people) == (0.0, 0.0)
+    assert PeopleBootstrap(people).accuracy_difference(first, first) == (0.0, 0.0)
 
 
 def test_people_that_stand_and_fall_together_widen_it() -> None:
@@ -63,8 +63,8 @@ def test_people_that_stand_and_fall_together_widen_it() -> None:
     by_person = np.repeat(rng.random(50) < 0.5, 20)
     scattered = rng.permutation(by_person)
     nothing = np.zeros(1000, bool)
-    together = accuracy_difference(by_person, nothing, people)
-    apart = accuracy_difference(scattered, nothing, people)
+    together = PeopleBootstrap(people).accuracy_difference(by_person, nothing)
+    apart = PeopleBootstrap(people).accuracy_difference(scattered, nothing)
     assert together.high - together.low > 3 * (apart.high - apart.low)
 
 
@@ -74,7 +74,7 @@ def test_seeds_that_differ_widen_it() -> None:
     runs = np.array([rng.random(600) < rate for rate in (0.55, 0.65, 0.75, 0.85)])
     other = rng.random((4, 600)) < 0.7
     alike = np.array([rng.permutation(row) for row in rng.random((4, 600)) < 0.7])
-    wide, narrow = (accuracy_difference(rows, other, people) for rows in (runs, alike))
+    wide, narrow = (PeopleBootstrap(people).accuracy_difference(rows, other) for rows in (runs, alike))
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
 
 
@@ -86,17 +86,22 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         effect = rng.normal(0, 0.1, 200)  # some people are harder for the first classifier
         chance = np.array([0.7 + (effect[a] + effect[b]) / 2 for a, b in people])
         first, second = rng.random(400) < chance, rng.random(400) < 0.7
-        low, high = accuracy_difference(first, second, people, resamples=300)
+        low, high = PeopleBootstrap(people, resamples=300).accuracy_difference(first, second)
         held += low <= 0 <= high
     assert held >= 52
 
 
 @pytest.mark.parametrize(
     ("first", "second", "people"),
-    [([], [], []), ([1, 0], [1], [(0, 1)] * 2), ([1, 0], [1, 0], [(0, 1)]), ([2, 0], [1, 0], [(0, 1)] * 2)],
+    [
+        ([], [], []),
+        ([1, 0], [1], [(0, 1)] * 2),
+        ([1, 0], [1, 0], [(0, 1)]),
+        ([2, 0], [1, 0], [(0, 1)] * 2),
+    ],
 )
 def test_what_is_not_about_the_same_pairs_is_refused(
     first: list[int], second: list[int], people: list[tuple[int, int]]
 ) -> None:
     with pytest.raises(ValueError, match=r"pairs|decisions"):
-        accuracy_difference(first, second, people)
+        PeopleBootstrap(people).accuracy_difference(first, second)

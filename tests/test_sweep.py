@@ -85,3 +85,71 @@ def test_no_jobs_no_tables(tmp_path: Path) -> None:
 )
 def test_spread(values: list[float], digits: int, expected: str) -> None:
     assert spread(values, digits) == expected
+
+
+def predictions(folder: Path, right: list[bool]) -> None:
+    """Decisions on pairs of two people each, every other of the same one."""
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["split", "image1", "image2", "label", "score", "probability", "predicted", "outcome"])
+        for i, is_right in enumerate(right):
+            same = i % 2
+            second = f"P{i}/P{i}_0002.jpg" if same else f"Q{i}/Q{i}_0001.jpg"
+            predicted = same if is_right else 1 - same
+            rows.writerow(["test", f"P{i}/P{i}_0001.jpg", second, same, 0.1, 0.5, predicted, "tp"])
+        rows.writerow(["val", "A/A_0001.jpg", "A/A_0002.jpg", 1, 0.1, 0.5, 1, "tp"])
+
+
+def test_groups_have_mean_error_and_range_of_every_figure(tmp_path: Path) -> None:
+    for number, (batch, seed, accuracy) in enumerate([(32, 0, 0.70), (32, 1, 0.74), (64, 0, 0.75)]):
+        job(tmp_path, number, accuracy, batch_size=batch, seed=seed)
+    write_sweep_tables(tmp_path)
+    with (tmp_path / "groups.csv").open(newline="") as lines:
+        alone, seeds = csv.DictReader(lines)
+    assert (alone["batch_size"], alone["n"], alone["val/acc mean"], alone["val/acc se"]) == ("64", "1", "0.75", "")
+    found = [float(seeds[f"val/acc {what}"]) for what in ("mean", "se", "min", "max")]
+    assert found == pytest.approx([0.72, 0.02, 0.70, 0.74])
+    assert float(seeds["epochs max"]) == 8
+
+
+def test_validation_chooses_and_the_test_pairs_claim(tmp_path: Path) -> None:
+    for number, (batch, validation, test) in enumerate([(32, 0.74, 0.66), (64, 0.72, 0.70)]):
+        folder = job(tmp_path, number, validation, batch_size=batch)
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "test/acc": test}))
+    _, table = tables(tmp_path)
+    assert "Chosen by validation accuracy: batch_size=32: test accuracy 66.0 %." in table
+    assert "Choosing by test accuracy would have claimed batch_size=64: test accuracy 70.0 %" in table
+
+
+def test_differences_on_the_same_pairs(tmp_path: Path) -> None:
+    good = [i % 10 != 0 for i in range(200)]  # 90 %
+    alike = [i % 10 != 1 for i in range(200)]  # 90 % too, other pairs
+    poor = [i % 2 == 0 for i in range(200)]
+    for number, (batch, accuracy, right) in enumerate([(32, 0.9, good), (64, 0.8, alike), (128, 0.7, poor)]):
+        predictions(job(tmp_path, number, accuracy, batch_size=batch), right)
+    _, table = tables(tmp_path)
+    rows = [line.split(" | ") for line in table.partition("## Test accuracy against")[2].splitlines() if "|" in line]
+    assert [cell.strip("| ") for cell in rows[0]][:2] == ["batch_size", "points"]
+    (_, same, interval, real, p), (_, worse, _, real_too, p_too) = ([c.strip("| ") for c in row] for row in rows[2:])
+    assert (same, real, p) == ("+0.0", "no", "1.000")
+    assert interval.startswith("-")
+    assert (worse, real_too, p_too) == ("-40.0", "yes", "0.000")
+
+
+def test_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    good, poor = [i % 10 != 0 for i in range(200)], [i % 2 == 0 for i in range(200)]
+    for number, (batch, seed) in enumerate([(32, 0), (32, 1), (64, 0), (64, 1), (64, 2)]):
+        accuracy, right = (0.9, good) if batch == 32 else (0.7, poor)
+        predictions(job(tmp_path, number, accuracy, batch_size=batch, seed=seed), right)
+    _, table = tables(tmp_path)
+    assert "| yes | 2 of 2 below 0.05 |" in table
+
+
+def test_runs_on_other_pairs_are_not_compared(tmp_path: Path) -> None:
+    predictions(job(tmp_path, 0, 0.9, batch_size=32), [True] * 20)
+    predictions(job(tmp_path, 1, 0.7, batch_size=64), [True] * 10)
+    job(tmp_path, 2, 0.6, batch_size=128)  # nothing recorded
+    _, table = tables(tmp_path)
+    assert "Test accuracy against" not in table
+    assert "Chosen by validation accuracy: batch_size=32" in table

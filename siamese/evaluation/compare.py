@@ -54,52 +54,64 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**n))
 
 
-def accuracy_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    people: Sequence[tuple[Hashable, Hashable]],
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of ``accuracy(first) - accuracy(second)`` over people and seeds; it is real where 0 lies outside.
+class PeopleBootstrap:
+    """Resamples of the people of a test set, the same for every comparison that is made with them.
 
-    A percentile bootstrap over identities, not over pairs: pairs of one person stand and fall together. Each resample
-    draws as many people as there are, with replacement, and a pair counts as often as both of its people were drawn:
-    their product, or, for a pair of one person, how often that one was (the pigeonhole bootstrap of Owen 2007; the
-    vertex bootstrap of Snijders and Borgatti 1999). Where there are several runs of a classifier, each resample draws
-    among these too, since another seed trains another network; with one run each, the interval is about those two.
+    A bootstrap over identities, not pairs: those of one person stand and fall together. Each resample draws as many
+    people as there are, with replacement, and a pair counts as often as both of its people were drawn: their product,
+    or, for a pair of one person, how often that one was (the pigeonhole bootstrap of Owen 2007; the vertex bootstrap of
+    Snijders and Borgatti 1999).
 
     Args:
-        first: bool [P], or [S, P] for several runs: whether each pair is decided rightly.
-        second: bool [P], or [T, P].
         people: the two identities of each pair, [P]; equal ones for a pair of the same person.
         resamples: at least 1.
-        seed: the same seed gives the same interval.
-        level: two-sided confidence level in (0, 1).
+        seed: the same seed gives the same intervals.
 
     Raises:
-        ValueError: the decisions or the people are not about the same P pairs, or another argument is impossible.
+        ValueError: no pairs, or no resamples.
     """
-    a, b = _decisions(first), _decisions(second)
-    _same_pairs(a, b)
-    if len(people) != a.shape[1]:
-        raise ValueError(f"people of {len(people)} pairs for decisions on {a.shape[1]}")
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"resamples={resamples} must be at least 1 and level={level} between 0 and 1")
-    number: dict[Hashable, int] = {}
-    ends = np.array([[number.setdefault(person, len(number)) for person in pair] for pair in people])
-    one_person = ends[:, 0] == ends[:, 1]
-    rng = np.random.default_rng(seed)
-    differences = np.full(resamples, np.nan)
-    for i in range(resamples):
-        drawn = np.bincount(rng.integers(0, len(number), len(number)), minlength=len(number))
-        weight = np.where(one_person, drawn[ends[:, 0]], drawn[ends[:, 0]] * drawn[ends[:, 1]])
-        if weight.any():
-            right = [rows[rng.integers(0, len(rows), len(rows))].mean(0) for rows in (a, b)]
-            differences[i] = np.average(right[0] - right[1], weights=weight)
-    low, high = np.nanquantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+
+    def __init__(self, people: Sequence[tuple[Hashable, Hashable]], resamples: int = 2000, seed: int = 0) -> None:
+        if not people or resamples < 1:
+            raise ValueError(f"{len(people)} pairs and resamples={resamples}: there must be one of each")
+        number: dict[Hashable, int] = {}
+        ends = np.array([[number.setdefault(person, len(number)) for person in pair] for pair in people])
+        rng = np.random.default_rng(seed)
+        drawn = rng.multinomial(len(number), np.full(len(number), 1 / len(number)), size=resamples).astype(np.float64)
+        first, second = drawn[:, ends[:, 0]], drawn[:, ends[:, 1]]
+        weights = np.where(ends[:, 0] == ends[:, 1], first, first * second)
+        total = weights.sum(1, keepdims=True)
+        self._weights = weights[total[:, 0] > 0] / total[total[:, 0] > 0]
+        self._seed = seed
+
+    def accuracy_difference(self, first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:
+        """Percentile interval of ``accuracy(first) - accuracy(second)``; it is real where 0 lies outside.
+
+        Where there are several runs of a classifier, each resample draws among these too, since another seed trains
+        another network; with one run each, the interval is about those two.
+
+        Args:
+            first: bool [P], or [S, P] for several runs: whether each pair is decided rightly.
+            second: bool [P], or [T, P].
+            level: two-sided confidence level in (0, 1).
+
+        Raises:
+            ValueError: the decisions are not about the P pairs, or the level is impossible.
+        """
+        rows = _decisions(first), _decisions(second)
+        _same_pairs(*rows)
+        if rows[0].shape[1] != self._weights.shape[1]:
+            raise ValueError(f"people of {self._weights.shape[1]} pairs for decisions on {rows[0].shape[1]}")
+        if not 0 < level < 1:
+            raise ValueError(f"level={level} must lie between 0 and 1")
+        rng = np.random.default_rng(self._seed)
+        means = []
+        for right in rows:
+            accuracies = self._weights @ right.T.astype(np.float64)  # [resamples, runs]
+            runs = rng.integers(0, len(right), accuracies.shape)
+            means.append(np.take_along_axis(accuracies, runs, axis=1).mean(1))
+        low, high = np.quantile(means[0] - means[1], [(1 - level) / 2, (1 + level) / 2])
+        return Interval(float(low), float(high))
 
 
 def _decisions(right: ArrayLike) -> NDArray[np.bool_]:

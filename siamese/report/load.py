@@ -114,6 +114,11 @@ def read_run(folder: Path) -> Run:
     return Run(folder, result, config, text, *tables, overrides, tuple(problems))
 
 
+def read_predictions(folder: Path) -> list[Prediction]:
+    """The rows of a run's ``predictions.csv`` that can be read; none when there is no such file."""
+    return _rows(folder / "predictions.csv", _prediction, [])
+
+
 def _text(file: Path, problems: list[str]) -> str:
     try:
         return file.read_text(encoding="utf-8")

@@ -10,9 +10,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from siamese.evaluation.compare import PeopleBootstrap, mcnemar
 from siamese.files import flatten, write_csv_atomically, write_text_atomically
+from siamese.report.load import read_predictions
 
 FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
@@ -37,8 +41,31 @@ class Job:
         return str(self.result.get("status", "unknown"))
 
 
+@dataclass(frozen=True)
+class Group:
+    """The finished jobs of one configuration, which differ in their seed alone.
+
+    ``values`` are those of the settings that differ within the sweep, as text.
+    """
+
+    values: tuple[str, ...]
+    jobs: tuple[Job, ...]
+
+    def figures(self, name: str) -> list[float]:
+        """The figure ``name`` of each job that recorded one."""
+        return [job.result[name] for job in self.jobs if job.result.get(name) is not None]
+
+    def mean(self, name: str) -> float:
+        """The mean of a figure over the jobs; nan when none recorded it."""
+        return fmean(self.figures(name) or [math.nan])
+
+
 def write_sweep_tables(folder: Path) -> None:
-    """Write ``results.csv`` (a row a job) and ``results.md`` (a row a configuration) into a sweep's folder."""
+    """Write the tables of a sweep into its folder.
+
+    ``results.csv`` has a row a job; ``groups.csv`` a row a configuration, with mean, standard error, least and greatest
+    of each figure over its seeds; ``results.md`` the same to read, what was chosen, and which differences are real.
+    """
     jobs = read_jobs(folder)
     if not jobs:
         return
@@ -48,7 +75,11 @@ def write_sweep_tables(folder: Path) -> None:
         values = [job.settings.get(key) for key in [*settings, "seed"]]
         rows.append([job.number, job.status, *values, *(job.result.get(key) for key in (*FIGURES, "error"))])
     write_csv_atomically(folder / "results.csv", ["job", "status", *settings, "seed", *FIGURES, "error"], rows)
-    write_text_atomically(folder / "results.md", markdown(folder, jobs, settings))
+    groups = group(jobs, settings)
+    of_figure = ("mean", "se", "min", "max")
+    columns = [*settings, "n", *(f"{name} {what}" for name in FIGURES for what in of_figure)]
+    write_csv_atomically(folder / "groups.csv", columns, [_summary(one) for one in groups])
+    write_text_atomically(folder / "results.md", markdown(folder, jobs, groups, settings))
 
 
 def read_jobs(folder: Path) -> list[Job]:
@@ -67,8 +98,18 @@ def varied(jobs: Sequence[Job]) -> list[str]:
     return [key for key in keys if len({_show(job.settings[key]) for job in jobs if key in job.settings}) > 1]
 
 
-def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:
-    """The table with the seeds of one configuration grouped: mean ± standard error where there are several."""
+def group(jobs: Sequence[Job], settings: Sequence[str]) -> list[Group]:
+    """The finished jobs by configuration, the best by mean validation accuracy first (of equal ones, by loss)."""
+    found: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        if job.status == "done":
+            found.setdefault(tuple(_show(job.settings.get(key)) for key in settings), []).append(job)
+    groups = [Group(values, tuple(members)) for values, members in found.items()]
+    return sorted(groups, key=lambda one: (-one.mean("val/acc"), one.mean("val/loss")))
+
+
+def markdown(folder: Path, jobs: Sequence[Job], groups: Sequence[Group], settings: Sequence[str]) -> str:
+    """``results.md``: a row a configuration, mean ± standard error where there are several seeds."""
     columns: list[tuple[str, str, float, int]] = [
         ("val acc %", "val/acc", 100, 1),
         ("val loss", "val/loss", 1, 4),
@@ -76,27 +117,24 @@ def markdown(folder: Path, jobs: Sequence[Job], settings: Sequence[str]) -> str:
         ("test loss", "test/loss", 1, 4),
         ("test AUC", "test/auc", 1, 3),
         ("best epoch", "best_epoch", 1, 0),
+        ("epochs", "epochs", 1, 0),
         ("seconds", "train_seconds", 1, 1),
     ]
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for job in jobs:
-        if job.status == "done":
-            groups.setdefault(tuple(_show(job.settings.get(key)) for key in settings), []).append(job.result)
     head = [*settings, "n", *(title for title, *_ in columns)]
     lines = ["# Sweep " + "/".join(folder.resolve().parts[-2:]), "", _line(head), _line(["---"] * len(head))]
-    for values, results in sorted(groups.items(), key=lambda group: -fmean(r["val/acc"] for r in group[1])):
-        figures = [
-            spread([scale * r[key] for r in results if r.get(key) is not None], digits)
-            for _, key, scale, digits in columns
-        ]
-        lines.append(_line([*values, str(len(results)), *figures]))
+    for one in groups:
+        figures = [spread([scale * value for value in one.figures(key)], digits) for _, key, scale, digits in columns]
+        lines.append(_line([*one.values, str(len(one.jobs)), *figures]))
     lines += ["", "Sorted by validation accuracy. Several seeds of one configuration: mean ± standard error."]
-    about = {(r["dataset"], r["protocol"], r["n_test"]) for group in groups.values() for r in group}
+    about = {(job.result["dataset"], job.result["protocol"], job.result["n_test"]) for g in groups for job in g.jobs}
     for dataset, protocol, n in sorted(about):
         lines.append(
             f"{dataset}, {protocol}: one standard error of a single accuracy on {n} test pairs is up to "
             f"{50 / math.sqrt(n):.1f} points."
         )
+    if len(groups) > 1:
+        lines += ["", *_choice(groups, settings)]
+        lines += _against_the_best(folder, groups, settings)
     if unfinished := [job for job in jobs if job.status != "done"]:
         lines += ["", "Not finished:", ""]
         lines += [f"- job {job.number}: {job.status}. {_cell(job.result.get('error', ''))}" for job in unfinished]
@@ -110,7 +148,84 @@ def spread(values: Sequence[float], digits: int) -> str:
     mean = f"{fmean(values):.{digits}f}"
     if len(values) < 2:
         return mean
-    return f"{mean} ± {stdev(values) / math.sqrt(len(values)):.{max(digits, 1)}f}"
+    return f"{mean} ± {_standard_error(values):.{max(digits, 1)}f}"
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return stdev(values) / math.sqrt(len(values))
+
+
+def _summary(one: Group) -> list[object]:
+    """A row of ``groups.csv``; the standard error is empty for a single seed."""
+    row: list[object] = [*one.values, len(one.jobs)]
+    for name in FIGURES:
+        values = one.figures(name)
+        error = _standard_error(values) if len(values) > 1 else None
+        row += [fmean(values), error, min(values), max(values)] if values else [None] * 4
+    return row
+
+
+def _choice(groups: Sequence[Group], settings: Sequence[str]) -> list[str]:
+    """What validation chooses, and what choosing by the test pairs would have claimed."""
+    best, luckiest = groups[0], max(groups, key=lambda one: one.mean("test/acc"))
+
+    def told(one: Group) -> str:
+        return f"{_named(one, settings)}: test accuracy {spread([100 * v for v in one.figures('test/acc')], 1)} %"
+
+    lines = [f"Chosen by validation accuracy: {told(best)}."]
+    if luckiest is not best:
+        lines.append(
+            f"Choosing by test accuracy would have claimed {told(luckiest)}, which is no estimate of anything: "
+            f"of {len(groups)} configurations the one that these test pairs flatter most."
+        )
+    return lines
+
+
+def _against_the_best(folder: Path, groups: Sequence[Group], settings: Sequence[str]) -> list[str]:
+    """Each other configuration against the chosen one, on the test pairs that they share."""
+    decided = [_decisions(folder, one) for one in groups]
+    if decided[0] is None:
+        return []
+    pairs, best = decided[0]
+    bootstrap = PeopleBootstrap([(Path(a).parent.name, Path(b).parent.name) for a, b in pairs])
+    rows = []
+    for one, found in zip(groups[1:], decided[1:], strict=True):
+        if found is None or found[0] != pairs:
+            continue
+        low, high = bootstrap.accuracy_difference(found[1], best)
+        tests = [
+            mcnemar(mine, theirs)
+            for job, mine in zip(one.jobs, found[1], strict=True)
+            for other, theirs in zip(groups[0].jobs, best, strict=True)
+            if job.settings.get("seed") == other.settings.get("seed")
+        ]
+        p = f"{tests[0].p:.3f}" if len(tests) == 1 else f"{sum(t.p < 0.05 for t in tests)} of {len(tests)} below 0.05"
+        difference = 100 * (found[1].mean() - best.mean())
+        real = "no" if low <= 0 <= high else "yes"
+        rows.append([*one.values, f"{difference:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}", real, p])
+    if not rows:
+        return []
+    head = [*settings, "points", "95 %", "real", "McNemar p, seed by seed"]
+    return [
+        "", "## Test accuracy against the chosen configuration", "",
+        _line(head), _line(["---"] * len(head)), *map(_line, rows), "",
+        "On the same test pairs. The interval is a bootstrap over people and, where there are several, over seeds; a "
+        "difference is real where it leaves 0 out. Of twenty differences that are none, one will look real. McNemar's "
+        "test is about two single networks with the same seed.",
+    ]  # fmt: skip
+
+
+def _named(one: Group, settings: Sequence[str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in zip(settings, one.values, strict=True))
+
+
+def _decisions(folder: Path, one: Group) -> tuple[list[tuple[str, str]], NDArray[np.bool_]] | None:
+    """The test pairs of a group's jobs, and whether each job decides them rightly [jobs, P]; None where they differ."""
+    runs = [[p for p in read_predictions(folder / job.number) if p.split == "test"] for job in one.jobs]
+    pairs = [[(p.image1, p.image2) for p in run] for run in runs]
+    if not pairs[0] or any(other != pairs[0] for other in pairs):
+        return None
+    return pairs[0], np.array([[p.label == p.predicted for p in run] for run in runs])
 
 
 def _composed(path: Path) -> dict[str, Any]:
