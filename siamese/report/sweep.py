@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,6 +23,9 @@ FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
 )  # fmt: skip
 """The figures of a job in ``results.csv``; ``results.md`` leaves out some of them."""
+
+Pairs = tuple[tuple[str, str], ...]
+"""The image names of each test pair."""
 
 NOT_SETTINGS = frozenset({"seed", "resume"})
 """Keys of the configuration that do not make another configuration."""
@@ -187,7 +191,7 @@ def _against_the_best(folder: Path, groups: Sequence[Group], settings: Sequence[
     if decided[0] is None:
         return []
     pairs, best = decided[0]
-    bootstrap = PeopleBootstrap([(Path(a).parent.name, Path(b).parent.name) for a, b in pairs])
+    bootstrap = _bootstrap(pairs)
     rows = []
     for one, found in zip(groups[1:], decided[1:], strict=True):
         if found is None or found[0] != pairs:
@@ -219,13 +223,26 @@ def _named(one: Group, settings: Sequence[str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in zip(settings, one.values, strict=True))
 
 
-def _decisions(folder: Path, one: Group) -> tuple[list[tuple[str, str]], NDArray[np.bool_]] | None:
+def _decisions(folder: Path, one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
     """The test pairs of a group's jobs, and whether each job decides them rightly [jobs, P]; None where they differ."""
-    runs = [[p for p in read_predictions(folder / job.number) if p.split == "test"] for job in one.jobs]
-    pairs = [[(p.image1, p.image2) for p in run] for run in runs]
-    if not pairs[0] or any(other != pairs[0] for other in pairs):
+    files = [folder / job.number / "predictions.csv" for job in one.jobs]
+    runs = [_decided(file.parent, file.stat().st_mtime_ns if file.exists() else 0) for file in files]
+    pairs = runs[0][0]
+    if not pairs or any(other != pairs for other, _ in runs):
         return None
-    return pairs[0], np.array([[p.label == p.predicted for p in run] for run in runs])
+    return pairs, np.stack([right for _, right in runs])
+
+
+@lru_cache(maxsize=4096)
+def _decided(folder: Path, changed: int) -> tuple[Pairs, NDArray[np.bool_]]:
+    """A job's test pairs, and which are decided rightly; read once, though the table is written after every job."""
+    run = [prediction for prediction in read_predictions(folder) if prediction.split == "test"]
+    return tuple((p.image1, p.image2) for p in run), np.array([p.label == p.predicted for p in run])
+
+
+@lru_cache(maxsize=4)
+def _bootstrap(pairs: Pairs) -> PeopleBootstrap:
+    return PeopleBootstrap([(Path(a).parent.name, Path(b).parent.name) for a, b in pairs])
 
 
 def _composed(path: Path) -> dict[str, Any]:
