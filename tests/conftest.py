@@ -20,6 +20,14 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 ROOT = Path(__file__).parent.parent
+
+OPTIONS = sorted(
+    tuple(file.relative_to(ROOT / "conf").as_posix().removesuffix(".yaml").split("/", 1))
+    for file in (ROOT / "conf").rglob("*.yaml")
+    if file.parent != ROOT / "conf" and "hydra" not in file.parts
+)
+"""(group, option) of every file below ``conf``."""
+
 TINY = SyntheticSpec(train_people=16, test_people=12, train_pairs=30, test_pairs=20, view2_pairs=20, seed=0)
 
 TINY_MODEL = {"widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True}

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -19,12 +19,6 @@ from siamese.data.synthetic import SyntheticSpec
 from siamese.errors import ConfigError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-OPTIONS = sorted(
-    file.relative_to(ROOT / "conf").as_posix().removesuffix(".yaml").split("/", 1)
-    for file in (ROOT / "conf").rglob("*.yaml")
-    if file.parent != ROOT / "conf" and "hydra" not in file.parts
-)
 
 
 def load(*overrides: str) -> TrainConfig:

@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 
 from siamese import config as configuration
@@ -528,14 +528,8 @@ def test_optimizer_gets_its_options(tiny_config: Make) -> None:
 
 # --- every configuration file runs ------------------------------------------------------------------------
 
-CHOICES = sorted(
-    (file.parent.relative_to(ROOT / "conf").as_posix(), file.stem)
-    for file in (ROOT / "conf").rglob("*.yaml")
-    if file.parent != ROOT / "conf" and "hydra" not in file.parts
-)
 
-
-@pytest.mark.parametrize(("group", "option"), CHOICES)
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_config_file_runs(
     group: str, option: str, tiny_overrides: list[str], tiny_root: Path, tmp_path: Path
 ) -> None:
