@@ -203,7 +203,10 @@ def _against_the_best(folder: Path, groups: Sequence[Group], settings: Sequence[
             for other, theirs in zip(groups[0].jobs, best, strict=True)
             if job.settings.get("seed") == other.settings.get("seed")
         ]
-        p = f"{tests[0].p:.3f}" if len(tests) == 1 else f"{sum(t.p < 0.05 for t in tests)} of {len(tests)} below 0.05"
+        if len(tests) == 1:
+            p = f"{tests[0].p:.3f}" if tests[0].p >= 0.001 else "< 0.001"
+        else:
+            p = f"{sum(test.p < 0.05 for test in tests)} of {len(tests)} below 0.05"
         difference = 100 * (found[1].mean() - best.mean())
         real = "no" if low <= 0 <= high else "yes"
         rows.append([*one.values, f"{difference:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}", real, p])
