@@ -84,7 +84,7 @@ def fit(
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         io = experiment.build_checkpoint_io(config)
-        trainer = experiment.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io)
+        trainer = experiment.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io, config.name)
         # Steps alone: epochs, validation and records are in the benchmarks of whole runs.
         callbacks = [StepSeed(config.seed), times, *([profiler] if profiler else [])]
         vars(trainer)["callbacks"] = callbacks

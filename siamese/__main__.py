@@ -1,4 +1,4 @@
-"""``python -m siamese report FOLDER``: build the page of a run, or the tables of a sweep, again from its files."""
+"""``python -m siamese report FOLDER``: build the page of a run or of a sweep again from its files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 
 from siamese.errors import ConfigError, UserError
+from siamese.report.jobs import read_jobs
 from siamese.report.run import write_run_report
-from siamese.report.sweep import read_jobs, write_sweep_tables
+from siamese.report.sweep import write_sweep_report
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code (2: the folder or file cannot be used)."""
     parser = argparse.ArgumentParser(prog="python -m siamese")
     commands = parser.add_subparsers(dest="command", required=True)
-    report = commands.add_parser("report", help="build a run's page, or a sweep's tables, from the files on disk")
-    report.add_argument("folder", type=Path, help="a run folder, or the folder of a sweep")
+    report = commands.add_parser("report", help="build the page of a run or a sweep from the files on disk")
+    report.add_argument("folder", type=Path, help="a run folder, or one with runs below it: of a sweep, or of several")
     options = parser.parse_args(arguments)
     try:
         print(build_report(options.folder))
@@ -27,20 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_report(folder: Path) -> Path:
-    """Write the page of a run, or the tables of a sweep and the page of each job; returns the main file.
+    """Write the page of a run; or of each run below a folder and, with the tables, of all of them together.
+
+    Returns:
+        the page: that of the run, or that of all.
 
     Raises:
-        ConfigError: the folder holds neither.
+        ConfigError: there is no run.
     """
     if (folder / "result.json").is_file():
         return write_run_report(folder)
     jobs = read_jobs(folder) if folder.is_dir() else []
-    if not jobs:
-        raise ConfigError(f"{folder}: neither a run (no result.json) nor a sweep (no */result.json)")
     for job in jobs:
-        write_run_report(folder / job.number)
-    write_sweep_tables(folder)
-    return folder / "results.md"
+        write_run_report(job.folder)
+    page = write_sweep_report(folder) if jobs else None
+    if page is None:
+        raise ConfigError(f"{folder}: no run there (no result.json in it or below it)")
+    return page
 
 
 if __name__ == "__main__":

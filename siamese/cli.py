@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -66,7 +67,7 @@ def train_job(cfg: DictConfig) -> float:
         from siamese.experiment import train
 
         gc.freeze()  # what is imported stays; the collection after the job need not look through it
-        return float(train(config, folder)[config.monitor])
+        return float(train(config, folder, swept_values() or config.name)[config.monitor])
 
     return _job(run)
 
@@ -82,8 +83,26 @@ def eval_job(cfg: DictConfig) -> float:
     return _job(run)
 
 
+def swept_values() -> str:
+    """What this job of a sweep was given that others were not, as ``batch_size=32,seed=1``; empty in a single run.
+
+    The jobs may run in other processes than the sweep, so its keys are read from what Hydra has recorded of it.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return ""
+    try:
+        recorded = OmegaConf.load(Path(hydra.sweep.dir) / "multirun.yaml").hydra
+        parsed = OverridesParser.create().parse_overrides(list(recorded.overrides.task))
+        keys = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+        keys |= set(recorded.sweeper.get("params") or {})
+    except (OSError, HydraException, OmegaConfBaseException, yaml.YAMLError):
+        return ""
+    return ",".join(override for override in hydra.overrides.task if override.partition("=")[0] in keys)
+
+
 class Guard(Callback):
-    """Hydra callback: ends a run that cannot work before anything is written; keeps a sweep's table fresh."""
+    """Hydra callback: ends a run that cannot work before anything is written; keeps a sweep's page fresh."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, the data and the output folder of a single run."""
@@ -101,11 +120,11 @@ class Guard(Callback):
             _end(error)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the sweep's table anew from the result files of its jobs."""
+        """Write the sweep's tables and page anew from the files of its jobs."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            from siamese.report.sweep import write_sweep_tables
+            from siamese.report.sweep import write_sweep_report
 
-            write_sweep_tables(Path(config.hydra.sweep.dir))
+            write_sweep_report(Path(config.hydra.sweep.dir))
 
 
 def _job(run: Callable[[RunFolder], float]) -> float:

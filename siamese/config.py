@@ -158,6 +158,13 @@ class LoggerConfig(Section):
     """Where the curves go besides history.csv."""
 
     name: Literal["tensorboard", "csv"]
+    projector: bool = Field(False, description="the test images' embeddings, with thumbnails, for TensorBoard")
+
+    @model_validator(mode="after")
+    def _projector_is_tensorboards(self) -> LoggerConfig:
+        if self.projector and self.name != "tensorboard":
+            raise ValueError("projector=true needs logger=tensorboard")
+        return self
 
 
 class ProtocolConfig(Section):

@@ -47,8 +47,8 @@ from siamese.module import SiameseModule
 from siamese.objectives.pairs import OBJECTIVES
 from siamese.report.run import write_run_report
 from siamese.runs import RunFolder
-from siamese.scoring import score_pairs
-from siamese.tracking import RunTensorBoardLogger, log_configuration, log_result
+from siamese.scoring import embed_images, score_pairs
+from siamese.tracking import RunTensorBoardLogger, as_folder_name, log_configuration, log_embedding, log_result
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,16 @@ OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 PREDICTION_COLUMNS = ["split", "image1", "image2", "label", "score", "probability", "predicted", "outcome"]
 
 
-def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> dict[str, Any]:
     """Train, test and report one run; returns its recorded result.
 
     A finished run in ``folder`` (under ``resume``) is returned as recorded; an unfinished one goes on from
     ``last.ckpt``. The caller has made sure with `RunFolder.check` that the folder may be used.
+
+    Args:
+        config: what to train, on what, and how.
+        folder: where to.
+        label: what TensorBoard calls the run; its name when None. A resumed run keeps the one it was begun with.
 
     Raises:
         UserError: the data or the device that the configuration asks for cannot be used.
@@ -75,7 +80,8 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     arithmetic = (
         recorded_arithmetic(recorded) if recorded and "precision" in recorded else choose_arithmetic(config, device)
     )
-    folder.start(config, **describe(config, device, arithmetic))
+    label = (recorded or {}).get("label") or label or config.name
+    folder.start(config, **describe(config, device, arithmetic), label=label)
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
 
@@ -95,7 +101,7 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     )
 
     checkpoint_io = build_checkpoint_io(config)
-    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io)
+    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
     with logging_redirect_tqdm():
@@ -119,6 +125,10 @@ def train(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
     )
     if config.checkpoint != "all":
         folder.last.unlink(missing_ok=True)  # it was for going on, which is over
+    if config.logger.projector:
+        rows = data.test.indices.unique()
+        z_BD = embed_images(network, data.pixels, rows, device, arithmetic.bf16)
+        log_embedding(trainer.loggers, z_BD, data.pixels[rows], [data.images.names[row] for row in rows])
     write_report(folder, trainer.loggers, config, result)
     announce(result)
     return result
@@ -169,7 +179,12 @@ def build_checkpoint_io(config: TrainConfig) -> CheckpointIO:
 
 
 def build_trainer(
-    config: TrainConfig, folder: RunFolder, device: torch.device, arithmetic: Arithmetic, checkpoint_io: CheckpointIO
+    config: TrainConfig,
+    folder: RunFolder,
+    device: torch.device,
+    arithmetic: Arithmetic,
+    checkpoint_io: CheckpointIO,
+    label: str,
 ) -> L.Trainer:
     """Lightning's Trainer with our callbacks and logger."""
     show_bar = config.trainer.progress_bar
@@ -200,7 +215,7 @@ def build_trainer(
         deterministic=config.trainer.deterministic,
         benchmark=False,
         gradient_clip_val=config.trainer.gradient_clip_val,
-        logger=build_logger(config, folder.path),
+        logger=build_logger(config, folder.path, label),
         callbacks=callbacks,
         plugins=[checkpoint_io],
         enable_progress_bar=show_bar,
@@ -210,11 +225,11 @@ def build_trainer(
     )
 
 
-def build_logger(config: TrainConfig, path: Path) -> Logger:
-    """The configured logger, writing into the run folder itself: its path is the run's name in TensorBoard."""
+def build_logger(config: TrainConfig, path: Path, label: str) -> Logger:
+    """The configured logger; TensorBoard calls a run by the path of its events, whose last part is the label."""
     if config.logger.name == "csv":
         return CSVLogger(path, name="", version="")
-    return RunTensorBoardLogger(path, name="", version="")
+    return RunTensorBoardLogger(path, name=as_folder_name(label), version="")
 
 
 def score_splits(

@@ -33,12 +33,32 @@ def score_pairs(
     Returns:
         float32 [P], the logits.
     """
-    network = network.to(device).eval()
     distinct, position = torch.unique(indices, return_inverse=True)
+    z = embed_images(network, pixels, distinct, device, bf16)
+    position = position.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        parts = [network.embed(to_float(pixels[rows].to(device))) for rows in distinct.split(CHUNK)]
-        z = torch.cat(parts) if parts else torch.empty(0)
-        position = position.to(device)
         logits = [network.head(z[rows[:, 0]], z[rows[:, 1]]) for rows in position.split(CHUNK)]
     scores: NDArray[np.float32] = torch.cat(logits).float().cpu().numpy() if logits else np.empty(0, np.float32)
     return scores
+
+
+@torch.inference_mode()
+def embed_images(
+    network: SiameseNetwork, pixels: Tensor, rows: Tensor, device: torch.device, bf16: bool = False
+) -> Tensor:
+    """Embed images, `CHUNK` at a time.
+
+    Args:
+        network: left in evaluation mode, on ``device``.
+        pixels: uint8 [N, C, H, W].
+        rows: int64 [B], rows of ``pixels``.
+        device: where to compute.
+        bf16: compute under bf16 autocast.
+
+    Returns:
+        [B, D] on ``device``; bfloat16 under autocast, else float32.
+    """
+    network = network.to(device).eval()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        parts = [network.embed(to_float(pixels[chunk].to(device))) for chunk in rows.split(CHUNK)]
+    return torch.cat(parts) if parts else torch.empty(0, device=device)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
 
 from siamese.config import TrainConfig, to_plain, write_yaml
 from siamese.files import flatten
+from siamese.report.load import read_predictions
 
 HPARAMS = (
     "batch_size", "learning_rate", "weight_decay", "seed", "max_epochs", "precision", "data.name", "data.image_size",
@@ -25,8 +31,12 @@ FINAL = (
 """The figures that it lists beside them."""
 
 
+SPRITE = 8192
+"""Pixels a side of the largest picture that a browser gives the projector, which holds all thumbnails."""
+
+
 class RunTensorBoardLogger(TensorBoardLogger):
-    """One file of TensorBoard events in the run folder.
+    """One file of TensorBoard events in a folder of the run folder.
 
     Without Lightning's ``hparams.yaml`` (``config.yaml`` is there), and left open when training ends: the test's
     figures and pictures follow.
@@ -39,6 +49,11 @@ class RunTensorBoardLogger(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Write what is pending."""
         self.experiment.flush()
+
+
+def as_folder_name(label: str) -> str:
+    """A label as the name of one folder that any system takes; equal signs and commas stay."""
+    return re.sub(r"[^\w.,=+-]+", "-", label).strip(".-")[:120] or "run"
 
 
 def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
@@ -60,15 +75,42 @@ def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any
         if isinstance(logger, TensorBoardLogger):
             # What auto stood for, not auto.
             settings = flatten(to_plain(config)) | {"precision": result["precision"]}
-            _log_to_tensorboard(logger, settings, final, folder)
+            _log_to_tensorboard(logger, settings, final, result["epochs"], folder)
             logger.experiment.close()
         else:
             logger.save()
 
 
+def log_embedding(loggers: list[Logger], z_BD: Tensor, pixels_BCHW: Tensor, names: list[str]) -> None:
+    """Embeddings of images for TensorBoard's projector, each with its thumbnail, its person and its name.
+
+    Args:
+        loggers: those of TensorBoard are used.
+        z_BD: [B, D].
+        pixels_BCHW: uint8, the images.
+        names: as in the lists, ``Name/Name_0001.jpg``.
+    """
+    side = min(pixels_BCHW.shape[-1], SPRITE // math.ceil(math.sqrt(len(names))))
+    thumbnails = torch.nn.functional.interpolate(pixels_BCHW.float() / 255, size=side, mode="area")
+    if thumbnails.shape[1] == 1:
+        thumbnails = thumbnails.expand(-1, 3, -1, -1)
+    people = [[name.rpartition("/")[0], name] for name in names]
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_embedding(
+                z_BD.float().cpu(), people, thumbnails, tag="test", metadata_header=["person", "image"]
+            )
+
+
 def _log_to_tensorboard(
-    logger: TensorBoardLogger, settings: dict[str, Any], final: dict[str, float], folder: Path
+    logger: TensorBoardLogger, settings: dict[str, Any], final: dict[str, float], epochs: int, folder: Path
 ) -> None:
+    writer = logger.experiment
+    predictions = read_predictions(folder)
+    for split in ("val", "test"):
+        if scored := [prediction for prediction in predictions if prediction.split == split]:
+            labels, probabilities = np.array([(p.label, p.probability) for p in scored]).T
+            writer.add_pr_curve(f"{split}/precision_recall", labels, probabilities, epochs)
     for picture in sorted(folder.glob("*.png")):
         # As the file is: add_image would decode it and encode it anew.
         with Image.open(picture) as image:
@@ -76,7 +118,7 @@ def _log_to_tensorboard(
             bands = len(image.getbands())
         content = Summary.Image(width=width, height=height, colorspace=bands, encoded_image_string=picture.read_bytes())
         summary = Summary(value=[Summary.Value(tag=f"report/{picture.stem}", image=content)])
-        logger.experiment.file_writer.add_summary(summary, 0)
+        writer.file_writer.add_summary(summary, 0)
     # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's. The
     # name sorts behind train/ and val/, so that the curves stay on top.
     figures = {f"with_best_weights/{name.replace('/', '_')}": value for name, value in final.items()}

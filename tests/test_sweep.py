@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from siamese.report.sweep import read_jobs, spread, varied, write_sweep_tables
+from siamese.report.jobs import read_jobs, spread, varied
+from siamese.report.sweep import write_sweep_report
 
 
 def job(sweep: Path, number: int, accuracy: float | None = None, status: str = "done", **settings: object) -> Path:
@@ -30,7 +31,7 @@ def job(sweep: Path, number: int, accuracy: float | None = None, status: str = "
 
 
 def tables(sweep: Path) -> tuple[list[dict[str, str]], str]:
-    write_sweep_tables(sweep)
+    write_sweep_report(sweep)
     with (sweep / "results.csv").open(newline="") as lines:
         return list(csv.DictReader(lines)), (sweep / "results.md").read_text()
 
@@ -71,12 +72,12 @@ def test_unfinished_damaged_and_foreign_folders(tmp_path: Path) -> None:
     rows, table = tables(tmp_path)
     assert [(row["job"], row["status"]) for row in rows] == [("0", "done"), ("1", "running"), ("10", "failed")]
     assert rows[2]["batch_size"] == "0"
-    assert "name" not in rows[0]
+    assert rows[2]["name"] == ""  # not resolved
     assert "- job 10: failed. a \\| b c" in table
 
 
 def test_no_jobs_no_tables(tmp_path: Path) -> None:
-    write_sweep_tables(tmp_path)
+    write_sweep_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +104,7 @@ def predictions(folder: Path, right: list[bool]) -> None:
 def test_groups_have_mean_error_and_range_of_every_figure(tmp_path: Path) -> None:
     for number, (batch, seed, accuracy) in enumerate([(32, 0, 0.70), (32, 1, 0.74), (64, 0, 0.75)]):
         job(tmp_path, number, accuracy, batch_size=batch, seed=seed)
-    write_sweep_tables(tmp_path)
+    write_sweep_report(tmp_path)
     with (tmp_path / "groups.csv").open(newline="") as lines:
         alone, seeds = csv.DictReader(lines)
     assert (alone["batch_size"], alone["n"], alone["val/acc mean"], alone["val/acc se"]) == ("64", "1", "0.75", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from conftest import OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from siamese import config as configuration
 from siamese import experiment
@@ -80,7 +82,7 @@ def test_every_file_of_the_contract(finished: Finished) -> None:
     ):  # fmt: skip
         assert (path / name).is_file(), name
     assert [file.name for file in (path / "checkpoints").iterdir()] == ["best.ckpt"]
-    assert len(list(path.glob("events.out.tfevents.*"))) == 1
+    assert len(list(path.glob("shared/events.out.tfevents.*"))) == 1
     assert not [file for file in path.rglob("*") if file.name.endswith(".tmp")]
 
 
@@ -207,7 +209,7 @@ def test_tensorboard_shows_curves_configuration_hparams_and_pictures(finished: F
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, path, result = finished
-    events = EventAccumulator(str(path)).Reload()
+    events = EventAccumulator(str(path / "shared")).Reload()
     tags = events.Tags()
     for split in ("train", "val"):
         for figure in ("loss", "acc"):
@@ -221,6 +223,27 @@ def test_tensorboard_shows_curves_configuration_hparams_and_pictures(finished: F
     text = events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "batch_size: 8" in text
     assert any("_hparams_" in tag for tag in events.summary_metadata)
+    assert {"val/precision_recall", "test/precision_recall"} <= set(tags["tensors"])
+
+
+def test_the_projector_gets_each_test_image_once_with_its_thumbnail(tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config(logger={"name": "tensorboard", "projector": True}, max_epochs=1)
+    train(config, RunFolder(tmp_path / "run"), label="seed=0,experiment=report/adam")
+    folder = tmp_path / "run" / "seed=0,experiment=report-adam"
+    with (tmp_path / "run" / "predictions.csv").open(newline="") as lines:
+        tested = [row for row in csv.DictReader(lines) if row["split"] == "test"]
+    (metadata,) = folder.rglob("metadata.tsv")
+    head, *rows = metadata.read_text().splitlines()
+    assert head == "person\timage"
+    images = {row[key] for row in tested for key in ("image1", "image2")}
+    assert sorted(row.split("\t")[1] for row in rows) == sorted(images)
+    vectors = metadata.with_name("tensors.tsv").read_text().splitlines()
+    assert len(vectors) == len(rows)
+    assert {len(line.split("\t")) for line in vectors} == {config.model.embedding_dim}
+    with Image.open(metadata.with_name("sprite.png")) as sprite:
+        per_row = math.ceil(math.sqrt(len(rows)))
+        assert sprite.width == per_row * config.data.image_size
+    assert (folder / "projector_config.pbtxt").is_file()
 
 
 # --- reproducibility --------------------------------------------------------------------------------------

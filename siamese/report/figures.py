@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +23,7 @@ from siamese.report.text import count, fixed, interval, percent, photo_title, pr
 
 # Okabe & Ito's colours, which all common kinds of colour blindness tell apart.
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
+OKABE_ITO = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
 
 SQUARE = (5.2, 4.6)
 PERCENT_TICKS = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %")
@@ -37,6 +40,22 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element to stand in a page, its texts as text; the same figure gives the same."""
+    content = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "siamese", "font.family": "sans-serif"}):
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    text = content.getvalue()
+    return text[text.index("<svg") :]
+
+
+def palette(number: int) -> list[str]:
+    """So many colours; up to seven by Okabe & Ito, more than that along a rainbow."""
+    if number <= len(OKABE_ITO):
+        return list(OKABE_ITO[:number])
+    return [to_hex(matplotlib.colormaps["turbo"](x)) for x in np.linspace(0.04, 0.96, number)]
 
 
 def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Figure:
@@ -63,6 +82,72 @@ def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None
     panels[1].yaxis.set_major_formatter(PERCENT_TICKS)
     _legend(panels[0], "best")
     return figure
+
+
+class Overlaid(NamedTuple):
+    """One run among others in a picture: ``group`` numbers its configuration, which gives it its colour.
+
+    Attributes:
+        group: each of its lines has an id that begins with ``g<group>-``.
+        history: rows as in `curves_figure`.
+        best_epoch: marked; None marks nothing.
+        tpr: float [K], the ROC at K false positive rates from 0 to 1, nan for none.
+    """
+
+    group: int
+    history: Sequence[Mapping[str, float]]
+    best_epoch: int | None
+    tpr: NDArray[np.float64]
+
+
+def overlaid_curves_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> Figure:
+    """Loss and accuracy by epoch of many runs, of validation above and of training below.
+
+    Args:
+        runs: in any order.
+        colors: of each configuration.
+    """
+    figure, panels = _panels(2, (10.4, 7.0), rows=2)
+    figures = (("val/loss", "Validation loss"), ("val/acc", "Validation accuracy"), ("train/loss", "Training loss"),
+               ("train/acc", "Training accuracy"))  # fmt: skip
+    for i, (axes, (name, title)) in enumerate(zip(panels, figures, strict=True)):
+        for j, run in enumerate(runs):
+            epochs = [row["epoch"] for row in run.history]
+            values = np.array([row[name] for row in run.history], float)
+            values[~np.isfinite(values)] = np.nan
+            best = [k for k, epoch in enumerate(epochs) if epoch == run.best_epoch and i < 2]
+            axes.plot(
+                epochs, values, "-" if len(epochs) > 1 else "o", color=colors[run.group], linewidth=1.4, marker="o",
+                markevery=best, markersize=5, gid=f"g{run.group}-{i}-{j}",
+            )  # fmt: skip
+        axes.set_title(title, loc="left", fontweight="bold", color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+        if name.endswith("acc"):
+            axes.yaxis.set_major_formatter(PERCENT_TICKS)
+        if i >= 2:
+            axes.set_xlabel("epoch")
+    return figure
+
+
+def overlaid_roc_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> Figure:
+    """The ROCs of many runs; those without one are left out."""
+    figure, (axes,) = _panels(1, (6.4, 6.0))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PERCENT_TICKS)
+    axes.plot([0, 1], [0, 1], ":", color=GREY)
+    for j, run in enumerate(runs):
+        if not np.isnan(run.tpr).any():
+            fpr = np.linspace(0, 1, len(run.tpr))
+            axes.plot(fpr, run.tpr, color=colors[run.group], linewidth=1.3, gid=f"g{run.group}-roc-{j}")
+    return figure
+
+
+def shade(share: float) -> tuple[str, str]:
+    """Background and text colour of a table's cell, the darker the larger ``share`` in [0, 1]."""
+    background = matplotlib.colormaps["Blues"](0.08 + 0.8 * share)
+    return to_hex(background), "#ffffff" if share > 0.55 else INK
 
 
 def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, threshold: float | None) -> Figure:
@@ -191,19 +276,21 @@ def predictions_figures(predictions: Sequence[Prediction], threshold: float | No
     }
 
 
-def _panels(number: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with ``number`` axes side by side, in the report's style."""
+def _panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with ``rows`` of ``number`` axes side by side, in the report's style."""
     figure = Figure(figsize=size, facecolor="white")
     # Inches around the panels, and between them: a layout engine takes as long as the drawing.
     left, right, bottom, top = 0.8, 0.15, 0.55, 0.35
     grid = figure.subplots(
-        1, number, squeeze=False,
+        rows, number, squeeze=False,
         gridspec_kw={
             "left": left / size[0], "right": 1 - right / size[0], "bottom": bottom / size[1], "top": 1 - top / size[1],
             "wspace": (left + right) * number / (size[0] - (left + right) * number),
+            "hspace": (bottom + top) * rows / (size[1] - (bottom + top) * rows),
         },
-    )[0]  # fmt: skip
-    for axes in grid:
+    ).flat  # fmt: skip
+    panels = list(grid)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(GREY)
         axes.tick_params(colors=GREY, labelcolor=INK)
@@ -211,7 +298,7 @@ def _panels(number: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]
         axes.set_axisbelow(True)
         axes.xaxis.label.set_color(INK)
         axes.yaxis.label.set_color(INK)
-    return figure, list(grid)
+    return figure, panels
 
 
 def _legend(axes: Axes, where: Literal["best", "lower right", "upper center"]) -> None:

@@ -119,6 +119,11 @@ def read_predictions(folder: Path) -> list[Prediction]:
     return _rows(folder / "predictions.csv", _prediction, [])
 
 
+def read_epochs(folder: Path) -> list[Mapping[str, float]]:
+    """The rows of a run's ``history.csv`` that can be read; none when there is no such file."""
+    return _rows(folder / "history.csv", _epoch, [])
+
+
 def _text(file: Path, problems: list[str]) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -162,7 +167,7 @@ def _rows(file: Path, parse: Callable[[dict[str, str]], Row], problems: list[str
     return rows
 
 
-def _epoch(row: dict[str, str]) -> dict[str, float]:
+def _epoch(row: dict[str, str]) -> Mapping[str, float]:
     epoch = {name: float(row.get(name) or "nan") for name in HISTORY_COLUMNS}
     if not 1 <= epoch["epoch"] < math.inf:
         raise ValueError(row)

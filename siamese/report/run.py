@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from siamese.evaluation.intervals import wilson
@@ -22,18 +21,10 @@ from siamese.report.figures import (
     predictions_figures,
     to_png,
 )
+from siamese.report.html import DATASETS, PROTOCOLS, render_page, titled
 from siamese.report.load import Prediction, Run, read_run
-from siamese.report.text import count, duration, fixed, interval, number, percent, photo_title, probability
+from siamese.report.text import count, duration, fixed, interval, number, percent
 
-DATASETS = {
-    "lfw": "LFW, original images",
-    "lfw_funneled": "LFW, funneled",
-    "lfw_deepfunneled": "LFW, deep-funneled",
-    "lfw_a": "LFW-a, aligned",
-    "synthetic": "Synthetic faces",
-    "folder": "Own photos",
-}
-PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot"}
 PICTURES = ("curves", "roc", "scores", "confusion", "gallery")
 MAX_EXCLUDED = 500
 """Rows of the table of excluded images; the file holds them all."""
@@ -94,18 +85,6 @@ def draw(run: Run, photo: Callable[[str], Image.Image | None]) -> dict[str, byte
 
 def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image.Image | None]) -> str:
     """The page as HTML; everything that comes from files is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "percent": lambda value: number(value, percent),
-        "fixed": lambda value, digits: number(value, fixed(digits)),
-        "thousands": lambda value: number(value, "{:,}".format),
-        "general": lambda value: number(value, "{:.3g}".format),
-        "probability": probability,
-        "photo_title": photo_title,
-    }
 
     @cache
     def embedded(name: str) -> str | None:
@@ -113,7 +92,8 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
         return None if picture is None else as_data_uri(picture)
 
     shown = _shown(run)
-    return environment.get_template("run.html.j2").render(
+    return render_page(
+        "run.html.j2",
         run=run,
         name=run.result.get("name") or run.config.get("name") or run.folder.name,
         context=_context(run),
@@ -157,16 +137,12 @@ def _context(run: Run) -> str:
     parts = []
     for key, titles in (("dataset", DATASETS), ("protocol", PROTOCOLS)):
         if result.get(key) is not None:
-            parts.append(_title(result[key], titles))
+            parts.append(titled(result[key], titles))
     if "outside_data" in result:
         parts.append("with outside data" if result["outside_data"] else "no outside data")
     if isinstance(result.get("n_test"), int):
         parts.append(count(result["n_test"], "test pair"))
     return " · ".join(parts)
-
-
-def _title(name: object, titles: Mapping[str, str]) -> str:
-    return titles.get(str(name), str(name))
 
 
 def _reason(run: Run) -> str:
@@ -210,9 +186,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     versions = {key.removeprefix("version/"): value for key, value in result.items() if key.startswith("version/")}
     sizes = {"training": result.get("n_train"), "validation": result.get("n_val"), "test": result.get("n_test")}
     facts = [
-        ("Data set", dataset and f"{_title(dataset, DATASETS)} (data={dataset})"),
+        ("Data set", dataset and f"{titled(dataset, DATASETS)} (data={dataset})"),
         ("Scored run", result.get("run")),
-        ("Trained on", _title(result["trained_on"], DATASETS) if "trained_on" in result else None),
+        ("Trained on", titled(result["trained_on"], DATASETS) if "trained_on" in result else None),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if isinstance(size, int))),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
@@ -295,7 +271,7 @@ def _notes(run: Run) -> list[str]:
         notes.append("These faces were drawn by a program: the figures say nothing about real faces.")
     if result.get("outside_data"):
         notes.append(
-            f"{_title(dataset, DATASETS)}: prepared with other images than LFW's own, which counts as "
+            f"{titled(dataset, DATASETS)}: prepared with other images than LFW's own, which counts as "
             "outside data; compare only with results that use it too."
         )
     if run.threshold is not None:

@@ -1,0 +1,55 @@
+"""What the pages share: the template environment and its filters. A page is one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from siamese.report.text import fixed, number, percent, photo_title, probability
+
+DATASETS = {
+    "lfw": "LFW, original images",
+    "lfw_funneled": "LFW, funneled",
+    "lfw_deepfunneled": "LFW, deep-funneled",
+    "lfw_a": "LFW-a, aligned",
+    "synthetic": "Synthetic faces",
+    "folder": "Own photos",
+}
+PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot"}
+
+
+def render_page(template: str, **context: Any) -> str:
+    """A page as HTML; everything that comes from files is escaped.
+
+    Args:
+        template: a file beside this one.
+        context: what it shows; with ``script``, the only JavaScript that the page may run.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": lambda value: number(value, percent),
+        "fixed": lambda value, digits: number(value, fixed(digits)),
+        "thousands": lambda value: number(value, "{:,}".format),
+        "general": lambda value: number(value, "{:.3g}".format),
+        "probability": probability,
+        "photo_title": photo_title,
+        "csp_hash": _csp_hash,
+    }
+    return environment.get_template(template).render(**context)
+
+
+def titled(name: object, titles: dict[str, str]) -> str:
+    """The title of a data set or protocol; its name where there is none."""
+    return titles.get(str(name), str(name))
+
+
+def _csp_hash(script: str) -> str:
+    """The script's source in a Content-Security-Policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,327 @@
+"""The runs below a folder, grouped by configuration, and what can be said of them together: from their files alone.
+
+Works while a sweep runs and after any launcher, on a sweep's folder as on one that holds several sweeps and runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from siamese.evaluation.compare import McNemar, PeopleBootstrap, mcnemar
+from siamese.evaluation.intervals import Interval
+from siamese.evaluation.metrics import roc_curve
+from siamese.files import flatten
+from siamese.report.load import read_epochs, read_predictions
+
+NOT_SETTINGS = frozenset({"seed", "resume", "name"})
+"""Keys of the configuration that do not make another configuration."""
+
+ROC_GRID = np.linspace(0, 1, 201)
+"""False positive rates at which the ROC of a run is read: finer than a line in a picture."""
+
+# PyYAML's own parser in C, where it was built with it, reads a sweep's configurations ten times as fast.
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Pairs = tuple[tuple[str, str], ...]
+"""The image names of each test pair."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run below a folder: where it lies, its flat configuration, and what ``result.json`` holds.
+
+    Attributes:
+        folder: the run folder.
+        name: its path below the folder that was read, as ``3`` or ``grid/3``.
+        settings: the configuration by dotted keys.
+        result: ``result.json``.
+    """
+
+    folder: Path
+    name: str
+    settings: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def status(self) -> str:
+        """running, done, failed or interrupted."""
+        return str(self.result.get("status", "unknown"))
+
+    @property
+    def title(self) -> str:
+        """The run's ``name``, its label in tables."""
+        return str(self.result.get("name") or self.settings.get("name") or "")
+
+    @property
+    def seed(self) -> Any:
+        """The seed, as configured."""
+        return self.settings.get("seed")
+
+    def number(self, figure: str) -> float | None:
+        """A figure of ``result.json``; None when it is not there or no number."""
+        value = self.result.get(figure)
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The finished jobs of one configuration, which differ in their seed alone.
+
+    ``values`` are those of the settings that differ between the groups, as text.
+    """
+
+    values: tuple[str, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def title(self) -> str:
+        """The names of its jobs, each once."""
+        return ", ".join(dict.fromkeys(job.title for job in self.jobs if job.title))
+
+    def figures(self, name: str) -> list[float]:
+        """The figure ``name`` of each job that recorded one."""
+        return [value for job in self.jobs if (value := job.number(name)) is not None]
+
+    def mean(self, name: str) -> float:
+        """The mean of a figure over the jobs; nan when none recorded it."""
+        return fmean(self.figures(name) or [math.nan])
+
+
+class Difference(NamedTuple):
+    """The test accuracy of a configuration less that of the chosen one, on the same test pairs.
+
+    Attributes:
+        points: the difference of the means, as a fraction.
+        interval: 95 %, over people and, where there are several, over seeds.
+        tests: McNemar's test for each seed that both were trained with.
+    """
+
+    points: float
+    interval: Interval
+    tests: tuple[McNemar, ...]
+
+    @property
+    def is_real(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return not self.interval.low <= 0 <= self.interval.high
+
+
+class Grid(NamedTuple):
+    """Groups that differ in two settings alone, as a table of these.
+
+    Attributes:
+        row, column: the settings.
+        rows, columns: their values.
+        cells: the group of each (row, column) that has one.
+        others: the other settings that differ between groups elsewhere, with the value they have here.
+    """
+
+    row: str
+    column: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: dict[tuple[str, str], Group]
+    others: tuple[tuple[str, str], ...]
+
+
+class Scored(NamedTuple):
+    """A job's test pairs, bool [P] which it decides rightly, and float [201] its ROC at `ROC_GRID`, nan without one."""
+
+    pairs: Pairs
+    right: NDArray[np.bool_]
+    tpr: NDArray[np.float64]
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """The runs below a folder that have begun, in natural order; evaluations are none.
+
+    A damaged file never hides the other jobs.
+    """
+    found = (path.parent for path in folder.rglob("result.json") if path.parent != folder)
+    jobs = [job for path in found if (job := _job(folder, path, *map(_changed, _files(path)))) is not None]
+    return sorted(jobs, key=lambda job: [(len(part), part) for part in Path(job.name).parts])
+
+
+def varied(jobs: Sequence[Job]) -> list[str]:
+    """The settings that differ between jobs; the seed and the name are none."""
+    keys = dict.fromkeys(key for job in jobs for key in job.settings if key not in NOT_SETTINGS)
+    return [key for key in keys if len({show(job.settings[key]) for job in jobs if key in job.settings}) > 1]
+
+
+def group(jobs: Sequence[Job], settings: Sequence[str]) -> list[Group]:
+    """The finished jobs by configuration, the best by mean validation accuracy first (of equal ones, by loss)."""
+    found: dict[tuple[str, ...], list[Job]] = {}
+    for job in jobs:
+        if job.status == "done":
+            found.setdefault(tuple(show(job.settings.get(key)) for key in settings), []).append(job)
+    groups = [Group(values, tuple(members)) for values, members in found.items()]
+    return sorted(groups, key=lambda one: (-one.mean("val/acc"), one.mean("val/loss")))
+
+
+def luckiest(groups: Sequence[Group]) -> Group:
+    """The group that choosing by test accuracy would have chosen."""
+    return max(groups, key=lambda one: one.mean("test/acc"))
+
+
+def differences(groups: Sequence[Group]) -> dict[Group, Difference]:
+    """Each group against the first, the chosen one; those that were not tested on the same pairs are left out."""
+    decided = {one: _decisions(one) for one in groups}
+    chosen = decided[groups[0]] if groups else None
+    if chosen is None:
+        return {}
+    pairs, best = chosen
+    bootstrap = _bootstrap(pairs)
+    found = {}
+    for one in groups[1:]:
+        decisions = decided[one]
+        if decisions is None or decisions[0] != pairs:
+            continue
+        right = decisions[1]
+        tests = tuple(
+            mcnemar(mine, theirs)
+            for job, mine in zip(one.jobs, right, strict=True)
+            for other, theirs in zip(groups[0].jobs, best, strict=True)
+            if job.seed == other.seed
+        )
+        interval = bootstrap.accuracy_difference(right, best)
+        found[one] = Difference(float(right.mean() - best.mean()), interval, tests)
+    return found
+
+
+def largest_grid(groups: Sequence[Group], settings: Sequence[str]) -> Grid | None:
+    """The most groups that differ in two settings alone, at least two values of each; None when there are none."""
+    best: Grid | None = None
+    for i, row in enumerate(settings):
+        for column in settings[i + 1 :]:
+            planes: dict[tuple[tuple[str, str], ...], dict[tuple[str, str], Group]] = {}
+            for one in groups:
+                values = dict(zip(settings, one.values, strict=True))
+                cell = values.pop(row), values.pop(column)
+                planes.setdefault(tuple(values.items()), {})[cell] = one
+            for others, cells in planes.items():
+                rows, columns = (tuple(_in_order({cell[side] for cell in cells})) for side in (0, 1))
+                if min(len(rows), len(columns)) < 2 or len(cells) <= max(len(rows), len(columns)):
+                    continue
+                if best is None or len(cells) > len(best.cells):
+                    best = Grid(row, column, rows, columns, cells, others)
+    return best
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """That of the mean; None for a single value, which shows no spread."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """The mean, and ± its standard error when there are at least two values; empty when there is none."""
+    if not values:
+        return ""
+    mean, error = f"{fmean(values):.{digits}f}", standard_error(values)
+    return mean if error is None else f"{mean} ± {error:.{max(digits, 1)}f}"
+
+
+def show(value: Any) -> str:
+    """A setting as a table writes it."""
+    return " ".join((f"{value:g}" if isinstance(value, float) else str(value)).split())
+
+
+def scored(job: Job) -> Scored:
+    """The test predictions of a job; read once, though a sweep's page is written after every job."""
+    return _scored(job.folder, _changed(job.folder / "predictions.csv"))
+
+
+def history(job: Job) -> list[Mapping[str, float]]:
+    """The epochs of a job as in ``history.csv``; none when there is no such file."""
+    return _history(job.folder, _changed(job.folder / "history.csv"))
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    return path / "result.json", path / "config.yaml", path / ".hydra" / "config.yaml"
+
+
+def _changed(file: Path) -> int:
+    """What tells that a file is another one now."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=4096)
+def _job(folder: Path, path: Path, *changed: int) -> Job | None:
+    result_file, config_file, composed_file = _files(path)
+    result = _mapping(result_file, json.loads)
+    if not result or "run" in result:
+        return None
+    settings = flatten(_mapping(config_file, _parse_yaml))
+    if not settings:  # a configuration that was refused, as Hydra composed it; unresolved values left out
+        composed = flatten(_mapping(composed_file, _parse_yaml))
+        settings = {key: value for key, value in composed.items() if "${" not in str(value)}
+    return Job(path, path.relative_to(folder).as_posix(), settings, result)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_YamlLoader)
+
+
+def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a file holds; empty when it is missing, damaged or no mapping."""
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
+    """The test pairs of a group's jobs, and whether each job decides them rightly [jobs, P]; None where they differ."""
+    runs = [scored(job) for job in one.jobs]
+    pairs = runs[0].pairs
+    if not pairs or any(run.pairs != pairs for run in runs):
+        return None
+    return pairs, np.stack([run.right for run in runs])
+
+
+@lru_cache(maxsize=4096)
+def _scored(folder: Path, changed: int) -> Scored:
+    tested = [prediction for prediction in read_predictions(folder) if prediction.split == "test"]
+    tpr = np.full(len(ROC_GRID), math.nan)
+    if tested:
+        x, y, _ = roc_curve([p.score for p in tested], [p.label for p in tested])
+        if not np.isnan(x).any() and not np.isnan(y).any():
+            tpr = np.interp(ROC_GRID, x, y)
+    right = np.array([prediction.label == prediction.predicted for prediction in tested], dtype=bool)
+    return Scored(tuple((p.image1, p.image2) for p in tested), right, tpr)
+
+
+@lru_cache(maxsize=4096)
+def _history(folder: Path, changed: int) -> list[Mapping[str, float]]:
+    return read_epochs(folder)
+
+
+@lru_cache(maxsize=4)
+def _bootstrap(pairs: Pairs) -> PeopleBootstrap:
+    return PeopleBootstrap([(Path(a).parent.name, Path(b).parent.name) for a, b in pairs])
+
+
+def _in_order(values: Iterable[str]) -> list[str]:
+    """Numbers by size, other texts by the alphabet."""
+
+    def key(text: str) -> tuple[int, float, str]:
+        try:
+            return 0, float(text), text
+        except ValueError:
+            return 1, 0.0, text
+
+    return sorted(values, key=key)
