@@ -144,6 +144,13 @@ def test_a_sweep_with_a_failing_job(run_script: Run, tiny_overrides: list[str], 
     assert "| batch_size | n |" in table
     assert table.count("±") >= 2
     assert "job 3: failed" in table
+    page = (sweep / "report.html").read_text()
+    assert "4 done, 2 failed" in page
+    assert page.count("ConfigError: batch_size=0: input should be greater than or equal to 1") >= 2
+    assert 'href="4/report.html"' in page
+    assert {path.name for path in (sweep / "4").iterdir() if path.is_dir()} == {
+        ".hydra", "checkpoints", "batch_size=4,seed=0",
+    }  # fmt: skip
 
     refused = run_script("train.py", "-m", *overrides, "batch_size=8", "hydra.sweep.dir=sweep")
     assert refused.returncode == 2
@@ -180,4 +187,4 @@ def test_report_of_nothing(tmp_path: Path, folder: str) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {folder}: neither a run")
+    assert done.stderr.startswith(f"error: {folder}: no run there")

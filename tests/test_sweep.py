@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
+import html
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from siamese.report.jobs import read_jobs, spread, varied
+from siamese.report.jobs import Group, largest_grid, read_jobs, spread, varied
 from siamese.report.sweep import write_sweep_report
 
 
@@ -154,3 +159,125 @@ def test_runs_on_other_pairs_are_not_compared(tmp_path: Path) -> None:
     _, table = tables(tmp_path)
     assert "Test accuracy against" not in table
     assert "Chosen by validation accuracy: batch_size=32" in table
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """Two batch sizes by two weight decays with two seeds, one failed and one running job, names to be escaped."""
+    number = 0
+    for batch in (32, 64):
+        for decay in (1e-4, 1e-5):
+            for seed in (0, 1):
+                accuracy = 0.7 + (batch == 64) * 0.02 + seed * 0.01
+                folder = job(tmp_path, number, accuracy, batch_size=batch, weight_decay=decay, seed=seed, name="<b>")
+                predictions(folder, [i % (5 + seed) != 0 for i in range(60)])
+                rows = ["epoch,train/loss,train/acc,val/loss,val/acc,lr,seconds"]
+                rows += [f"{epoch},0.5,0.8,0.6,{accuracy},1e-4,9" for epoch in range(1, 5)]
+                (folder / "history.csv").write_text("\n".join(rows))
+                number += 1
+    failed = job(tmp_path, 8, status="failed", batch_size=0, weight_decay=1e-4)
+    (failed / "result.json").write_text(json.dumps({"status": "failed", "error": "ConfigError: <i>batch_size=0</i>"}))
+    job(tmp_path, 9, status="running", batch_size=64, weight_decay=1e-6)
+    (tmp_path / "multirun.yaml").write_text(
+        yaml.safe_dump({
+            "hydra": {"overrides": {"task": ["batch_size=32,64"], "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=x"]}}
+        })
+    )  # fmt: skip
+    return tmp_path
+
+
+def page_of(folder: Path) -> str:
+    page = write_sweep_report(folder)
+    assert page == folder / "report.html"
+    return page.read_text()
+
+
+def test_page_shows_every_configuration_and_job(grid: Path) -> None:
+    page = page_of(grid)
+    assert "8 done, 1 failed, 1 running" in page
+    assert "python train.py -m batch_size=32,64 hydra/launcher=x" in page
+    assert "72.5 ± 0.5" in page  # validation, batch size 64
+    assert 'title="72.0 to 73.0"' in page
+    assert page.count("62.5 ± 0.5") >= 2
+    assert "&lt;i&gt;batch_size=0&lt;/i&gt;" in page
+    assert "<i>batch" not in page
+    assert "<b>" not in page
+    assert page.count('<td class="status') == 10
+
+
+def test_page_needs_no_network_and_runs_its_own_script_only(grid: Path) -> None:
+    page = page_of(grid)
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert html.unescape(page.partition("script-src '")[2].partition("'")[0]) == f"sha256-{digest}"
+    assert page.count("<script") == 1
+
+
+def test_page_draws_a_line_for_every_finished_run(grid: Path) -> None:
+    lines = re.findall(r'id="g(\d+)-(\d|roc)-\d+"', page_of(grid))
+    assert len(lines) == 8 * 5  # four panels and the ROC
+    assert {group for group, _ in lines} == {"0", "1", "2", "3"}
+
+
+def test_heat_maps_are_the_grid_of_both_settings(grid: Path) -> None:
+    page = page_of(grid)
+    maps = re.findall(r"<caption>(.*?)</caption>(.*?)</table>", page, re.S)
+    assert [title for title, _ in maps] == ["val acc %", "val loss", "test acc %", "test loss"]
+    cells = re.findall(r'<td style="background: (#\w+); color: #\w+" title="2 seeds">([^<]+)</td>', maps[0][1])
+    assert [text for _, text in cells] == ["70.5 ± 0.5", "70.5 ± 0.5", "72.5 ± 0.5", "72.5 ± 0.5"]
+    light, dark = ({color for color, text in cells if text.startswith(start)} for start in ("70", "72"))
+    assert max(light) > max(dark)  # the better the darker
+
+
+def test_grid_is_the_largest_with_all_else_equal() -> None:
+    def one(*values: str) -> Group:
+        return Group(values, ())
+
+    settings = ["optimizer", "batch", "decay"]
+    groups = [one("adam", b, d) for b in ("32", "128", "64") for d in ("1e-05", "0.0001")]
+    groups += [one("sgd", "32", "0.0001"), one("sgd", "32", "1e-05")]
+    grid = largest_grid(groups, settings)
+    assert grid is not None
+    assert (grid.row, grid.column, grid.others) == ("batch", "decay", (("optimizer", "adam"),))
+    assert (grid.rows, grid.columns) == (("32", "64", "128"), ("1e-05", "0.0001"))
+    assert len(grid.cells) == 6
+    assert largest_grid([one("a", "1", "x"), one("b", "2", "x")], settings) is None
+    assert largest_grid([], settings) is None
+
+
+def test_runs_of_any_depth_are_one_report(tmp_path: Path) -> None:
+    job(tmp_path / "singles", 0, 0.7, name="first")
+    job(tmp_path / "grid" / "again", 10, 0.72, batch_size=64, name="second")
+    job(tmp_path / "grid" / "again", 9, 0.71, name="third", seed=1)
+    evaluated = job(tmp_path, 3, 0.9, batch_size=128)
+    (evaluated / "result.json").write_text(json.dumps({"status": "done", "run": "singles/0"}))
+    jobs = read_jobs(tmp_path)
+    assert [one.name for one in jobs] == ["grid/again/9", "grid/again/10", "singles/0"]
+    assert 'href="grid/again/10/report.html"' not in page_of(tmp_path)  # it has no page
+    (tmp_path / "grid/again/10/report.html").touch()
+    assert 'href="grid/again/10/report.html"' in page_of(tmp_path)
+    _, table = tables(tmp_path)
+    assert "| third, first | 32 | 2 |" in table  # a name makes no other configuration
+    assert "| second | 64 | 1 |" in table
+
+
+def test_a_changed_job_is_read_again(tmp_path: Path) -> None:
+    folder = job(tmp_path, 0, status="running")
+    assert "0 done" not in page_of(tmp_path)
+    shutil.rmtree(folder)
+    job(tmp_path, 0, 0.7)
+    assert "1 done" in page_of(tmp_path)
+
+
+def test_building_the_page_again_changes_nothing(grid: Path) -> None:
+    assert page_of(grid) == page_of(grid)
+
+
+@pytest.mark.parametrize("damaged", ["history.csv", "predictions.csv", "config.yaml"])
+def test_a_damaged_file_costs_no_other_job(grid: Path, damaged: str) -> None:
+    (grid / "0" / damaged).write_bytes(b"\xff{")
+    assert page_of(grid).count('<td class="status') == 10

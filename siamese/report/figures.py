@@ -115,10 +115,10 @@ def overlaid_curves_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> F
             epochs = [row["epoch"] for row in run.history]
             values = np.array([row[name] for row in run.history], float)
             values[~np.isfinite(values)] = np.nan
-            best = [k for k, epoch in enumerate(epochs) if epoch == run.best_epoch and i < 2]
+            shown = [k for k, epoch in enumerate(epochs) if len(epochs) == 1 or (i < 2 and epoch == run.best_epoch)]
             axes.plot(
-                epochs, values, "-" if len(epochs) > 1 else "o", color=colors[run.group], linewidth=1.4, marker="o",
-                markevery=best, markersize=5, gid=f"g{run.group}-{i}-{j}",
+                epochs, values, color=colors[run.group], linewidth=1.4, marker="o", markevery=shown, markersize=5,
+                gid=f"g{run.group}-{i}-{j}",
             )  # fmt: skip
         axes.set_title(title, loc="left", fontweight="bold", color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
