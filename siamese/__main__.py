@@ -1,4 +1,4 @@
-"""``python -m siamese report FOLDER``: build the page of a run or of a sweep again from its files."""
+"""``python -m siamese report|reproduction FOLDER``: pages and tables from the files of finished runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from siamese.errors import ConfigError, UserError
 from siamese.report.jobs import read_jobs
+from siamese.report.reproduction import reproduction
 from siamese.report.run import write_run_report
 from siamese.report.sweep import write_sweep_report
 
@@ -18,9 +19,17 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="build the page of a run or a sweep from the files on disk")
     report.add_argument("folder", type=Path, help="a run folder, or one with runs below it: of a sweep, or of several")
+    reproduced = commands.add_parser(
+        "reproduction", help="print the figures of the report that is reproduced beside those of runs, as Markdown"
+    )
+    reproduced.add_argument("folder", type=Path, nargs="+", help="a folder with runs of experiment=report/... below it")
     options = parser.parse_args(arguments)
     try:
-        print(build_report(options.folder))
+        match options.command:
+            case "report":
+                print(build_report(options.folder))
+            case "reproduction":
+                print(reproduction(options.folder), end="")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -99,7 +99,7 @@ class Group:
 
 
 class Difference(NamedTuple):
-    """The test accuracy of a configuration less that of the chosen one, on the same test pairs.
+    """The test accuracy of a configuration less that of another, on the same test pairs.
 
     Attributes:
         points: the difference of the means, as a fraction.
@@ -115,6 +115,20 @@ class Difference(NamedTuple):
     def is_real(self) -> bool:
         """Whether 0 lies outside the interval."""
         return not self.interval.low <= 0 <= self.interval.high
+
+    def told(self) -> dict[str, str]:
+        """``points``, ``interval``, ``real`` and ``p`` as tables write them, in percentage points."""
+        low, high = self.interval
+        if len(self.tests) == 1:
+            p = f"{self.tests[0].p:.3f}" if self.tests[0].p >= 0.001 else "< 0.001"
+        else:
+            p = f"{sum(test.p < 0.05 for test in self.tests)} of {len(self.tests)} below 0.05" if self.tests else "–"
+        return {
+            "points": f"{100 * self.points:+.1f}",
+            "interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
+            "real": "yes" if self.is_real else "no",
+            "p": p,
+        }
 
 
 class Grid(NamedTuple):
@@ -176,27 +190,24 @@ def luckiest(groups: Sequence[Group]) -> Group:
 
 def differences(groups: Sequence[Group]) -> dict[Group, Difference]:
     """Each group against the first, the chosen one; those that were not tested on the same pairs are left out."""
-    decided = {one: _decisions(one) for one in groups}
-    chosen = decided[groups[0]] if groups else None
-    if chosen is None:
-        return {}
-    pairs, best = chosen
-    bootstrap = _bootstrap(pairs)
-    found = {}
-    for one in groups[1:]:
-        decisions = decided[one]
-        if decisions is None or decisions[0] != pairs:
-            continue
-        right = decisions[1]
-        tests = tuple(
-            mcnemar(mine, theirs)
-            for job, mine in zip(one.jobs, right, strict=True)
-            for other, theirs in zip(groups[0].jobs, best, strict=True)
-            if job.seed == other.seed
-        )
-        interval = bootstrap.accuracy_difference(right, best)
-        found[one] = Difference(float(right.mean() - best.mean()), interval, tests)
-    return found
+    found = {one: difference(one, groups[0]) for one in groups[1:]}
+    return {one: against for one, against in found.items() if against is not None}
+
+
+def difference(one: Group, base: Group) -> Difference | None:
+    """The test accuracy of a group less that of another; None when they were not tested on the same pairs."""
+    mine, theirs = _decisions(one), _decisions(base)
+    if mine is None or theirs is None or mine[0] != theirs[0]:
+        return None
+    pairs, right = mine
+    tests = tuple(
+        mcnemar(first, second)
+        for job, first in zip(one.jobs, right, strict=True)
+        for other, second in zip(base.jobs, theirs[1], strict=True)
+        if job.seed == other.seed
+    )
+    interval = _bootstrap(pairs).accuracy_difference(right, theirs[1])
+    return Difference(float(right.mean() - theirs[1].mean()), interval, tests)
 
 
 def largest_grid(groups: Sequence[Group], settings: Sequence[str]) -> Grid | None:

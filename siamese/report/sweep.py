@@ -39,7 +39,7 @@ from siamese.report.jobs import (
     standard_error,
     varied,
 )
-from siamese.report.text import count, duration, interval, percent
+from siamese.report.text import count, duration, interval, markdown_table, one_line, percent
 
 FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
@@ -132,20 +132,24 @@ def markdown(
         [*_label(one, names), *one.values, str(len(one.jobs)), *(_figure(one, column) for column in COLUMNS)]
         for one in groups
     ]
-    lines = [f"# Sweep {_title(folder)}", "", *_table([*head, "n", *(column.title for column in COLUMNS)], rows)]
+    lines = [
+        f"# Sweep {_title(folder)}",
+        "",
+        *markdown_table([*head, "n", *(column.title for column in COLUMNS)], rows),
+    ]
     lines += ["", "Sorted by validation accuracy. Several seeds of one configuration: mean ± standard error."]
     lines += _scale(groups)
     if len(groups) > 1:
         lines += ["", *_choice(groups, settings)]
     if against:
-        rows = [[*_label(one, names), *one.values, *_told(difference).values()] for one, difference in against.items()]
+        rows = [[*_label(one, names), *one.values, *difference.told().values()] for one, difference in against.items()]
         lines += [
             "", "## Test accuracy against the chosen configuration", "",
-            *_table([*head, "points", "95 %", "real", "McNemar p, seed by seed"], rows), "", ABOUT_DIFFERENCES,
+            *markdown_table([*head, "points", "95 %", "real", "McNemar p, seed by seed"], rows), "", ABOUT_DIFFERENCES,
         ]  # fmt: skip
     if unfinished := [job for job in jobs if job.status != "done"]:
         lines += ["", "Not finished:", ""]
-        lines += [f"- job {job.name}: {job.status}. {_cell(job.result.get('error', ''))}" for job in unfinished]
+        lines += [f"- job {job.name}: {job.status}. {one_line(job.result.get('error', ''))}" for job in unfinished]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -203,30 +207,6 @@ def _choice(groups: Sequence[Group], settings: Sequence[str]) -> list[str]:
     return lines
 
 
-def _told(difference: Difference) -> dict[str, str]:
-    """A difference in words, in percentage points."""
-    low, high = difference.interval
-    tests = difference.tests
-    if len(tests) == 1:
-        p = f"{tests[0].p:.3f}" if tests[0].p >= 0.001 else "< 0.001"
-    else:
-        p = f"{sum(test.p < 0.05 for test in tests)} of {len(tests)} below 0.05"
-    return {
-        "points": f"{100 * difference.points:+.1f}",
-        "interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
-        "real": "yes" if difference.is_real else "no",
-        "p": p,
-    }
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(map(_cell, row))} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def _cell(text: Any) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
 # --- report.html ------------------------------------------------------------------------------------------
 
 
@@ -266,7 +246,7 @@ def render(
                 "color": colors[i],
                 "label": [*_label(one, names), *one.values],
                 "sort": against[one].points,
-                **_told(against[one]),
+                **against[one].told(),
             }
             for i, one in enumerate(groups)
             if one in against

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 _LFW_NAME = re.compile(r"(?:.*/)?(.+)_0*([0-9]+)\.[A-Za-z]+")
@@ -63,3 +63,13 @@ def photo_title(name: str) -> str:
     """Abdullah_Gul/Abdullah_Gul_0013.jpg -> Abdullah Gul 13; another layout's name as it is."""
     match = _LFW_NAME.fullmatch(name)
     return f"{match[1].replace('_', ' ')} {match[2]}" if match else name
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [f"| {' | '.join(map(one_line, row))} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def one_line(text: Any) -> str:
+    """A text as a cell of a table in Markdown."""
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,255 @@
+"""The report that this project reproduces beside our own runs of its experiments, from their files alone.
+
+The report is a public course report on one-shot face recognition: the network of Koch, Zemel and Salakhutdinov (2015)
+on LFW View 1. Runs are recognised by their configuration, whatever they are called and wherever they lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from siamese.errors import ConfigError
+from siamese.report.html import DATASETS, titled
+from siamese.report.jobs import Group, Job, difference, group, history, luckiest, read_jobs, spread
+from siamese.report.text import count, markdown_table, number, percent
+
+COMMON: dict[str, Any] = {
+    "model.name": "koch", "model.widths": [64, 128, 128, 256], "model.embedding_dim": 4096, "model.init": "torch",
+    "objective.name": "bce", "learning_rate": 1e-4, "scheduler.name": "step", "scheduler.step_size": 10,
+    "scheduler.gamma": 0.1, "max_epochs": 20, "patience": 5, "monitor": "val/loss", "threshold": 0.5,
+    "data.image_size": 105, "data.color": False, "data.crop": None, "data.val_fraction": 0.2, "protocol.name": "view1",
+}  # fmt: skip
+"""What the report's experiments have in common."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A row of the report's table: what was run, and the figures that it prints; None where it prints none.
+
+    Attributes:
+        title: what the report calls it.
+        settings: what is its own, by dotted keys.
+        acc, loss: on the 1,000 test pairs.
+        epochs: until it stopped.
+        seconds: on the report's GPU, which it does not name.
+    """
+
+    title: str
+    settings: Mapping[str, Any] = field(repr=False)
+    acc: float
+    loss: float | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+
+    def describes(self, job: Job) -> bool:
+        """Whether a run is one of this experiment."""
+        return all(job.settings.get(key) == value for key, value in (COMMON | dict(self.settings)).items())
+
+
+def _settings(optimizer: str, batchnorm: bool, dropout: float, batch_size: int, weight_decay: float) -> dict[str, Any]:
+    return {
+        "optimizer.name": optimizer, "model.batchnorm": batchnorm, "model.dropout": dropout, "batch_size": batch_size,
+        "weight_decay": weight_decay,
+    }  # fmt: skip
+
+
+EXPERIMENTS = (
+    Experiment("1 Adam", _settings("adam", False, 0.0, 128, 0.0), 0.642, 0.8784, None, 37.75),
+    Experiment("2 SGD", _settings("sgd", False, 0.0, 128, 0.0), 0.587, None, 20, 87.13),
+    Experiment("3 batch normalization", _settings("adam", True, 0.0, 128, 0.0), 0.668, 0.6475),
+    Experiment("4 with dropout 0.1", _settings("adam", True, 0.1, 128, 0.0), 0.6630, 0.6487, 10, 46.91),
+    Experiment("5 with dropout 0.2", _settings("adam", True, 0.2, 128, 0.0), 0.6350, 0.6524, 12, 56.57),
+    Experiment("6 batch 256, decay 1e-6", _settings("adam", True, 0.0, 256, 1e-6), 0.6830, 0.6212, 9, 38.47),
+    Experiment("6 batch 128, decay 1e-4", _settings("adam", True, 0.0, 128, 1e-4), 0.6960, 0.6146, 8, 37.07),
+    Experiment("6 batch 64, decay 1e-6", _settings("adam", True, 0.0, 64, 1e-6), 0.6870, 0.6343, 7, 43.05),
+    Experiment("6 batch 32, decay 1e-5 (final)", _settings("adam", True, 0.0, 32, 1e-5), 0.7040, 0.6299, 8, 55.25),
+)  # fmt: skip
+ADAM, SGD, BATCHNORM, DROPOUT_1, DROPOUT_2, *_, FINAL = EXPERIMENTS
+
+GRID_BATCH_SIZES = (32, 64, 128, 256)
+GRID_WEIGHT_DECAYS = (1e-4, 1e-5, 1e-6)
+
+COMPARED = ((ADAM, SGD), (BATCHNORM, ADAM), (DROPOUT_1, BATCHNORM), (DROPOUT_2, BATCHNORM), (FINAL, BATCHNORM))
+"""What the report concludes from: does the first do better than the second?"""
+
+FINAL_COUNTS = {"tp": 372, "fn": 128, "fp": 168, "tn": 332}
+"""Of the final model at threshold 0.5."""
+
+FINAL_EPOCHS = (
+    {"train/loss": 0.6874, "train/acc": 0.6040, "val/loss": 0.6493, "val/acc": 0.6727},
+    {"train/loss": 0.2839, "train/acc": 0.9062, "val/loss": 0.6224, "val/acc": 0.6909},
+    {"train/loss": 0.1010, "train/acc": 0.9943, "val/loss": 0.6182, "val/acc": 0.6909},
+)
+"""The first epochs of the final model."""
+
+
+def reproduction(folders: Sequence[Path]) -> str:
+    """The report's figures beside those of the finished runs below some folders, as Markdown.
+
+    Raises:
+        ConfigError: a folder is missing, or none holds a finished run of one of the experiments.
+    """
+    found: dict[Path, Job] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder")
+        found |= {job.folder.resolve(): job for job in read_jobs(folder)}
+    jobs = [*found.values()]
+    done = [job for job in jobs if job.status == "done" and str(job.result.get("dataset")).startswith("lfw")]
+    known = [job for job in done if _is_of_the_report(job)]
+    if not known:
+        raise ConfigError(
+            f"{', '.join(map(str, folders))}: no finished run of the report's experiments there; make them with "
+            "python train.py -m experiment=report/grid and the others in conf/experiment/report"
+        )
+    lines = ["# The report's experiments, as printed there and as measured here"]
+    for dataset in dict.fromkeys(job.result["dataset"] for job in known):
+        mine = [job for job in known if job.result["dataset"] == dataset]
+        lines += ["", f"## {titled(dataset, DATASETS)}", "", *_table(mine), *_differences(mine), *_grid(mine)]
+        lines += _final(mine)
+    if len(jobs) > len(known):
+        lines += ["", f"{count(len(jobs) - len(known), 'other run')} left out: unfinished, or of none of its rows."]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(ours: float, theirs: float, error: float) -> str:
+    """agrees (within two standard errors ``error``), higher or lower."""
+    if abs(ours - theirs) <= 2 * error:
+        return "agrees"
+    return "higher" if ours > theirs else "lower"
+
+
+def _is_of_the_report(job: Job) -> bool:
+    return any(one.describes(job) for one in EXPERIMENTS) or _cell_of_grid(job) is not None
+
+
+def _cell_of_grid(job: Job) -> tuple[int, float] | None:
+    """The batch size and weight decay of a run of the grid."""
+    cells = ((size, decay) for size in GRID_BATCH_SIZES for decay in GRID_WEIGHT_DECAYS)
+    return next((cell for cell in cells if Experiment("", _settings("adam", True, 0.0, *cell), 0).describes(job)), None)
+
+
+def _runs(experiment: Experiment, jobs: Sequence[Job]) -> Group | None:
+    """The runs of an experiment, each seed once: the first of those that were run twice."""
+    found = {job.seed: job for job in reversed(jobs) if experiment.describes(job)}
+    return Group((), tuple(found[seed] for seed in sorted(found))) if found else None
+
+
+def _table(jobs: Sequence[Job]) -> list[str]:
+    rows: list[list[str]] = []
+    for experiment in EXPERIMENTS:
+        printed = number(experiment.loss, "{:.4f}".format)
+        row = [experiment.title, percent(experiment.acc)]
+        one = _runs(experiment, jobs)
+        if one is None:
+            rows.append([*row, "", "", printed, "", "", "", number(experiment.epochs, str), "", ""])
+            continue
+        acc, loss = one.mean("test/acc"), one.mean("test/loss")
+        pairs = one.jobs[0].result["n_test"]
+        about_acc = verdict(acc, experiment.acc, math.sqrt(experiment.acc * (1 - experiment.acc) / pairs))
+        about_loss = "" if experiment.loss is None else verdict(loss, experiment.loss, _loss_error(one))
+        rows.append([
+            *row, spread([100 * value for value in one.figures("test/acc")], 1) + " %", about_acc,
+            printed, spread(one.figures("test/loss"), 4), about_loss, str(len(one.jobs)),
+            number(experiment.epochs, str), spread(one.figures("epochs"), 1), spread(one.figures("train_seconds"), 0),
+        ])  # fmt: skip
+    head = [
+        "experiment", "test accuracy: report", "ours", "verdict", "test loss: report", "ours", "verdict", "seeds",
+        "epochs: report", "ours", "seconds",
+    ]  # fmt: skip
+    return [
+        *markdown_table(head, rows), "",
+        "Ours: mean ± standard error over the seeds. Accuracy agrees where it differs from the report's by at most two "
+        "standard errors of an accuracy on its 1,000 test pairs (2.9 points at 70 %), loss likewise by two of the mean "
+        "loss on them. Empty: not measured.",
+    ]  # fmt: skip
+
+
+def _loss_error(one: Group) -> float:
+    """The standard error of the mean loss over the test pairs, from the 95 % intervals that the runs recorded."""
+    intervals = [job.result["test/loss_ci"] for job in one.jobs if job.result.get("test/loss_ci")]
+    return fmean((high - low) / (2 * 1.96) for low, high in intervals) if intervals else 0.0
+
+
+def _differences(jobs: Sequence[Job]) -> list[str]:
+    """What the report concludes from its table, with intervals."""
+    rows = []
+    for first, second in COMPARED:
+        one, other = _runs(first, jobs), _runs(second, jobs)
+        found = difference(one, other) if one and other else None
+        if one and other and found:
+            printed = f"{100 * (first.acc - second.acc):+.1f}"
+            told = found.told()
+            rows.append([
+                f"{first.title} – {second.title}", printed, told["points"], told["interval"], told["real"], told["p"],
+                f"{len(one.jobs)} and {len(other.jobs)}",
+            ])  # fmt: skip
+    if not rows:
+        return []
+    head = ["test accuracy, points", "report", "ours", "95 %", "real", "McNemar p, seed by seed", "seeds"]
+    return [
+        "", *markdown_table(head, rows), "",
+        "On the same test pairs: a bootstrap over people and, where there are several, over seeds; a difference is "
+        "real where the interval leaves 0 out.",
+    ]  # fmt: skip
+
+
+def _grid(jobs: Sequence[Job]) -> list[str]:
+    """What choosing out of the grid is worth, for the seed of which most of it was run."""
+    by_seed: dict[Any, dict[tuple[int, float], Job]] = {}
+    for job in jobs:
+        if (cell := _cell_of_grid(job)) is not None:
+            by_seed.setdefault(job.seed, {}).setdefault(cell, job)
+    if not by_seed:
+        return []
+    seed, cells = max(by_seed.items(), key=lambda item: len(item[1]))
+    if len(cells) < 2:
+        return []
+    rows = []
+    for size in GRID_BATCH_SIZES:
+        measured = [cells.get((size, decay)) for decay in GRID_WEIGHT_DECAYS]
+        rows.append([str(size), *("" if job is None else _both(job) for job in measured)])
+    groups = group([*cells.values()], ["batch_size", "weight_decay"])
+    chosen, flattered = groups[0], luckiest(groups)
+    full = len(GRID_BATCH_SIZES) * len(GRID_WEIGHT_DECAYS)
+    told = [
+        f"{one.values[0]} and {one.values[1]}, test accuracy {percent(one.mean('test/acc'))}"
+        for one in (chosen, flattered)
+    ]
+    mean = fmean(one.mean("test/acc") for one in groups)
+    return [
+        "", f"The grid with seed {seed}, {len(cells)} of {full} runs: validation / test accuracy in %.", "",
+        *markdown_table(["batch size", *(f"decay {decay:g}" for decay in GRID_WEIGHT_DECAYS)], rows), "",
+        f"Validation accuracy chooses batch size and weight decay {told[0]}; choosing by test accuracy, as the report "
+        f"does, {told[1]}: {100 * (flattered.mean('test/acc') - chosen.mean('test/acc')):.1f} points more. The mean of "
+        f"the runs is {percent(mean)}.",
+    ]  # fmt: skip
+
+
+def _both(job: Job) -> str:
+    return f"{100 * job.result['val/acc']:.1f} / {100 * job.result['test/acc']:.1f}"
+
+
+def _final(jobs: Sequence[Job]) -> list[str]:
+    """The final model's four counts and first epochs."""
+    one = _runs(FINAL, jobs)
+    if one is None:
+        return []
+    lines = ["", f"The final model, {count(len(one.jobs), 'seed')}:", ""]
+    counts = [spread(one.figures(key), 0) for key in FINAL_COUNTS]
+    titles = ["same, called same", "same, called different", "different, called same", "different, called different"]
+    lines += markdown_table(["test pairs", *titles], [["report", *map(str, FINAL_COUNTS.values())], ["ours", *counts]])
+    epochs = []
+    histories = [history(job) for job in one.jobs]
+    for i, printed in enumerate(FINAL_EPOCHS):
+        reached = [rows[i] for rows in histories if len(rows) > i]
+        measured = (spread([row[key] for row in reached], 4) for key in printed)
+        cells = (f"{theirs:.4f} / {ours}" for theirs, ours in zip(printed.values(), measured, strict=True))
+        epochs.append([str(i + 1), *cells])
+    head = ["epoch", "training loss: report / ours", "training accuracy", "validation loss", "validation accuracy"]
+    return [*lines, "", *markdown_table(head, epochs)]
