@@ -42,8 +42,7 @@ def run_app(main: Callable[[], object]) -> NoReturn:
     """Call a function decorated with ``hydra.main`` and end the process with the exit code of the contract."""
     # Hydra prints several lines and ends with 1 on its own, unless told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt)
+    _catch_signals()
     try:
         main()
     except (Interrupted, JobFailedError) as error:
@@ -129,6 +128,7 @@ class Guard(Callback):
 
 def _job(run: Callable[[RunFolder], float]) -> float:
     """Run one job and record how it ended; in a sweep a failure is left to Hydra, which goes on."""
+    _catch_signals()  # a launcher may have started another process for the job
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     finished_before = folder.is_done
@@ -217,6 +217,13 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return str(configuration.composition_error(error))
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _catch_signals() -> None:
+    """Turn SIGINT and SIGTERM into `Interrupted`, unless a launcher has plans of its own for them."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(signum, _interrupt)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
