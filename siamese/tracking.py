@@ -34,6 +34,9 @@ FINAL = (
 SPRITE = 8192
 """Pixels a side of the largest picture that a browser gives the projector, which holds all thumbnails."""
 
+THUMBNAIL = 64
+"""Pixels a side of a thumbnail where these all fit in."""
+
 
 class RunTensorBoardLogger(TensorBoardLogger):
     """One file of TensorBoard events in a folder of the run folder.
@@ -90,7 +93,7 @@ def log_embedding(loggers: list[Logger], z_BD: Tensor, pixels_BCHW: Tensor, name
         pixels_BCHW: uint8, the images.
         names: as in the lists, ``Name/Name_0001.jpg``.
     """
-    side = min(pixels_BCHW.shape[-1], SPRITE // math.ceil(math.sqrt(len(names))))
+    side = min(THUMBNAIL, pixels_BCHW.shape[-1], SPRITE // math.ceil(math.sqrt(len(names))))
     thumbnails = torch.nn.functional.interpolate(pixels_BCHW.float() / 255, size=side, mode="area")
     if thumbnails.shape[1] == 1:
         thumbnails = thumbnails.expand(-1, 3, -1, -1)

@@ -30,6 +30,7 @@ from siamese.module import SiameseModule
 from siamese.objectives.pairs import OBJECTIVES
 from siamese.runs import Interrupted, RunFolder
 from siamese.scoring import score_pairs
+from siamese.tracking import THUMBNAIL
 
 Make = Callable[..., TrainConfig]
 
@@ -242,7 +243,7 @@ def test_the_projector_gets_each_test_image_once_with_its_thumbnail(tiny_config:
     assert {len(line.split("\t")) for line in vectors} == {config.model.embedding_dim}
     with Image.open(metadata.with_name("sprite.png")) as sprite:
         per_row = math.ceil(math.sqrt(len(rows)))
-        assert sprite.width == per_row * config.data.image_size
+        assert sprite.width == per_row * THUMBNAIL
     assert (folder / "projector_config.pbtxt").is_file()
 
 

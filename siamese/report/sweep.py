@@ -310,7 +310,7 @@ def _choice_cards(groups: Sequence[Group], settings: Sequence[str]) -> list[dict
             "what": what,
             "value": spread([100 * value for value in one.figures("test/acc")], 1) + " %",
             "interval": _interval(one),
-            "which": _named(one, settings),
+            "which": " · ".join(filter(None, [*_label(one, _names(groups)), _named(one, settings)])),
             "why": why,
         }
         for what, one, why in cards
