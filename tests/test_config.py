@@ -182,9 +182,10 @@ def test_help_and_print_config_without_torch(run_script: Run, tmp_path: Path) ->
 
 
 def documented_commands() -> list[str]:
-    """Every ``python train.py ...`` of README, configuration files and help, one line each."""
-    files = [ROOT / "README.md", *sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "train.py"]
-    lines = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    """Every ``python train.py ...`` of README, docs, configuration files and help, one line each."""
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    files = [*documents, *sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "train.py"]
+    lines = re.sub(r"\s*\\\n\s*", " ", "\n".join(file.read_text(encoding="utf-8") for file in files))
     return sorted({match.rstrip(" .,;") for match in re.findall(r"python train\.py ([^\n`#]*)", lines)})
 
 
