@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format tensorboard clean
+.PHONY: help demo test test-all lint format reproduction tensorboard clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml siamese/models/norm_pool.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
@@ -34,6 +34,17 @@ lint: $(READY)  ## style (ruff) and types (mypy)
 format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+SEEDS ?= 0,1,2
+DATA ?= lfw_a
+REPRODUCTION ?= multirun/reproduction-$(DATA)
+ROWS := report/adam,report/sgd,report/batchnorm,report/dropout_0.1,report/dropout_0.2
+SWEEP = $(BIN)/python train.py -m data=$(DATA) seed=$(SEEDS) resume=true $(ARGS)
+reproduction: $(READY)  ## every experiment of the report and its table (hours; goes on where it was stopped; SEEDS=0,1,2 DATA=lfw_a ARGS=)
+	$(SWEEP) experiment=$(ROWS) hydra.sweep.dir=$(REPRODUCTION)/rows
+	$(SWEEP) experiment=report/grid hydra.sweep.dir=$(REPRODUCTION)/grid
+	$(BIN)/python -m siamese report $(REPRODUCTION)
+	$(BIN)/python -m siamese reproduction $(REPRODUCTION)
 
 LOGDIR ?= outputs
 tensorboard: $(READY)  ## curves, figures and pictures of the runs in LOGDIR=outputs (or LOGDIR=multirun) at localhost:6006
