@@ -149,12 +149,63 @@ class Grid(NamedTuple):
     others: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The runs below a folder, and what is said of them together.
+
+    Attributes:
+        folder: a sweep's, or one that holds several sweeps and runs.
+        jobs: in natural order, whatever they have got to.
+        settings: those that differ between jobs.
+        groups: the finished jobs by configuration, the one that validation chooses first.
+        differences: of each other group to the first, where both were tested on the same pairs.
+    """
+
+    folder: Path
+    jobs: Sequence[Job]
+    settings: Sequence[str]
+    groups: Sequence[Group]
+    differences: Mapping[Group, Difference]
+
+    @property
+    def title(self) -> str:
+        """The last two parts of its path."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the names of the runs tell configurations apart."""
+        return len({one.title for one in self.groups}) > 1
+
+    @property
+    def head(self) -> list[str]:
+        """The columns that say which configuration a row is about."""
+        return [*(["name"] if self.is_named else []), *self.settings]
+
+    def label(self, one: Group) -> list[str]:
+        """What stands in these columns."""
+        return [*([one.title] if self.is_named else []), *one.values]
+
+    def described(self, one: Group) -> str:
+        """A configuration within a sentence."""
+        values = (f"{key}={value}" for key, value in zip(self.settings, one.values, strict=True))
+        return ", ".join([*([one.title] if self.is_named else []), *values]) or one.title
+
+
 class Scored(NamedTuple):
     """A job's test pairs, bool [P] which it decides rightly, and float [201] its ROC at `ROC_GRID`, nan without one."""
 
     pairs: Pairs
     right: NDArray[np.bool_]
     tpr: NDArray[np.float64]
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The runs below a folder and all that is said of them."""
+    jobs = read_jobs(folder)
+    settings = varied(jobs)
+    groups = group(jobs, settings)
+    return Sweep(folder, jobs, settings, groups, differences(groups))
 
 
 def read_jobs(folder: Path) -> list[Job]:

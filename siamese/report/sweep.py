@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
 
-import yaml
 from filelock import FileLock
 
 from siamese.files import write_csv_atomically, write_text_atomically
-from siamese.report.figures import (
-    Overlaid,
-    overlaid_curves_figure,
-    overlaid_roc_figure,
-    palette,
-    shade,
-    to_svg,
-)
-from siamese.report.html import DATASETS, PROTOCOLS, render_page, titled
-from siamese.report.jobs import (
-    Difference,
-    Grid,
-    Group,
-    Job,
-    differences,
-    group,
-    history,
-    largest_grid,
-    luckiest,
-    read_jobs,
-    scored,
-    show,
-    spread,
-    standard_error,
-    varied,
-)
-from siamese.report.text import count, duration, interval, markdown_table, one_line, percent
+from siamese.report.jobs import Group, Job, Sweep, luckiest, read_jobs, read_sweep, spread, standard_error
+from siamese.report.sweep_page import ABOUT_DIFFERENCES, COLUMNS, about_chance, render
+from siamese.report.text import markdown_table, one_line
 
 FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
 )  # fmt: skip
 """The figures of a job in ``results.csv``; the tables to read leave out some of them."""
-
-
-class Column(NamedTuple):
-    """A figure in the tables to read: title, key in ``result.json``, factor, digits after the point."""
-
-    title: str
-    key: str
-    scale: float
-    digits: int
-
-
-COLUMNS = (
-    Column("val acc %", "val/acc", 100, 1),
-    Column("val loss", "val/loss", 1, 4),
-    Column("test acc %", "test/acc", 100, 1),
-    Column("test loss", "test/loss", 1, 4),
-    Column("test AUC", "test/auc", 1, 3),
-    Column("best epoch", "best_epoch", 1, 0),
-    Column("epochs", "epochs", 1, 0),
-    Column("seconds", "train_seconds", 1, 1),
-)
-
-HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "loss")))
 
 
 def write_sweep_report(folder: Path) -> Path | None:
@@ -81,29 +29,22 @@ def write_sweep_report(folder: Path) -> Path | None:
     if not read_jobs(folder):
         return None
     with FileLock(folder / ".report.lock"):
-        jobs = read_jobs(folder)
-        settings = varied(jobs)
-        groups = group(jobs, settings)
-        against = differences(groups)
-        columns, rows = _job_rows(jobs, settings)
-        write_csv_atomically(folder / "results.csv", columns, rows)
+        sweep = read_sweep(folder)
+        columns = ["job", "name", "status", *sweep.settings, "seed", *FIGURES, "error"]
+        write_csv_atomically(folder / "results.csv", columns, [_job_row(job, sweep.settings) for job in sweep.jobs])
         of_figure = ("mean", "se", "min", "max")
-        columns = ["name", *settings, "n", *(f"{name} {what}" for name in FIGURES for what in of_figure)]
-        write_csv_atomically(folder / "groups.csv", columns, [_group_row(one) for one in groups])
-        write_text_atomically(folder / "results.md", markdown(folder, jobs, groups, settings, against))
+        columns = ["name", *sweep.settings, "n", *(f"{name} {what}" for name in FIGURES for what in of_figure)]
+        write_csv_atomically(folder / "groups.csv", columns, [_group_row(one) for one in sweep.groups])
+        write_text_atomically(folder / "results.md", markdown(sweep))
         page = folder / "report.html"
-        write_text_atomically(page, render(folder, jobs, groups, settings, against))
+        write_text_atomically(page, render(sweep))
         return page
 
 
-def _job_rows(jobs: Sequence[Job], settings: Sequence[str]) -> tuple[list[str], list[list[object]]]:
-    """The columns and rows of ``results.csv``."""
-    rows: list[list[object]] = [
-        [job.name, job.title, job.status, *(job.settings.get(key) for key in settings), job.seed,
-         *(job.result.get(key) for key in (*FIGURES, "error"))]
-        for job in jobs
-    ]  # fmt: skip
-    return ["job", "name", "status", *settings, "seed", *FIGURES, "error"], rows
+def _job_row(job: Job, settings: Sequence[str]) -> list[object]:
+    """A row of ``results.csv``."""
+    values = [job.settings.get(key) for key in settings]
+    return [job.name, job.title, job.status, *values, job.seed, *(job.result.get(key) for key in (*FIGURES, "error"))]
 
 
 def _group_row(one: Group) -> list[object]:
@@ -115,314 +56,39 @@ def _group_row(one: Group) -> list[object]:
     return row
 
 
-# --- results.md -------------------------------------------------------------------------------------------
-
-
-def markdown(
-    folder: Path,
-    jobs: Sequence[Job],
-    groups: Sequence[Group],
-    settings: Sequence[str],
-    against: dict[Group, Difference],
-) -> str:
+def markdown(sweep: Sweep) -> str:
     """``results.md``: a row a configuration, mean ± standard error where there are several seeds."""
-    names = _names(groups)
-    head = [*names, *settings]
-    rows = [
-        [*_label(one, names), *one.values, str(len(one.jobs)), *(_figure(one, column) for column in COLUMNS)]
-        for one in groups
-    ]
-    lines = [
-        f"# Sweep {_title(folder)}",
-        "",
-        *markdown_table([*head, "n", *(column.title for column in COLUMNS)], rows),
-    ]
+    rows = [[*sweep.label(one), len(one.jobs), *(column.of(one) for column in COLUMNS)] for one in sweep.groups]
+    lines = [f"# Sweep {sweep.title}", ""]
+    lines += markdown_table([*sweep.head, "n", *(column.title for column in COLUMNS)], rows)
     lines += ["", "Sorted by validation accuracy. Several seeds of one configuration: mean ± standard error."]
-    lines += _scale(groups)
-    if len(groups) > 1:
-        lines += ["", *_choice(groups, settings)]
-    if against:
-        rows = [[*_label(one, names), *one.values, *difference.told().values()] for one, difference in against.items()]
+    lines += about_chance(sweep.groups)
+    if len(sweep.groups) > 1:
+        lines += ["", *_choice(sweep)]
+    if sweep.differences:
+        rows = [[*sweep.label(one), *found.told().values()] for one, found in sweep.differences.items()]
         lines += [
             "", "## Test accuracy against the chosen configuration", "",
-            *markdown_table([*head, "points", "95 %", "real", "McNemar p, seed by seed"], rows), "", ABOUT_DIFFERENCES,
+            *markdown_table([*sweep.head, "points", "95 %", "real", "McNemar p, seed by seed"], rows), "",
+            ABOUT_DIFFERENCES,
         ]  # fmt: skip
-    if unfinished := [job for job in jobs if job.status != "done"]:
+    if unfinished := [job for job in sweep.jobs if job.status != "done"]:
         lines += ["", "Not finished:", ""]
         lines += [f"- job {job.name}: {job.status}. {one_line(job.result.get('error', ''))}" for job in unfinished]
     return "\n".join(lines).rstrip() + "\n"
 
 
-ABOUT_DIFFERENCES = (
-    "On the same test pairs. The interval is a bootstrap over people and, where there are several, over seeds; a "
-    "difference is real where it leaves 0 out. Of twenty differences that are none, one will look real. McNemar's "
-    "test is about two single networks with the same seed."
-)
-
-
-def _title(folder: Path) -> str:
-    return "/".join(folder.resolve().parts[-2:])
-
-
-def _names(groups: Sequence[Group]) -> list[str]:
-    """The column of the runs' names, where these tell the configurations apart any better than nothing."""
-    return ["name"] if len({one.title for one in groups}) > 1 else []
-
-
-def _label(one: Group, names: Sequence[str]) -> list[str]:
-    return [one.title] if names else []
-
-
-def _figure(one: Group, column: Column) -> str:
-    return spread([column.scale * value for value in one.figures(column.key)], column.digits)
-
-
-def _named(one: Group, settings: Sequence[str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in zip(settings, one.values, strict=True)) or one.title
-
-
-def _scale(groups: Sequence[Group]) -> list[str]:
-    """How far chance alone moves an accuracy, a line a test set."""
-    about = {(job.result["dataset"], job.result["protocol"], job.result["n_test"]) for g in groups for job in g.jobs}
-    return [
-        f"{dataset}, {protocol}: one standard error of a single accuracy on {n} test pairs is up to "
-        f"{50 / math.sqrt(n):.1f} points."
-        for dataset, protocol, n in sorted(about)
-    ]
-
-
-def _choice(groups: Sequence[Group], settings: Sequence[str]) -> list[str]:
+def _choice(sweep: Sweep) -> list[str]:
     """What validation chooses, and what choosing by the test pairs would have claimed."""
-    chosen, flattered = groups[0], luckiest(groups)
+    chosen, flattered = sweep.groups[0], luckiest(sweep.groups)
 
     def told(one: Group) -> str:
-        return f"{_named(one, settings)}: test accuracy {spread([100 * v for v in one.figures('test/acc')], 1)} %"
+        return f"{sweep.described(one)}: test accuracy {spread([100 * v for v in one.figures('test/acc')], 1)} %"
 
     lines = [f"Chosen by validation accuracy: {told(chosen)}."]
     if flattered is not chosen:
         lines.append(
             f"Choosing by test accuracy would have claimed {told(flattered)}, which is no estimate of anything: "
-            f"of {len(groups)} configurations the one that these test pairs flatter most."
+            f"of {len(sweep.groups)} configurations the one that these test pairs flatter most."
         )
     return lines
-
-
-# --- report.html ------------------------------------------------------------------------------------------
-
-
-def render(
-    folder: Path,
-    jobs: Sequence[Job],
-    groups: Sequence[Group],
-    settings: Sequence[str],
-    against: dict[Group, Difference],
-) -> str:
-    """The page as HTML; everything that comes from files is escaped."""
-    number = {job: i for i, one in enumerate(groups) for job in one.jobs}
-    colors = palette(len(groups))
-    runs = [
-        Overlaid(number[job], history(job), job.result.get("best_epoch"), scored(job).tpr)
-        for job in jobs
-        if job in number
-    ]
-    names = _names(groups)
-    longest = max((job.number("train_seconds") or 0 for job in jobs), default=0)
-    statuses = [job.status for job in jobs]
-    return render_page(
-        "sweep.html.j2",
-        title=_title(folder),
-        status=_status(statuses),
-        tally=", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))),
-        context=_context(jobs),
-        command=_command(folder),
-        settings=settings,
-        names=names,
-        columns=COLUMNS,
-        choice=_choice_cards(groups, settings),
-        groups=[_group_view(one, colors[i], names, groups) for i, one in enumerate(groups)],
-        differences=[
-            {
-                "group": i,
-                "color": colors[i],
-                "label": [*_label(one, names), *one.values],
-                "sort": against[one].points,
-                **against[one].told(),
-            }
-            for i, one in enumerate(groups)
-            if one in against
-        ],
-        about_differences=ABOUT_DIFFERENCES,
-        scale=_scale(groups),
-        heat_maps=_heat_maps(groups, settings),
-        curves=to_svg(overlaid_curves_figure(runs, colors)) if any(run.history for run in runs) else None,
-        roc=to_svg(overlaid_roc_figure(runs, colors)) if any(run.tpr[0] == run.tpr[0] for run in runs) else None,
-        jobs=[_job_view(job, folder, settings, number.get(job), colors, longest) for job in jobs],
-        training_time=duration(sum(job.number("train_seconds") or 0 for job in jobs)),
-        notes=_notes(jobs, groups),
-        script=(Path(__file__).parent / "sweep.js").read_text(encoding="utf-8"),
-    )
-
-
-def _status(statuses: Sequence[str]) -> str:
-    """One word for the whole: running before failed before done."""
-    return next(
-        (status for status in ("running", "interrupted", "failed") if status in statuses),
-        "done" if statuses else "unknown",
-    )
-
-
-def _context(jobs: Sequence[Job]) -> str:
-    """What the figures were measured on: data sets, protocols, test pairs, devices."""
-    parts = []
-    for key, titles in (("dataset", DATASETS), ("protocol", PROTOCOLS), ("device", {})):
-        values = dict.fromkeys(str(job.result[key]) for job in jobs if job.result.get(key) is not None)
-        parts.append(", ".join(titled(value, titles) for value in values))
-    tested = dict.fromkeys(job.result["n_test"] for job in jobs if isinstance(job.result.get("n_test"), int))
-    parts.insert(2, ", ".join(count(n, "test pair") for n in tested))
-    return " · ".join(part for part in parts if part)
-
-
-def _command(folder: Path) -> str:
-    """The command line that made the sweep, its output folder apart; empty where Hydra has recorded none."""
-    try:
-        recorded = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
-        words = [str(word) for word in [*recorded["task"], *recorded["hydra"]]]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return ""
-    own = ("hydra.mode=", "hydra.sweep.dir=")
-    return shlex.join(["python", "train.py", "-m", *(word for word in words if not word.startswith(own))])
-
-
-def _choice_cards(groups: Sequence[Group], settings: Sequence[str]) -> list[dict[str, str]]:
-    """The configuration that validation chooses, and the one that choosing by the test pairs would have claimed."""
-    if not groups:
-        return []
-    chosen, flattered = groups[0], luckiest(groups)
-    first = "Chosen by validation accuracy" if len(groups) > 1 else "The configuration"
-    cards = [(first, chosen, "its test accuracy is the figure to report")]
-    if flattered is not chosen:
-        cards.append((
-            "Choosing by test accuracy would have claimed", flattered,
-            f"no estimate of anything: of {len(groups)} configurations the one that these test pairs flatter most",
-        ))  # fmt: skip
-    return [
-        {
-            "what": what,
-            "value": spread([100 * value for value in one.figures("test/acc")], 1) + " %",
-            "interval": _interval(one),
-            "which": " · ".join(filter(None, [*_label(one, _names(groups)), _named(one, settings)])),
-            "why": why,
-        }
-        for what, one, why in cards
-    ]
-
-
-def _interval(one: Group) -> str:
-    """How sure the test accuracy is: over seeds, or for a single one over the test pairs."""
-    if len(one.jobs) > 1:
-        return f"mean ± standard error of {len(one.jobs)} seeds"
-    ends = interval(one.jobs[0].result.get("test/acc_ci"), percent)
-    return f"95 %: {ends}, one seed" if ends else "one seed"
-
-
-def _group_view(one: Group, color: str, names: Sequence[str], groups: Sequence[Group]) -> dict[str, Any]:
-    """A row of the table of configurations."""
-    figures = []
-    for column in COLUMNS:
-        values = [column.scale * value for value in one.figures(column.key)]
-        ends = f"{min(values):.{column.digits}f} to {max(values):.{column.digits}f}" if len(values) > 1 else ""
-        figures.append({"text": spread(values, column.digits), "sort": one.mean(column.key), "range": ends})
-    is_enough = bool(names) and [other.title for other in groups].count(one.title) == 1
-    return {
-        "color": color,
-        "label": [*_label(one, names), *one.values],
-        "legend": " · ".join(_label(one, names) if is_enough else [*_label(one, names), *one.values]) or "all runs",
-        "n": len(one.jobs),
-        "figures": figures,
-    }
-
-
-def _job_view(
-    job: Job, folder: Path, settings: Sequence[str], number: int | None, colors: Sequence[str], longest: float
-) -> dict[str, Any]:
-    """A row of the table of jobs."""
-    seconds = job.number("train_seconds")
-    return {
-        "name": job.name,
-        "title": job.title,
-        "href": quote(f"{job.name}/report.html") if (job.folder / "report.html").exists() else "",
-        "status": job.status,
-        "group": number,
-        "color": None if number is None else colors[number],
-        "values": [show(job.settings.get(key)) if key in job.settings else "" for key in settings],
-        "seed": job.seed,
-        "acc": job.result.get("test/acc"),
-        "interval": interval(job.result.get("test/acc_ci"), percent),
-        "loss": job.result.get("test/loss"),
-        "auc": job.result.get("test/auc"),
-        "epochs": job.result.get("epochs"),
-        "seconds": seconds,
-        "time": "" if seconds is None else duration(seconds),
-        "share": 0 if not longest or seconds is None else 100 * seconds / longest,
-        "error": job.result.get("error", ""),
-    }
-
-
-def _heat_maps(groups: Sequence[Group], settings: Sequence[str]) -> dict[str, Any] | None:
-    """The largest grid of two settings, a table a figure, the better the darker."""
-    grid = largest_grid(groups, settings)
-    if grid is None:
-        return None
-    return {
-        "row": grid.row,
-        "column": grid.column,
-        "columns": grid.columns,
-        "others": ", ".join(f"{key}={value}" for key, value in grid.others),
-        "tables": [{"title": column.title, "rows": _shaded(grid, column)} for column in HEAT_MAPS],
-    }
-
-
-def _shaded(grid: Grid, column: Column) -> list[tuple[str, list[dict[str, Any] | None]]]:
-    means = {place: one.mean(column.key) for place, one in grid.cells.items()}
-    worst, best = min(means.values()), max(means.values())
-    if column.key.endswith("loss"):
-        worst, best = best, worst
-    rows = []
-    for row in grid.rows:
-        cells: list[dict[str, Any] | None] = []
-        for place in ((row, value) for value in grid.columns):
-            if place not in grid.cells or math.isnan(means[place]):
-                cells.append(None)
-                continue
-            share = (means[place] - worst) / (best - worst) if best != worst else 0.5
-            background, ink = shade(share)
-            text = _figure(grid.cells[place], column)
-            cells.append({"text": text, "background": background, "ink": ink, "n": len(grid.cells[place].jobs)})
-        rows.append((row, cells))
-    return rows
-
-
-def _notes(jobs: Sequence[Job], groups: Sequence[Group]) -> list[str]:
-    """What a reader must know to take the figures for what they are."""
-    notes = [
-        "Configurations are sorted, and the best one chosen, by the mean validation accuracy of their seeds, of equal "
-        "ones by validation loss. The test pairs choose nothing."
-    ]
-    if any(len(one.jobs) > 1 for one in groups):
-        notes.append(
-            "mean ± standard error is over seeds: how far another set of seeds would move the mean. It does not tell "
-            "how far other test pairs would."
-        )
-    if any(job.result.get("protocol") == "view1" and job.result.get("dataset") != "synthetic" for job in jobs):
-        notes.append(
-            "View 1 of LFW is meant for development. Figures on it are development figures, not to be compared with "
-            "published results on View 2."
-        )
-    precisions = sorted({str(job.result["precision"]) for job in jobs if "precision" in job.result})
-    devices = {job.result["device"] for job in jobs if "device" in job.result}
-    if len(precisions) > 1 or len(devices) > 1:
-        notes.append(
-            f"The runs were made on {count(len(devices), 'device')} with precision {', '.join(precisions)}: their "
-            "times cannot be compared throughout."
-        )
-    return notes
