@@ -55,7 +55,8 @@ def palette(number: int) -> list[str]:
     """So many colours; up to seven by Okabe & Ito, more than that along a rainbow."""
     if number <= len(OKABE_ITO):
         return list(OKABE_ITO[:number])
-    return [to_hex(matplotlib.colormaps["turbo"](x)) for x in np.linspace(0.04, 0.96, number)]
+    rainbow = matplotlib.colormaps["turbo"](np.linspace(0.04, 0.96, number))[:, :3]
+    return [to_hex(color) for color in 0.85 * rainbow]  # darker: its yellow and green are faint on white
 
 
 def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Figure:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from siamese.report.text import fixed, number, percent, photo_title, probability
 
@@ -40,6 +42,7 @@ def render_page(template: str, **context: Any) -> str:
         "general": lambda value: number(value, "{:.3g}".format),
         "probability": probability,
         "photo_title": photo_title,
+        "breakable": _breakable,
         "csp_hash": _csp_hash,
     }
     return environment.get_template(template).render(**context)
@@ -48,6 +51,11 @@ def render_page(template: str, **context: Any) -> str:
 def titled(name: object, titles: dict[str, str]) -> str:
     """The title of a data set or protocol; its name where there is none."""
     return titles.get(str(name), str(name))
+
+
+def _breakable(key: str) -> Markup:
+    """A dotted key that a narrow column may break after a dot or an underscore."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(key))))
 
 
 def _csp_hash(script: str) -> str:
