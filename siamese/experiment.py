@@ -126,9 +126,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     if config.checkpoint != "all":
         folder.last.unlink(missing_ok=True)  # it was for going on, which is over
     if config.logger.projector:
-        rows = data.test.indices.unique()
-        z_BD = embed_images(network, data.pixels, rows, device, arithmetic.bf16)
-        log_embedding(trainer.loggers, z_BD, data.pixels[rows], [data.images.names[row] for row in rows])
+        show_test_images(trainer.loggers, network, data, device, arithmetic.bf16)
     write_report(folder, trainer.loggers, config, result)
     announce(result)
     return result
@@ -286,6 +284,18 @@ def git_state() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"git_commit": commit.strip(), "git_dirty": bool(changes.strip())}
+
+
+def show_test_images(
+    loggers: list[Logger], network: SiameseNetwork, data: PairDataModule, device: torch.device, bf16: bool
+) -> None:
+    """Give TensorBoard's projector the test images; a failure here must not cost a finished run."""
+    try:
+        rows = data.test.indices.unique()
+        z_BD = embed_images(network, data.pixels, rows, device, bf16)
+        log_embedding(loggers, z_BD, data.pixels[rows], [data.images.names[row] for row in rows])
+    except Exception:
+        log.exception("the embedding for TensorBoard's projector failed; the run is finished all the same")
 
 
 def write_report(folder: RunFolder, loggers: list[Logger], config: TrainConfig, result: dict[str, Any]) -> None:

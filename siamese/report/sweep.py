@@ -52,7 +52,7 @@ def _group_row(one: Group) -> list[object]:
     row: list[object] = [one.title, *one.values, len(one.jobs)]
     for name in FIGURES:
         values = one.figures(name)
-        row += [sum(values) / len(values), standard_error(values), min(values), max(values)] if values else [None] * 4
+        row += [one.mean(name), standard_error(values), min(values), max(values)] if values else [None] * 4
     return row
 
 
