@@ -1,0 +1,64 @@
+"""N-way one-shot trials: what they are made of, and how they are judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from siamese.evaluation.identification import draw_trials, identification_accuracy
+
+PEOPLE = [[0, 1, 2], [3], [4, 5], [6], [7, 8, 9, 10], [11]]
+PERSON = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 4, 4, 5])
+
+
+@pytest.mark.parametrize("ways", [2, 6])
+def test_a_trial_shows_its_person_once_more_and_others_once_each(ways):
+    trials = draw_trials(PEOPLE, ways, 500)
+    who = PERSON[trials.support]
+    assert trials.support.shape == (500, ways)
+    assert (who[:, 0] == PERSON[trials.query]).all()
+    assert (trials.support[:, 0] != trials.query).all()
+    assert all(len(set(row)) == ways for row in who.tolist())
+    assert set(PERSON[trials.query].tolist()) == {0, 2, 4}  # those with two photos
+    assert set(trials.support[:, 1:].ravel().tolist()) == set(range(12))
+    assert trials.pairs.tolist()[: ways + 1] == [
+        *[[trials.query[0], other] for other in trials.support[0]],
+        [trials.query[1], trials.support[1, 0]],
+    ]
+
+
+def test_trials_follow_the_seed():
+    first, again, other = (draw_trials(PEOPLE, 3, 50, seed).pairs.tolist() for seed in (7, 7, 8))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("people", "ways", "trials", "what"),
+    [
+        (PEOPLE, 1, 5, "at least 2 and 1"),
+        (PEOPLE, 2, 0, "at least 2 and 1"),
+        (PEOPLE, 7, 5, "6 people only"),
+        ([[0], [1]], 2, 5, "two photos"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(people, ways, trials, what):
+    with pytest.raises(ValueError, match=what):
+        draw_trials(people, ways, trials)
+
+
+def test_the_share_of_trials_won_with_ties_shared():
+    won = identification_accuracy([[3.0, 1.0, 2.0], [1.0, 2.0, 0.0], [5.0, 5.0, 0.0], [1.0, 1.0, 1.0]])
+    assert won.accuracy == pytest.approx((1 + 0 + 1 / 2 + 1 / 3) / 4)
+    assert won.interval.low < won.accuracy < won.interval.high
+
+
+def test_scores_without_a_clue_win_by_chance():
+    scores = np.random.default_rng(0).random((20_000, 5))
+    assert identification_accuracy(scores).accuracy == pytest.approx(0.2, abs=0.01)
+    assert identification_accuracy(np.zeros((10, 5))).accuracy == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("scores", [[], [1.0, 2.0], [[1.0], [2.0]], [[np.nan, 1.0]]])
+def test_scores_of_another_shape_or_nan_are_refused(scores):
+    with pytest.raises(ValueError, match=r"scores"):
+        identification_accuracy(scores)
