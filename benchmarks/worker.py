@@ -62,11 +62,10 @@ def fit(
     from benchmarks.reference import StepTimes
     from siamese import experiment
     from siamese.callbacks import StepSeed
-    from siamese.config import to_plain
     from siamese.hardware import choose_arithmetic, pick_device
-    from siamese.models.build import build_network
+    from siamese.models.build import network_of
     from siamese.module import SiameseModule
-    from siamese.objectives.pairs import OBJECTIVES
+    from siamese.objectives.pairs import BinaryCrossEntropy
     from siamese.runs import RunFolder
 
     config = configuration(
@@ -76,8 +75,8 @@ def fit(
     arithmetic = choose_arithmetic(config, device)
     L.seed_everything(config.seed, verbose=False)
     module = SiameseModule(
-        build_network(to_plain(config.model), 1, config.data.image_size, arithmetic.dft),
-        OBJECTIVES[config.objective.name](),
+        network_of(config, arithmetic.dft),
+        BinaryCrossEntropy(),
         partial(experiment.build_optimizer, config),
         partial(experiment.build_scheduler, config),
     )
@@ -138,12 +137,11 @@ def initial_weights(data: str, root: str) -> dict[str, Any]:
     """The weights our training starts from, with seed 0."""
     import lightning as L
 
-    from siamese.config import to_plain
-    from siamese.models.build import build_network
+    from siamese.models.build import network_of
 
     config = configuration(data, root)
     L.seed_everything(config.seed, verbose=False)
-    return dict(build_network(to_plain(config.model), 1, config.data.image_size).state_dict())
+    return dict(network_of(config).state_dict())
 
 
 def plain(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
@@ -270,16 +268,15 @@ def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:
     from benchmarks.common import device
     from siamese.data.module import to_float
     from siamese.hardware import choose_arithmetic
-    from siamese.models.build import build_network
+    from siamese.models.build import network_of
     from siamese.scoring import score_pairs
 
     config = configuration(data, root, "precision=32")
     module, where = pairs_of(data, root), device()
     torch.manual_seed(0)
     arithmetic = choose_arithmetic(config, where)
-    from siamese.config import to_plain
 
-    network = build_network(to_plain(config.model), 1, config.data.image_size, arithmetic.dft).to(where).eval()
+    network = network_of(config, arithmetic.dft).to(where).eval()
     pixels, indices = module.pixels.to(where), module.test.indices
 
     @torch.inference_mode()

@@ -49,10 +49,11 @@ class History(Callback):
         write_csv_atomically(self.file, HISTORY_COLUMNS, ([r.get(c, "") for c in HISTORY_COLUMNS] for r in self.rows))
         for logger in trainer.loggers:
             logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=trainer.current_epoch + 1)
+        told = [f"{name} {row[name]:.4f}" for name in HISTORY_COLUMNS if name in row and "/" in name]
         log.info(
-            "epoch %d/%s  train loss %.4f acc %.4f  val loss %.4f acc %.4f  %.1f s%s",
-            row["epoch"], trainer.max_epochs, row["train/loss"], row["train/acc"], row["val/loss"], row["val/acc"],
-            row["seconds"], "  best" if best_epoch(self.rows, self.monitor) == row["epoch"] else "",
+            "epoch %d/%s  %s  %.1f s%s",
+            row["epoch"], trainer.max_epochs, "  ".join(told), row["seconds"],
+            "  best" if best_epoch(self.rows, self.monitor) == row["epoch"] else "",
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,7 +133,8 @@ class KeepLast(Checkpoint):
 def read_history(file: Path) -> list[dict[str, float]]:
     """The rows of a ``history.csv``."""
     with file.open(encoding="utf-8", newline="") as lines:
-        return [{name: float(f"{float(value):.7g}") for name, value in row.items()} for row in csv.DictReader(lines)]
+        rows = csv.DictReader(lines)
+        return [{name: float(f"{float(value):.7g}") for name, value in row.items() if value} for row in rows]
 
 
 def best_epoch(rows: list[dict[str, float]], monitor: str) -> int:

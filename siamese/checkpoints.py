@@ -11,10 +11,10 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
-from siamese.config import TrainConfig, to_plain
+from siamese.config import TrainConfig
 from siamese.errors import DataError
 from siamese.files import replacing
-from siamese.models.build import build_network
+from siamese.models.build import network_of
 from siamese.models.siamese import SiameseNetwork
 
 
@@ -72,7 +72,7 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
     prefix = "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     with torch.device("meta"):  # nothing is allocated or drawn: the checkpoint's tensors become the parameters
-        network = build_network(to_plain(config.model), config.data.channels, config.data.image_size, dft)
+        network = network_of(config, dft, pretrained=False)
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:

@@ -28,10 +28,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese import config as configuration
-from siamese.config import LfwData
+from siamese.config import LfwData, OneShotProtocol, TrainProtocol
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, UserError
-from siamese.runs import Interrupted, RunFolder, find_run
+from siamese.runs import Interrupted, RunFolder, find_runs
 
 
 class JobFailedError(Exception):
@@ -63,7 +63,10 @@ def train_job(cfg: DictConfig) -> float:
     def run(folder: RunFolder) -> float:
         config = configuration.load_train(cfg)
         folder.check(config)
-        from siamese.experiment import train
+        if config.protocol.name == "view2" and config.protocol.fold is None:
+            from siamese.folds import train_folds as train
+        else:
+            from siamese.experiment import train
 
         gc.freeze()  # what is imported stays; the collection after the job need not look through it
         return float(train(config, folder, swept_values() or config.name)[config.monitor])
@@ -72,12 +75,16 @@ def train_job(cfg: DictConfig) -> float:
 
 
 def eval_job(cfg: DictConfig) -> float:
-    """Score a finished run; returns the test accuracy."""
+    """Score finished runs; returns the test accuracy, of one-shot identification that of the last number of ways."""
 
     def run(folder: RunFolder) -> float:
         from siamese.evaluate import evaluate
 
-        return float(evaluate(configuration.load_eval(cfg), folder)["test/acc"])
+        config = configuration.load_eval(cfg)
+        result = evaluate(config, folder)
+        if isinstance(config.protocol, OneShotProtocol):
+            return float(result[f"oneshot/{config.protocol.ways[-1]}/acc"])
+        return float(result["test/acc"])
 
     return _job(run)
 
@@ -152,18 +159,21 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
     Data that can be downloaded is downloaded here: a failure then leaves no run folder behind.
     """
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    protocol: TrainProtocol | OneShotProtocol
     if config_name == "train":
         train = configuration.load_train(cfg)
         if folder is not None:
             RunFolder(folder).check(train)
-        data = train.data
+        data, protocol = train.data, train.protocol
     else:
-        data = find_run(configuration.load_eval(cfg)).data
+        wanted = configuration.load_eval(cfg)
+        first = find_runs(wanted)[0].config
+        data, protocol = first.data, wanted.protocol if isinstance(wanted.protocol, OneShotProtocol) else first.protocol
         if folder is not None and RunFolder(folder).result is not None:
             raise ConfigError(f"{folder} already holds a run; give another output folder")
-    check_data(data)
+    check_data(data, protocol)
     if fetch and isinstance(data, LfwData):
-        prepare_data(data, progress=sys.stderr.isatty())
+        prepare_data(data, sys.stderr.isatty(), protocol)
 
 
 def _check_sweep(config: DictConfig, config_name: str) -> None:

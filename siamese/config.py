@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from siamese.errors import ConfigError
+from siamese.evaluation.rules import RULES, far_of
 from siamese.models.shapes import koch_feature_size
 
 DOWNLOADED_ROOT = "data/lfw"
@@ -40,6 +41,7 @@ class ImageOptions(Section):
     crop: int | None = Field(None, ge=8, description="side of the central square kept before resizing, pixels")
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     cache: str = Field("data/cache", min_length=1, description="folder of the decoded images")
+    split: Literal["pairs", "people"] = Field("pairs", description="what training and validation do not share")
     val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the training pairs kept for validation")
     split_seed: int = Field(0, ge=0, description="seed of that split, apart from the seed of training")
 
@@ -87,10 +89,111 @@ class KochModel(Section):
     init: Literal["torch", "koch"] = "torch"
 
 
+class ResnetModel(Section):
+    """A small residual network (He et al. 2016)."""
+
+    name: Literal["resnet"]
+    widths: list[Annotated[int, Field(ge=1)]] = Field([32, 64, 128, 256], min_length=1, max_length=6)
+    blocks: list[Annotated[int, Field(ge=1)]] = Field([1, 1, 1, 1], min_length=1, max_length=6)
+    pooling: Literal["average", "flatten"] = "flatten"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    embedding_dim: int = Field(256, ge=1)
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> ResnetModel:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"widths={self.widths} and blocks={self.blocks} must have as many stages")
+        return self
+
+
+class TorchvisionModel(Section):
+    """A classification network of torchvision with a linear layer in place of its classifier."""
+
+    name: Literal["torchvision"]
+    backbone: Literal["resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large"] = "resnet18"
+    weights: Literal["imagenet"] | None = Field(None, description="imagenet counts as outside data")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    embedding_dim: int = Field(256, ge=1)
+
+
+ModelConfig = Annotated[KochModel | ResnetModel | TorchvisionModel, Field(discriminator="name")]
+
+
 class BceObjective(Section):
     """Binary cross-entropy on the logit of a pair."""
 
     name: Literal["bce"]
+
+
+class ContrastiveObjective(Section):
+    """Hadsell, Chopra and LeCun (2006), on labelled pairs."""
+
+    name: Literal["contrastive"]
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    margin: float = Field(0.5, gt=0, description="distance from which a pair of different people costs nothing")
+
+
+class GroupObjective(Section):
+    """What all objectives on batches of many people share."""
+
+    views: Literal[1, 2] = Field(1, description="augmentations of each image in a batch")
+
+
+class NtxentObjective(GroupObjective):
+    """Normalized temperature-scaled cross-entropy over all pairs of a batch (Chen et al. 2020; Khosla et al. 2020)."""
+
+    name: Literal["ntxent"]
+    temperature: float = Field(0.1, gt=0)
+    pair_weight: float = Field(0.0, ge=0, description="weight of the cross-entropy of the listed pairs beside it")
+
+
+class TripletObjective(GroupObjective):
+    """Schroff, Kalenichenko and Philbin (2015)."""
+
+    name: Literal["triplet"]
+    distance: Literal["cosine", "euclidean"] = "euclidean"
+    margin: float = Field(0.2, gt=0)
+    mining: Literal["all", "semihard", "hard"] = "semihard"
+
+
+class AngularMarginObjective(GroupObjective):
+    """ArcFace (Deng et al. 2019) or CosFace (Wang et al. 2018): classification of the training people."""
+
+    name: Literal["arcface", "cosface"]
+    margin: float = Field(gt=0, description="an angle in radians (arcface), a cosine (cosface)")
+    scale: float = Field(32.0, gt=0)
+
+
+ObjectiveConfig = Annotated[
+    BceObjective | ContrastiveObjective | NtxentObjective | TripletObjective | AngularMarginObjective,
+    Field(discriminator="name"),
+]
+
+
+PAIR_OBJECTIVES = ("bce", "contrastive")
+"""Those on labelled pairs; the others are on groups of images, one for each person."""
+
+
+class AugmentationConfig(Section):
+    """Random changes of training images, each image its own; all off by default."""
+
+    flip: bool = Field(False, description="mirror every second image")
+    rotation: float = Field(0.0, ge=0, le=180, description="most, degrees")
+    shear: float = Field(0.0, ge=0, lt=1, description="most, as the tangent of the angle")
+    scale: float = Field(1.0, ge=1, le=4, description="most; the least is 1 / scale")
+    translation: float = Field(0.0, ge=0, lt=1, description="most, as a share of the side")
+    brightness: float = Field(0.0, ge=0, lt=1, description="most that is added, white being 1")
+    contrast: float = Field(0.0, ge=0, lt=1, description="most that distances from the mean change by, as a share")
+    erase: float = Field(0.0, ge=0, le=1, description="probability that a rectangle is blanked")
+    erase_size: float = Field(0.4, gt=0, lt=1, description="largest side of that rectangle, as a share of the image's")
+
+
+class SamplingConfig(Section):
+    """What an epoch shows of each person where names may be used."""
+
+    images_per_person: int = Field(2, ge=2, description="images of a person in a batch of an objective on groups")
+    max_images: int = Field(20, ge=2, description="most images of a person in an epoch, drawn anew in each")
+    min_images: int = Field(1, ge=1, description="people with fewer images are left out")
 
 
 class AdamOptimizer(Section):
@@ -167,10 +270,36 @@ class LoggerConfig(Section):
         return self
 
 
-class ProtocolConfig(Section):
-    """What is scored."""
+Setting = Literal["restricted", "unrestricted"]
+"""Whether only the listed pairs and their labels may be used, or names may form further ones."""
+
+
+class View1Protocol(Section):
+    """LFW's development split."""
 
     name: Literal["view1"]
+    setting: Setting = "restricted"
+
+
+class View2Protocol(Section):
+    """LFW's ten folds: a network for each, trained on the others."""
+
+    name: Literal["view2"]
+    setting: Setting = "restricted"
+    fold: int | None = Field(None, ge=1, description="this fold alone, counted from 1; null: all")
+
+
+class OneShotProtocol(Section):
+    """N-way one-shot identification of the test people."""
+
+    name: Literal["oneshot"]
+    ways: list[Annotated[int, Field(ge=2)]] = Field([2, 5, 10, 20], min_length=1)
+    trials: int = Field(1000, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+TrainProtocol = Annotated[View1Protocol | View2Protocol, Field(discriminator="name")]
+EvalProtocol = Annotated[View1Protocol | View2Protocol | OneShotProtocol, Field(discriminator="name")]
 
 
 Label = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1, max_length=120)]
@@ -178,6 +307,15 @@ Label = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_lengt
 
 def _text_of_32(value: object) -> object:
     return "32" if value == 32 and not isinstance(value, bool | float) else value
+
+
+def _threshold(value: object) -> float | str:
+    if isinstance(value, str):
+        far_of(value)
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"{value!r} is neither a probability between 0 and 1 nor a rule: {RULES}")
+    return float(value)
 
 
 class TrainConfig(Section):
@@ -190,24 +328,70 @@ class TrainConfig(Section):
     weight_decay: float = Field(ge=0)
     max_epochs: int = Field(ge=1)
     patience: int = Field(ge=1, description="epochs without a better monitor before training stops")
-    monitor: Literal["val/loss", "val/acc"] = "val/loss"
-    threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a pair is called the same")
+    monitor: Literal["val/loss", "val/acc", "val/auc"] = "val/loss"
+    calibration: Literal["auto", "none", "platt", "temperature"] = "auto"
+    threshold: Annotated[float | str, PlainValidator(_threshold)] = 0.5
+    flip_average: bool = Field(False, description="embed each image and its mirror image, and score the sum")
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = "auto"
     convolution: Literal["auto", "direct", "dft"] = "auto"
     checkpoint: Literal["best", "all", "none"] = "best"
     resume: bool = False
     data: DataConfig
-    model: KochModel
-    objective: BceObjective
+    model: ModelConfig
+    objective: ObjectiveConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
+    sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
     trainer: TrainerConfig
     logger: LoggerConfig
-    protocol: ProtocolConfig
+    protocol: TrainProtocol
+
+    @property
+    def unrestricted(self) -> bool:
+        """Whether names may be used in training."""
+        return self.protocol.setting == "unrestricted"
+
+    @property
+    def fitted_calibration(self) -> str:
+        """``calibration`` with ``auto`` filled in: only the binary cross-entropy trains probabilities by itself."""
+        if self.calibration != "auto":
+            return self.calibration
+        return "none" if self.objective.name == "bce" else "platt"
+
+    @model_validator(mode="after")
+    def _scores_become_probabilities(self) -> TrainConfig:
+        if self.calibration in ("none", "temperature") and self.objective.name != "bce":
+            raise ValueError(
+                f"calibration={self.calibration}: objective={self.objective.name} gives similarities, not logits; "
+                "give calibration=platt"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_allowed(self) -> TrainConfig:
+        if self.unrestricted:
+            if getattr(self.objective, "pair_weight", 0):
+                raise ValueError(
+                    "objective.pair_weight is for listed pairs, which protocol.setting=unrestricted leaves"
+                )
+        elif self.objective.name in ("arcface", "cosface"):
+            raise ValueError(
+                f"objective={self.objective.name} classifies people by name; give protocol.setting=unrestricted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _convolution_is_the_networks(self) -> TrainConfig:
+        if self.convolution == "dft" and self.model.name != "koch":
+            raise ValueError(
+                f"convolution=dft is for model=koch, whose kernels are large; give auto for {self.model.name}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _image_fits_network(self) -> TrainConfig:
-        if koch_feature_size(self.data.image_size) < 1:
+        if self.model.name == "koch" and koch_feature_size(self.data.image_size) < 1:
             smallest = next(size for size in range(8, 1024) if koch_feature_size(size) >= 1)
             raise ValueError(
                 f"data.image_size={self.data.image_size} is too small for model=koch; give at least {smallest}"
@@ -216,17 +400,19 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _batch_has_statistics(self) -> TrainConfig:
-        if self.model.batchnorm and self.batch_size < 2:
+        if getattr(self.model, "batchnorm", False) and self.batch_size < 2:
             raise ValueError("batch_size=1 has no batch statistics; give at least 2, or model.batchnorm=false")
+        if self.objective.name not in PAIR_OBJECTIVES and self.batch_size < 2:
+            raise ValueError(f"batch_size=1: objective={self.objective.name} compares people; give at least 2")
         return self
 
 
 class EvalConfig(Section):
     """The configuration of ``eval.py``."""
 
-    run: Label
+    run: Label | list[Label]
     data: DataConfig | None = None
-    protocol: ProtocolConfig
+    protocol: EvalProtocol | None = None
 
 
 # --- from Hydra, from disk --------------------------------------------------------------------------------

@@ -1,49 +1,171 @@
-"""Score a finished run: the figures that its training reported, or those on other images."""
+"""Score finished runs: the figures that training reported, those on other images, of an ensemble, or one-shot."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from siamese.checkpoints import load_network
-from siamese.config import EvalConfig
-from siamese.experiment import announce, describe, load_data, score_splits
+from siamese.config import EvalConfig, OneShotProtocol
+from siamese.data.images import load_images
+from siamese.data.lists import Pair
+from siamese.data.sources import image_root, read_test_people
+from siamese.errors import DataError
+from siamese.evaluation.calibration import Calibration
+from siamese.evaluation.decision import Decision, choose_decision
+from siamese.evaluation.identification import draw_trials, identification_accuracy
+from siamese.experiment import announce, describe, judge, load_data, score_splits
+from siamese.files import write_csv_atomically
 from siamese.hardware import pick_device, recorded_arithmetic
 from siamese.report.run import write_run_report
-from siamese.runs import RunFolder, find_run
+from siamese.runs import Member, RunFolder, find_runs
+from siamese.scoring import score_pairs
 
 log = logging.getLogger(__name__)
 
+ONESHOT_COLUMNS = ("ways", "trials", "acc", "low", "high", "pixels", "pixels_low", "pixels_high", "chance")
+
 
 def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
-    """Score the validation and test pairs with the run's best weights and write the result into ``folder``.
+    """Score a run's best weights, or the mean of several runs', and write the result into ``folder``.
+
+    A single run keeps the calibration and the threshold that belong to it. An ensemble's scores are the mean of its
+    members' calibrated logits; they are calibrated anew, and its threshold is chosen, on the validation pairs.
 
     Raises:
-        UserError: the run or the data cannot be used.
+        UserError: the runs or the data cannot be used.
     """
     started = time.perf_counter()
-    scored = find_run(config)
-    run = RunFolder(Path(config.run))
-    recorded = run.result or {}
-    device = pick_device(scored)
-    arithmetic = recorded_arithmetic(recorded)
-    facts = describe(scored, device, arithmetic)
-    # What the weights were made with counts, whatever they are scored on.
-    facts["outside_data"] |= recorded["outside_data"]
-    folder.start(scored, **facts, run=str(run.path.resolve()), trained_on=recorded["dataset"])
-    network = load_network(run.best, scored, arithmetic.dft)
-    data = load_data(scored, folder)
-    figures = score_splits(network, scored, folder, data, device, arithmetic.bf16)
-    result = folder.record(
-        status="done",
-        **figures,
-        threshold=scored.threshold,
-        best_epoch=recorded["best_epoch"],
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        total_seconds=round(time.perf_counter() - started, 2),
-    )
+    members = find_runs(config)
+    start_evaluation(members, config, folder)
+    if isinstance(config.protocol, OneShotProtocol):
+        identify(members, config.protocol, folder)
+    else:
+        verify(members, folder)
+    result = folder.record(status="done", total_seconds=round(time.perf_counter() - started, 2))
     log.info("report: %s", write_run_report(folder.path))
-    announce(result)
     return result
+
+
+def start_evaluation(members: list[Member], config: EvalConfig, folder: RunFolder) -> None:
+    """Record what is scored, before it is."""
+    first = members[0]
+    facts = describe(first.config, pick_device(first.config), recorded_arithmetic(first.result))
+    # What the weights were made with counts, whatever they are scored on.
+    facts["outside_data"] |= any(member.result["outside_data"] for member in members)
+    paths = [str(member.folder.path.resolve()) for member in members]
+    if config.protocol is not None:
+        facts["protocol"] = config.protocol.name
+    folder.start(
+        first.config,
+        **facts,
+        run=paths[0] if len(paths) == 1 else paths,
+        trained_on=first.result["dataset"],
+        best_epoch=first.result["best_epoch"] if len(paths) == 1 else None,
+        parameters=sum(member.result["parameters"] for member in members),
+    )
+
+
+def verify(members: list[Member], folder: RunFolder) -> None:
+    """Score the validation and test pairs and record the figures."""
+    first = members[0]
+    scored: list[dict[str, NDArray[np.floating]]] = []
+    pairs: list[list[Pair]] = []
+    for member in members:
+        data = load_data(member.config, folder)
+        pairs.append(data.val.pairs + data.test.pairs)
+        if pairs[-1] != pairs[0]:
+            raise DataError(f"{member.folder.path}: other images are unusable for it than for {first.folder.path}")
+        arithmetic = recorded_arithmetic(member.result)
+        network = load_network(member.folder.best, member.config, arithmetic.dft)
+        scored.append(score_splits(network, data, pick_device(member.config), arithmetic.bf16))
+    if len(members) == 1:
+        scores, decision = scored[0], decision_of(first.result)
+    else:
+        lines = [decision_of(member.result).calibration for member in members]
+        scores = {
+            split: np.mean([line.logits(one[split]) for line, one in zip(lines, scored, strict=True)], axis=0)
+            for split in scored[0]
+        }
+        decision = choose_decision(scores["val"], data.val.labels.numpy(), "platt", first.config.threshold)
+    announce(folder.record(**judge(scores, data, decision, first.config.threshold, folder)))
+
+
+def decision_of(result: dict[str, Any]) -> Decision:
+    """Calibration and threshold that were chosen when the run was trained; an older run's scores are logits."""
+    return Decision(
+        Calibration(result.get("calibration/slope", 1.0), result.get("calibration/intercept", 0.0)), result["threshold"]
+    )
+
+
+def identify(members: list[Member], protocol: OneShotProtocol, folder: RunFolder) -> None:
+    """N-way one-shot trials among the test people, beside the nearest in pixels.
+
+    Writes ``oneshot.csv`` and, into ``result.json``, ``oneshot/N/acc``, its interval, and ``oneshot/N/pixels``.
+
+    Raises:
+        DataError: there are too few people or images for the trials.
+    """
+    people = read_test_people(members[0].config.data)
+    listed = [name for images in people.values() for name in images]
+    arrays = [
+        load_images(image_root(m.config.data), listed, m.config.data, progress=sys.stderr.isatty()) for m in members
+    ]
+    usable = set.intersection(*(set(array.names) for array in arrays))
+    excluded = sorted({name: reason for array in arrays for name, reason in array.excluded.items()}.items())
+    write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
+    names = [name for name in listed if name in usable]
+    number = {name: index for index, name in enumerate(names)}
+    photos = [[number[name] for name in images if name in number] for images in people.values()]
+    photos = [images for images in photos if images]
+    folder.record(n_test_people=len(photos), n_test_images=len(names), n_excluded=len(excluded))
+    log.info("%d people, %d images; %d images unusable", len(photos), len(names), len(excluded))
+    pixels = [torch.from_numpy(array.pixels[[array.names.index(name) for name in names]]) for array in arrays]
+    result: dict[str, Any] = {}
+    rows = []
+    for ways in protocol.ways:
+        try:
+            trials = draw_trials(photos, ways, protocol.trials, protocol.seed)
+        except ValueError as error:
+            raise DataError(f"{image_root(members[0].config.data)}: {error}; give other protocol.ways") from None
+        pairs = torch.from_numpy(trials.pairs)
+        logits = []
+        for member, images in zip(members, pixels, strict=True):
+            arithmetic = recorded_arithmetic(member.result)
+            network = load_network(member.folder.best, member.config, arithmetic.dft)
+            scores = score_pairs(network, images, pairs, pick_device(member.config), arithmetic.bf16)
+            logits.append(decision_of(member.result).calibration.logits(scores))
+        found = identification_accuracy(np.mean(logits, axis=0).reshape(-1, ways))
+        nearest = identification_accuracy(_pixel_scores(pixels[0], pairs).reshape(-1, ways))
+        rows.append(
+            (ways, protocol.trials, found.accuracy, *found.interval, nearest.accuracy, *nearest.interval, 1 / ways)
+        )
+        result |= {
+            f"oneshot/{ways}/acc": found.accuracy,
+            f"oneshot/{ways}/acc_ci": list(found.interval),
+            f"oneshot/{ways}/pixels": nearest.accuracy,
+        }
+        log.info(
+            "%d-way one-shot: %.1f %% (95 %%: %.1f - %.1f) of %d trials; nearest pixels %.1f %%, chance %.1f %%",
+            ways, 100 * found.accuracy, 100 * found.interval.low, 100 * found.interval.high, protocol.trials,
+            100 * nearest.accuracy, 100 / ways,
+        )  # fmt: skip
+    write_csv_atomically(folder.path / "oneshot.csv", ONESHOT_COLUMNS, rows)
+    folder.record(**result)
+
+
+def _pixel_scores(pixels: Tensor, pairs: Tensor) -> NDArray[np.float32]:
+    """The Euclidean distance of both images of each pair, with the sign that makes higher mean more alike, [P]."""
+    distances = [
+        torch.linalg.vector_norm((pixels[chunk[:, 0]].float() - pixels[chunk[:, 1]].float()).flatten(1), dim=1)
+        for chunk in pairs.split(256)
+    ]
+    scores: NDArray[np.float32] = -torch.cat(distances).numpy()
+    return scores

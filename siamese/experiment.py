@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO
+from numpy.typing import NDArray
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -33,18 +35,19 @@ from siamese.callbacks import (
     read_history,
 )
 from siamese.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, load_network
-from siamese.config import CosineScheduler, StepScheduler, TrainConfig, to_plain
+from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
 from siamese.data.module import PairDataModule
 from siamese.data.sources import LAYOUTS, image_root
-from siamese.evaluation.metrics import sigmoid
+from siamese.evaluation.decision import Decision, choose_decision
 from siamese.evaluation.summary import summarise
 from siamese.files import write_csv_atomically
 from siamese.hardware import Arithmetic, choose_arithmetic, device_name, pick_device, recorded_arithmetic
 from siamese.models import norm_pool
-from siamese.models.build import build_network
+from siamese.models.build import network_of
 from siamese.models.siamese import SiameseNetwork
 from siamese.module import SiameseModule
-from siamese.objectives.pairs import OBJECTIVES
+from siamese.objectives.build import build_objective
+from siamese.report.html import PROTOCOLS, titled
 from siamese.report.run import write_run_report
 from siamese.runs import RunFolder
 from siamese.scoring import embed_images, score_pairs
@@ -86,17 +89,20 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     L.seed_everything(config.seed, verbose=False)
 
     data = load_data(config, folder)
-    network = build_network(to_plain(config.model), config.data.channels, config.data.image_size, arithmetic.dft)
+    network = network_of(config, arithmetic.dft)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
     if device.type == "cpu" and norm_pool.library() is None:
         log.info("the package was installed without a C++ compiler: training takes up to half as long again")
     module = SiameseModule(
         network,
-        objective=OBJECTIVES[config.objective.name](),
+        objective=build_objective(config.objective, network.encoder.embedding_dim, len(data.people or ())),
         optimizer=partial(build_optimizer, config),
         scheduler=partial(build_scheduler, config),
         threshold=config.threshold,
+        calibration=config.fitted_calibration,
+        augmentation=config.augmentation,
+        views=getattr(config.objective, "views", 1),
         config=to_plain(config),
     )
 
@@ -111,11 +117,12 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     scoring = time.perf_counter()
     weights = checkpoint_io.load_checkpoint(folder.best) if config.checkpoint == "none" else folder.best
     network = load_network(weights, config, arithmetic.dft)
-    figures = score_splits(network, config, folder, data, device, arithmetic.bf16)
+    scores = score_splits(network, data, device, arithmetic.bf16)
+    decision = choose_decision(scores["val"], data.val.labels.numpy(), config.fitted_calibration, config.threshold)
+    figures = judge(scores, data, decision, config.threshold, folder)
     result = folder.record(
         status="done",
         **figures,
-        threshold=config.threshold,
         best_epoch=best_epoch(history, config.monitor),
         epochs=len(history),
         parameters=parameters,
@@ -134,7 +141,15 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
 
 def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
     """The data module, set up; ``excluded.csv`` is written even when nothing usable is left."""
-    data = PairDataModule(config.data, config.batch_size, config.seed, progress=sys.stderr.isatty())
+    data = PairDataModule(
+        config.data,
+        config.batch_size,
+        config.seed,
+        progress=sys.stderr.isatty(),
+        protocol=config.protocol,
+        groups=config.objective.name not in PAIR_OBJECTIVES,
+        sampling=config.sampling,
+    )
     data.prepare_data()
     try:
         data.setup()
@@ -142,8 +157,16 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
         excluded = sorted(data.images.excluded.items())
         write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
     sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
+    if data.people is not None:
+        del sizes["n_train"]  # the listed pairs are not what it is trained on
+        images = sum(len(rows) for rows in data.people)
+        sizes = {"n_train_people": len(data.people), "n_train_images": images, **sizes}
     folder.record(**sizes, n_excluded=len(data.images.excluded))
-    log.info("%s: %d training, %d validation, %d test pairs", config.data.name, *sizes.values())
+    told = {
+        "n_train": "training pairs", "n_train_people": "training people", "n_train_images": "training images",
+        "n_val": "validation pairs", "n_test": "test pairs",
+    }  # fmt: skip
+    log.info("%s: %s", config.data.name, ", ".join(f"{size:,} {told[key]}" for key, size in sizes.items()))
     return data
 
 
@@ -231,28 +254,46 @@ def build_logger(config: TrainConfig, path: Path, label: str) -> Logger:
 
 
 def score_splits(
-    network: SiameseNetwork,
-    config: TrainConfig,
-    folder: RunFolder,
+    network: SiameseNetwork, data: PairDataModule, device: torch.device, bf16: bool
+) -> dict[str, NDArray[np.floating]]:
+    """The scores of the validation and of the test pairs."""
+    splits = {"val": data.val, "test": data.test}
+    return {name: score_pairs(network, data.pixels, pairs.indices, device, bf16) for name, pairs in splits.items()}
+
+
+def judge(
+    scores: dict[str, NDArray[np.floating]],
     data: PairDataModule,
-    device: torch.device,
-    bf16: bool,
+    decision: Decision,
+    threshold: float | str,
+    folder: RunFolder,
 ) -> dict[str, Any]:
-    """Score validation and test pairs into ``predictions.csv``; returns the figures in the keys of ``result.json``."""
+    """Write ``predictions.csv``; returns the figures in the keys of ``result.json``, calibration and threshold too.
+
+    Args:
+        scores: of the ``val`` and of the ``test`` pairs.
+        data: the pairs.
+        decision: how scores become answers.
+        threshold: what the configuration asks for, to tell where the threshold comes from.
+        folder: where to.
+    """
     rows: list[tuple[object, ...]] = []
     figures: dict[str, Any] = {}
     for split, pairs in (("val", data.val), ("test", data.test)):
-        logits = score_pairs(network, data.pixels, pairs.indices, device, bf16)
-        for pair, logit, probability in zip(pairs.pairs, logits, sigmoid(logits), strict=True):
-            predicted = int(probability >= config.threshold)
+        probabilities = decision.probabilities(scores[split])
+        for pair, score, probability in zip(pairs.pairs, scores[split], probabilities, strict=True):
+            predicted = int(probability >= decision.threshold)
             outcome = ("t" if predicted == pair.label else "f") + ("p" if predicted else "n")
-            rows.append((split, *pair, float(logit), float(probability), predicted, outcome))
-        summary = summarise(logits, pairs.labels.numpy(), config.threshold)
+            rows.append((split, *pair, float(score), float(probability), predicted, outcome))
+        summary = summarise(decision.calibration.logits(scores[split]), pairs.labels.numpy(), decision.threshold)
         # The four counts and the intervals are those of the test.
         keep = ("loss", "acc", "auc") if split == "val" else summary
         figures |= {name if name in ("tp", "fp", "tn", "fn") else f"{split}/{name}": summary[name] for name in keep}
     write_csv_atomically(folder.path / "predictions.csv", PREDICTION_COLUMNS, rows)
-    return figures
+    figures["threshold"] = decision.threshold
+    if isinstance(threshold, str):
+        figures["threshold_origin"] = f"chosen on the validation pairs, by {threshold}"
+    return figures | {f"calibration/{name}": value for name, value in decision.calibration._asdict().items()}
 
 
 def describe(config: TrainConfig, device: torch.device, arithmetic: Arithmetic) -> dict[str, Any]:
@@ -261,7 +302,8 @@ def describe(config: TrainConfig, device: torch.device, arithmetic: Arithmetic) 
         "name": config.name,
         "dataset": config.data.name,
         "protocol": config.protocol.name,
-        "outside_data": LAYOUTS[config.data.name].outside_data,
+        "setting": config.protocol.setting,
+        "outside_data": LAYOUTS[config.data.name].outside_data or getattr(config.model, "weights", None) is not None,
         "image_root": str(image_root(config.data).resolve()),
         "seed": config.seed,
         **arithmetic._asdict(),
@@ -322,8 +364,12 @@ def quiet_lightning() -> None:
 def announce(result: dict[str, Any]) -> None:
     """Tell the figures of the test set."""
     low, high = result["test/acc_ci"]
+    spread = (
+        f", standard error over {result['folds']} folds {100 * result['test/acc_se']:.1f}" if "folds" in result else ""
+    )
     log.info(
-        "test accuracy %.1f %% (95 %%: %.1f - %.1f)  loss %.4f  AUC %.3f  EER %.1f %%  (%d pairs of %s, View 1)",
-        100 * result["test/acc"], 100 * low, 100 * high, result["test/loss"], result["test/auc"],
-        100 * result["test/eer"], result["n_test"], result["dataset"],
+        "test accuracy %.1f %% (95 %%: %.1f - %.1f%s)  loss %.4f  AUC %.3f  EER %.1f %%  (%d pairs of %s, %s, %s)",
+        100 * result["test/acc"], 100 * low, 100 * high, spread, result["test/loss"], result["test/auc"],
+        100 * result["test/eer"], result["n_test"], result["dataset"], titled(result["protocol"], PROTOCOLS),
+        result["setting"],
     )  # fmt: skip

@@ -91,6 +91,7 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
     is `WORTH` it and its gradients agree with those of float32 (on some processors and versions of torch it is
     slow, or wrong). The answer is remembered in the folder ``data.cache``.
     """
+    ways = _ways(config)
     if device.type == "cuda":
         capable = torch.cuda.get_device_capability(device) >= (8, 0)
         precision = ("bf16" if capable else "32") if config.precision == "auto" else config.precision
@@ -98,12 +99,19 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
     if config.convolution != "auto" and config.precision != "auto":
         return Arithmetic(config.precision, config.convolution)
     if config.precision == "32":
-        return Arithmetic("32", "dft")
+        return Arithmetic("32", ways[0])
     machine = [device_name(device), torch.__version__, siamese.__version__, norm_pool.library() is not None]
     data = config.data
-    question = [config.precision, config.convolution, data.channels, data.image_size, to_plain(config.model)]
+    question = [config.precision, ways, data.channels, data.image_size, to_plain(config.model)]
     key = json.dumps([machine, question], sort_keys=True)
     return Arithmetic(*_measured(key, Path(config.data.cache)))
+
+
+def _ways(config: TrainConfig) -> list[str]:
+    """The convolutions that come into question; only Koch's have kernels large enough for spectra."""
+    if config.convolution != "auto":
+        return [config.convolution]
+    return ["dft", "direct"] if config.model.name == "koch" else ["direct"]
 
 
 @lru_cache(maxsize=64)
@@ -125,14 +133,13 @@ def _measured(key: str, cache: Path) -> tuple[str, str]:
     return answer["best"][0], answer["best"][1]
 
 
-def _measure(precision: str, convolution: str, channels: int, size: int, model: dict[str, Any]) -> dict[str, Any]:
+def _measure(precision: str, ways: list[str], channels: int, size: int, model: dict[str, Any]) -> dict[str, Any]:
     """The best of the allowed ways, and the times of all in words."""
-    allowed = [way for way in ("dft", "direct") if convolution in ("auto", way)]
-    best = Arithmetic("32", allowed[0])
+    best = Arithmetic("32", ways[0])
     seconds, gradient = time_step(best, model, channels, size)
     told = [f"{' '.join(best)} {1e3 * seconds:.0f} ms"]
     limit = seconds / WORTH if precision == "auto" else math.inf
-    for way in allowed:
+    for way in ways:
         candidate = Arithmetic("bf16", way)
         taken, other = time_step(candidate, model, channels, size)
         difference = float((other - gradient).norm() / gradient.norm())
@@ -154,7 +161,8 @@ def time_step(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         # The linear layer, most of the parameters and no part of the question, is left small.
-        encoder = build_encoder({**model, "embedding_dim": 8, "dropout": 0.0}, channels, size, arithmetic.dft)
+        small = {**model, "embedding_dim": 8, "dropout": 0.0} | ({"weights": None} if "weights" in model else {})
+        encoder = build_encoder(small, channels, size, arithmetic.dft)
     x = torch.rand(IMAGES, channels, size, size, generator=rng)
     best = float("inf")
     for _ in range(repeats + 1):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import lightning as L
@@ -13,23 +15,33 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import BinaryAccuracy
 
-from siamese.data.module import PairBatch
+from siamese.config import AugmentationConfig
+from siamese.data.augmentation import augment
+from siamese.data.module import GroupBatch, PairBatch
+from siamese.evaluation.decision import choose_decision
+from siamese.evaluation.metrics import accuracy, auc, bce_with_logits
 from siamese.models.siamese import SiameseNetwork
+from siamese.objectives.pairs import BinaryCrossEntropy
 
 
 class SiameseModule(L.LightningModule):
     """A Siamese network in training.
 
-    Logs ``train/loss``, ``train/acc``, ``val/loss``, ``val/acc`` (and ``test/...`` under ``trainer.test``), each
-    averaged over the pairs of an epoch. They are handed to the trainer's callbacks; `siamese.callbacks.History`
-    writes them to the loggers, with the epoch as the step.
+    Logs ``train/loss``, averaged over an epoch, and under the binary cross-entropy ``train/acc``; then ``val/loss``,
+    ``val/acc`` and ``val/auc`` of all validation pairs together (and ``test/...`` under ``trainer.test``), for which
+    calibration and threshold are chosen on those pairs themselves where they are not given. They are handed to the
+    trainer's callbacks; `siamese.callbacks.History` writes them to the loggers, with the epoch as the step.
 
     Args:
         network: the network to train.
-        objective: (logits [B], labels [B]) -> scalar loss.
+        objective: on pairs, (scores [B], labels [B]) -> scalar loss; or on groups, (embeddings [M, D], groups [M],
+            labels of listed pairs [P]) -> scalar loss. Its parameters are trained too.
         optimizer: parameters -> optimizer.
         scheduler: optimizer -> schedule, stepped once an epoch; None keeps the learning rate.
-        threshold: probability from which a pair counts as the same person.
+        threshold: probability from which a pair counts as the same person, or a rule of `siamese.evaluation.rules`.
+        calibration: how scores become probabilities: ``none`` where they are logits, or ``platt``, ``temperature``.
+        augmentation: what is changed in training images; nothing when None.
+        views: augmentations of each image in a batch of groups.
         config: plain values (dicts, lists, numbers, strings) kept in every checkpoint, so that a file of weights
             tells what it is and still loads with ``weights_only=True``.
     """
@@ -40,7 +52,10 @@ class SiameseModule(L.LightningModule):
         objective: nn.Module,
         optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler | None],
-        threshold: float = 0.5,
+        threshold: float | str = 0.5,
+        calibration: str = "none",
+        augmentation: AugmentationConfig | None = None,
+        views: int = 1,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -49,31 +64,46 @@ class SiameseModule(L.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._threshold = threshold
+        self._calibration = calibration
+        self._augmentation = augmentation or AugmentationConfig()
+        self._views = views
         self._config = config or {}
+        self._scored: list[tuple[Tensor, Tensor]] = []
         self.train_accuracy = BinaryAccuracy(validate_args=False)
-        self.val_accuracy = BinaryAccuracy(validate_args=False)
-        self.test_accuracy = BinaryAccuracy(validate_args=False)
 
     def forward(self, image1: Tensor, image2: Tensor) -> Tensor:
-        """Both images of each pair, float [B, C, H, W] in [0, 1] -> logits [B]."""
-        logits: Tensor = self.network(image1, image2)
-        return logits
+        """Both images of each pair, float [B, C, H, W] in [0, 1] -> scores [B]."""
+        scores: Tensor = self.network(image1, image2)
+        return scores
 
-    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: PairBatch | GroupBatch, batch_idx: int) -> Tensor:
         """One step's loss."""
-        return self._step("train", batch)
+        loss = self._loss_of_groups(batch) if isinstance(batch, GroupBatch) else self._loss_of_pairs(batch)
+        size = len(batch[0])
+        self.log(
+            "train/loss", loss.detach(), on_step=False, on_epoch=True, logger=False, prog_bar=True, batch_size=size
+        )
+        return loss
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Validation loss and accuracy."""
-        self._step("val", batch)
+        """Score a batch of validation pairs."""
+        self._scored.append((self(batch.image1, batch.image2).float(), batch.label))
+
+    def on_validation_epoch_end(self) -> None:
+        """Validation loss, accuracy and AUC."""
+        self._log_scored("val")
 
     def test_step(self, batch: PairBatch, batch_idx: int) -> None:
-        """Test loss and accuracy, for ``trainer.test``."""
-        self._step("test", batch)
+        """Score a batch of test pairs, for ``trainer.test``."""
+        self._scored.append((self(batch.image1, batch.image2).float(), batch.label))
+
+    def on_test_epoch_end(self) -> None:
+        """Test loss, accuracy and AUC."""
+        self._log_scored("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and its schedule in steps of epochs."""
-        optimizer = self._optimizer(self.network.parameters())
+        optimizer = self._optimizer(chain(self.network.parameters(), self.objective.parameters()))
         scheduler = self._scheduler(optimizer)
         if scheduler is None:
             return optimizer
@@ -83,17 +113,32 @@ class SiameseModule(L.LightningModule):
         """Keep the configuration beside the weights."""
         checkpoint["config"] = self._config
 
-    def _step(self, split: str, batch: PairBatch) -> Tensor:
-        logits = self(batch.image1, batch.image2)
-        loss: Tensor = self.objective(logits, batch.label)
-        accuracy: BinaryAccuracy = getattr(self, f"{split}_accuracy")
-        # Decided here, not by torchmetrics, which asks for more than the threshold where the report asks for at least.
-        same = torch.sigmoid(logits.detach().float()) >= self._threshold
-        accuracy(same.int(), batch.label.int())
-        pairs = len(batch.label)
-        bar = split != "test"
-        self.log(
-            f"{split}/loss", loss.detach(), on_step=False, on_epoch=True, logger=not bar, prog_bar=bar, batch_size=pairs
-        )
-        self.log(f"{split}/acc", accuracy, on_step=False, on_epoch=True, logger=not bar, prog_bar=bar, batch_size=pairs)
+    def _loss_of_pairs(self, batch: PairBatch) -> Tensor:
+        scores = self(augment(batch.image1, self._augmentation), augment(batch.image2, self._augmentation))
+        loss: Tensor = self.objective(scores, batch.label)
+        if isinstance(self.objective, BinaryCrossEntropy):
+            # Decided here, not by torchmetrics, which asks for more than the threshold where the report asks for at
+            # least; and at 0.5 where validation is to choose, since here are no others than the training pairs.
+            threshold = self._threshold if isinstance(self._threshold, float) else 0.5
+            same = torch.sigmoid(scores.detach().float()) >= threshold
+            self.train_accuracy(same.int(), batch.label.int())
+            self.log("train/acc", self.train_accuracy, on_step=False, on_epoch=True, logger=False, prog_bar=True)
         return loss
+
+    def _loss_of_groups(self, batch: GroupBatch) -> Tensor:
+        images = torch.cat([augment(batch.images, self._augmentation) for _ in range(self._views)])
+        z_MD = self.network.embed(images)
+        loss: Tensor = self.objective(z_MD, batch.groups.repeat(self._views), batch.label)
+        return loss
+
+    def _log_scored(self, split: str) -> None:
+        scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._scored, strict=True))
+        self._scored.clear()
+        figures = {"loss": math.nan, "acc": math.nan, "auc": math.nan}
+        if not math.isnan(scores.sum()):
+            decision = choose_decision(scores, labels, self._calibration, self._threshold)
+            figures["loss"] = float(bce_with_logits(decision.calibration.logits(scores), labels).mean())
+            figures["acc"] = accuracy(decision.predict(scores), labels)
+            figures["auc"] = auc(scores, labels)
+        for name, value in figures.items():
+            self.log(f"{split}/{name}", value, logger=split == "test", prog_bar=split == "val", batch_size=len(labels))

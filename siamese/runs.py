@@ -7,7 +7,7 @@ import math
 import signal
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from siamese.config import EvalConfig, TrainConfig, read_yaml, to_plain, write_yaml
 from siamese.errors import ConfigError
@@ -118,28 +118,66 @@ class RunFolder:
             log.write("".join(traceback.format_exception(error)))
 
 
-def find_run(config: EvalConfig) -> TrainConfig:
-    """The configuration to score a finished run with: its own, with the data asked for.
+class Member(NamedTuple):
+    """A finished run to be scored: where it lies, what is recorded of it, and the configuration to score it with."""
+
+    folder: RunFolder
+    result: dict[str, Any]
+    config: TrainConfig
+
+
+def find_runs(config: EvalConfig) -> list[Member]:
+    """The finished runs that are to be scored, each with its own configuration but for the data asked for.
 
     Raises:
-        ConfigError: the folder holds no finished run, or other images than the network takes are asked for.
+        ConfigError: a folder holds no finished run with weights, the protocol asked for would score people that the run
+            was trained on, other images than the network takes are asked for, or runs that do not go together.
     """
-    path = Path(config.run)
-    result = RunFolder(path).result
+    names = [config.run] if isinstance(config.run, str) else config.run
+    if len(set(names)) < len(names) or not names:
+        raise ConfigError(f"run={list(names)}: name one folder, or several different ones")
+    members = [_find_run(name, config) for name in names]
+    first = members[0]
+    for member in members[1:]:
+        for key in ("name", "root", "split", "val_fraction", "split_seed"):
+            if getattr(member.config.data, key) != getattr(first.config.data, key):
+                raise ConfigError(
+                    f"run={member.folder.path}: its data.{key}={getattr(member.config.data, key)}, that of "
+                    f"{first.folder.path} is {getattr(first.config.data, key)}; an ensemble needs the same pairs"
+                )
+        if member.config.protocol != first.config.protocol:
+            raise ConfigError(
+                f"run={member.folder.path}: trained in another protocol or setting than {first.folder.path}; an "
+                "ensemble needs the same"
+            )
+    return members
+
+
+def _find_run(name: str, config: EvalConfig) -> Member:
+    folder = RunFolder(Path(name))
+    result = folder.result
     if result is None:
-        raise ConfigError(f"run={config.run}: no run there; name a folder that holds a result.json")
+        raise ConfigError(f"run={name}: no run there; name a folder that holds a result.json")
     if result.get("status") != "done":
         raise ConfigError(
-            f"run={config.run}: the run is not finished ({result.get('status')}); "
+            f"run={name}: the run is not finished ({result.get('status')}); "
             "finish it with train.py, its output folder and resume=true"
         )
-    trained = read_yaml(RunFolder(path).config)
+    trained = read_yaml(folder.config)
+    if "folds" in result:
+        raise ConfigError(f"run={name}: it holds a network for each fold; name the folder of one, as {name}/fold_01")
     if trained.checkpoint == "none":
-        raise ConfigError(f"run={config.run}: it was trained with checkpoint=none, so its weights were not kept")
+        raise ConfigError(f"run={name}: it was trained with checkpoint=none, so its weights were not kept")
+    wanted = config.protocol.name if config.protocol else trained.protocol.name
+    if wanted != trained.protocol.name and not (wanted == "oneshot" and trained.protocol.name == "view1"):
+        raise ConfigError(
+            f"protocol={wanted}: the run was trained in {trained.protocol.name}, on people that {wanted} tests; train "
+            f"anew with protocol={'view1' if wanted == 'oneshot' else wanted}"
+        )
     if config.data is None:
-        return trained
+        return Member(folder, result, trained)
     for key in ("image_size", "color"):
-        wanted, given = getattr(trained.data, key), getattr(config.data, key)
-        if wanted != given:
-            raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={wanted}; give the same")
-    return trained.model_copy(update={"data": config.data})
+        mine, given = getattr(trained.data, key), getattr(config.data, key)
+        if mine != given:
+            raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={mine}; give the same")
+    return Member(folder, result, trained.model_copy(update={"data": config.data}))

@@ -24,9 +24,15 @@ ROOT = Path(__file__).parent.parent
 OPTIONS = sorted(
     tuple(file.relative_to(ROOT / "conf").as_posix().removesuffix(".yaml").split("/", 1))
     for file in (ROOT / "conf").rglob("*.yaml")
-    if file.parent != ROOT / "conf" and "hydra" not in file.parts
+    if file.parent != ROOT / "conf" and "hydra" not in file.parts and file.name != "oneshot.yaml"  # for eval.py alone
 )
-"""(group, option) of every file below ``conf``."""
+"""(group, option) of every file below ``conf`` that train.py takes."""
+
+NEEDS = {
+    ("objective", "arcface"): ["protocol.setting=unrestricted"],
+    ("objective", "cosface"): ["protocol.setting=unrestricted"],
+}
+"""What an option does not work without."""
 
 TINY = SyntheticSpec(train_people=16, test_people=12, train_pairs=30, test_pairs=20, view2_pairs=20, seed=0)
 

@@ -16,7 +16,8 @@ from siamese.evaluation.calibration import (
     reliability,
 )
 from siamese.evaluation.metrics import auc, bce_with_logits, sigmoid
-from siamese.evaluation.thresholds import choose_threshold, far_of
+from siamese.evaluation.rules import far_of
+from siamese.evaluation.thresholds import choose_threshold
 
 
 def drawn(slope, intercept, n, seed=0):

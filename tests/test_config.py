@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from conftest import OPTIONS, ROOT
+from conftest import NEEDS, OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -37,7 +37,7 @@ def test_defaults_are_the_reports_first_run() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_config_file_composes(group: str, option: str) -> None:
-    assert load(f"{group}={option}")
+    assert load(f"{group}={option}", *NEEDS.get((group, option), []))
 
 
 def test_every_group_of_the_defaults_list_is_tested() -> None:

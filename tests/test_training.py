@@ -13,7 +13,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import OPTIONS, ROOT
+from conftest import NEEDS, OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -26,8 +26,10 @@ from siamese.data.module import PairDataModule
 from siamese.errors import ConfigError, DataError
 from siamese.evaluate import evaluate
 from siamese.experiment import build_optimizer, build_scheduler, train
+from siamese.folds import train_folds
+from siamese.models.build import network_of
 from siamese.module import SiameseModule
-from siamese.objectives.pairs import OBJECTIVES
+from siamese.objectives.pairs import BinaryCrossEntropy
 from siamese.runs import Interrupted, RunFolder
 from siamese.scoring import score_pairs
 from siamese.tracking import THUMBNAIL
@@ -390,7 +392,7 @@ def test_trainer_test_and_scoring_agree(finished: Finished, tmp_path: Path) -> N
     config, path, result = finished
     network = load_network(path / "checkpoints/best.ckpt", config)
     data = PairDataModule(config.data, config.batch_size, config.seed)
-    module = SiameseModule(network, OBJECTIVES["bce"](), lambda p: build_optimizer(config, p), lambda _: None)
+    module = SiameseModule(network, BinaryCrossEntropy(), lambda p: build_optimizer(config, p), lambda _: None)
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, barebones=False,
         default_root_dir=tmp_path,
@@ -458,7 +460,7 @@ def test_training_is_that_of_a_plain_loop(tiny_config: Make, tmp_path: Path) -> 
     L.seed_everything(config.seed, verbose=False)
     data = PairDataModule(config.data, config.batch_size, config.seed)
     data.setup()
-    network = experiment.build_network(configuration.to_plain(config.model), 1, 65)
+    network = network_of(config)
     adam = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
 
     def epoch(loader: Any, train: bool) -> tuple[float, float]:
@@ -499,9 +501,9 @@ def test_overfits_eight_pairs(tiny_config: Make, tmp_path: Path, optimizer: str)
     torch.manual_seed(0)
     data = PairDataModule(config.data, 8, 0)
     data.setup()
-    network = experiment.build_network(configuration.to_plain(config.model), 1, 65)
+    network = network_of(config)
     module = SiameseModule(
-        network, OBJECTIVES["bce"](), lambda p: build_optimizer(config, p), lambda o: build_scheduler(config, o)
+        network, BinaryCrossEntropy(), lambda p: build_optimizer(config, p), lambda o: build_scheduler(config, o)
     )
     rows = torch.tensor([0, 1, 2, 3, -1, -2, -3, -4])
     batch = data.transfer_batch_to_device(data.train[rows], torch.device("cpu"), 0)
@@ -517,7 +519,7 @@ def test_overfits_eight_pairs(tiny_config: Make, tmp_path: Path, optimizer: str)
     with torch.no_grad():
         logits = network.train()(batch.image1, batch.image2)
     assert ((logits > 0) == batch.label.bool()).all()
-    assert float(OBJECTIVES["bce"]()(logits, batch.label)) < 0.1
+    assert float(BinaryCrossEntropy()(logits, batch.label)) < 0.1
 
 
 def test_schedules(tiny_config: Make) -> None:
@@ -575,11 +577,16 @@ def test_every_config_file_runs(
         with pytest.raises(ConfigError, match="no GPU"):
             run(configuration.load_train(cfg), tmp_path / "run")
         return
+    elif group == "model" and option != "koch":
+        overrides = [o for o in overrides if not o.startswith("model.")] + [f"model={option}", "model.embedding_dim=8"]
+        overrides += ["model.widths=[4,8]", "model.blocks=[1,1]"] if option == "resnet" else []
     elif group != "data":
+        overrides += NEEDS.get((group, option), [])
         overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}={option}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides)
-    result = run(configuration.load_train(cfg), tmp_path / "run")
+    config = configuration.load_train(cfg)
+    result = train_folds(config, RunFolder(tmp_path / "run")) if option == "view2" else run(config, tmp_path / "run")
     assert result["status"] == "done"
     assert np.isfinite(result["test/loss"])
     assert result["outside_data"] == (option == "lfw_a")

@@ -46,6 +46,11 @@ def image_name(person: str, index: int) -> str:
     return f"{person}/{person}_{index:04d}.jpg"
 
 
+def person_of(image: str) -> str:
+    """The person whose image it is by its name: ``Name/Name_0001.jpg`` -> ``Name``."""
+    return image.rpartition("/")[0]
+
+
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """The pairs of a View 1 list, in the list's order: first the same, then the different ones.
 

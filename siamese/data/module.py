@@ -1,32 +1,51 @@
-"""Pairs as batches: the LightningDataModule over one uint8 array of all images.
+"""Images as batches: the LightningDataModule over one uint8 array of all images.
 
-Shapes: N images, P pairs, B pairs in a batch, C channels, H = W pixels.
+Shapes: N images, P pairs, B pairs in a batch, M images in a batch, C channels, H = W pixels.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from siamese.config import DataConfig
+from siamese.config import DataConfig, SamplingConfig, TrainProtocol
 from siamese.data.images import ImageArray, load_images
-from siamese.data.lists import Pair
-from siamese.data.sources import TEST_LIST, TRAIN_LIST, image_root, prepare_data, read_view1
-from siamese.data.split import stratified_split
+from siamese.data.lists import Pair, person_of
+from siamese.data.sampling import (
+    GroupBatchSampler,
+    NamedPairSampler,
+    PairBatchSampler,
+    PeopleSampler,
+    groups_of_pairs,
+)
+from siamese.data.sources import VIEW1, People, image_root, prepare_data, read_listed
+from siamese.data.split import people_split, stratified_split
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
 
 
-IndexBatch = tuple[Tensor, Tensor]
+class PairIndices(NamedTuple):
+    """A batch of pairs before its images are gathered: int64 [B, 2] rows of the image array, labels int64 [B]."""
+
+    indices: Tensor
+    labels: Tensor
+
+
+class GroupIndices(NamedTuple):
+    """A batch of groups before its images are gathered: rows int64 [M], groups int64 [M], labels as in `GroupBatch`."""
+
+    rows: Tensor
+    groups: Tensor
+    labels: Tensor
 
 
 class PairBatch(NamedTuple):
@@ -37,8 +56,20 @@ class PairBatch(NamedTuple):
     label: Tensor
 
 
+class GroupBatch(NamedTuple):
+    """Images float32 [M, C, H, W] in [0, 1] and their groups int64 [M]: equal ones are the same person.
+
+    ``label``, float32 [P], has the labels of listed pairs, of images p and P + p: P is M / 2 when the batch was made of
+    listed pairs, and 0 when it was made by names.
+    """
+
+    images: Tensor
+    groups: Tensor
+    label: Tensor
+
+
 @dataclass(frozen=True, eq=False)
-class PairSet(Dataset[IndexBatch]):
+class PairSet(Dataset[PairIndices]):
     """The usable pairs of one split: indices int64 [P, 2] into the images, labels int64 [P], names kept beside."""
 
     pairs: list[Pair]
@@ -58,74 +89,100 @@ class PairSet(Dataset[IndexBatch]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, rows: Tensor) -> IndexBatch:
-        return self.indices[rows], self.labels[rows]
+    def __getitem__(self, rows: Tensor) -> PairIndices:
+        return PairIndices(self.indices[rows], self.labels[rows])
 
 
-class PairBatchSampler(Sampler[Tensor]):
-    """Rows of a `PairSet`, a batch at a time.
+class PairsAsGroups(Dataset[GroupIndices]):
+    """A `PairSet` whose batches are groups of images of one person, as far as the pairs' labels tell."""
 
-    The order of an epoch depends on the seed and the epoch alone, so a resumed run sees what an undisturbed one
-    sees; Lightning calls ``set_epoch``. A last batch of a single pair joins the one before it: batch
-    normalization has no statistics of one.
-    """
-
-    def __init__(self, pairs: int, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(self, pairs: PairSet) -> None:
         self.pairs = pairs
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-        full, rest = divmod(pairs, batch_size)
-        self.sizes = [batch_size] * full + [rest] * (rest > 0)
-        if rest == 1 and full:
-            self.sizes[-2:] = [batch_size + 1]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self.pairs)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield int64 [B]."""
-        rows = np.arange(self.pairs)
-        if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(rows)
-        yield from torch.from_numpy(rows).split(self.sizes)
+    def __getitem__(self, rows: Tensor) -> GroupIndices:
+        indices, labels = self.pairs[rows]
+        return GroupIndices(indices.T.reshape(-1), groups_of_pairs(indices, labels), labels)
 
 
-def pair_loader(pairs: PairSet, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader[IndexBatch]:
-    """Batches of a `PairSet`: (image indices int64 [B, 2], labels int64 [B])."""
-    sampler = PairBatchSampler(len(pairs), batch_size, shuffle, seed)
+class DrawnPairs(Dataset[PairIndices]):
+    """Hands through the pairs that a `NamedPairSampler` draws."""
+
+    def __getitem__(self, drawn: tuple[Tensor, Tensor]) -> PairIndices:
+        return PairIndices(*drawn)
+
+
+class DrawnGroups(Dataset[GroupIndices]):
+    """Hands through the groups that a `GroupBatchSampler` draws."""
+
+    def __getitem__(self, drawn: tuple[Tensor, Tensor]) -> GroupIndices:
+        return GroupIndices(*drawn, torch.empty(0, dtype=torch.int64))
+
+
+def batch_loader(batches: Dataset[Any], sampler: Iterable[Any]) -> DataLoader[Any]:
+    """One item of the data set for each item of the sampler, which is a whole batch already."""
     # batch_size=None: the sampler's batches are taken as they are. No workers: there is nothing to wait for.
-    return DataLoader(pairs, sampler=sampler, batch_size=None)
+    return DataLoader(batches, sampler=sampler, batch_size=None)
+
+
+def pair_loader(pairs: PairSet, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader[PairIndices]:
+    """Batches of a `PairSet`: (image indices int64 [B, 2], labels int64 [B])."""
+    return batch_loader(pairs, PairBatchSampler(len(pairs), batch_size, shuffle, seed))
 
 
 class PairDataModule(L.LightningDataModule):
-    """View 1 of a data set in LFW's layout: pairs for training, validation and test.
+    """A protocol of a data set in LFW's layout: pairs for training, validation and test.
 
     All images are decoded once into a uint8 array (`siamese.data.images`); batches carry indices into it, and
     the images are gathered and turned into floats on the device of the trainer.
 
+    In the restricted setting training sees the listed pairs and their labels, and the names of people are not looked at
+    but to keep those of validation apart (``data.split=people``). In the unrestricted one it sees the people that the
+    protocol lists, without those of validation, or under ``data.split=pairs`` without the images of validation.
+
+    Args:
+        data: which images, and how.
+        batch_size: pairs in a batch; a batch of groups has twice as many images.
+        seed: of the order.
+        progress: show bars while decoding.
+        protocol: View 1, or a fold of View 2.
+        groups: give training batches as groups of images of one person instead of as pairs.
+        sampling: what an epoch shows of each person in the unrestricted setting.
+
     Attributes (after ``setup``):
         images: the decoded images and the excluded files; there even when ``setup`` finds nothing usable.
-        train, val, test: `PairSet`.
+        train, val, test: `PairSet`, of listed pairs.
+        people: the rows of the images of each training person; None in the restricted setting.
     """
 
-    def __init__(self, data: DataConfig, batch_size: int, seed: int, progress: bool = False) -> None:
+    def __init__(
+        self,
+        data: DataConfig,
+        batch_size: int,
+        seed: int,
+        progress: bool = False,
+        protocol: TrainProtocol = VIEW1,
+        groups: bool = False,
+        sampling: SamplingConfig | None = None,
+    ) -> None:
         super().__init__()
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
         self.progress = progress
+        self.protocol = protocol
+        self.groups = groups
+        self.sampling = sampling or SamplingConfig()
         self.images = ImageArray([], np.empty((0, 0, 0, 0), np.uint8), {})
+        self.people: list[np.ndarray[Any, np.dtype[np.int64]]] | None = None
         self._pixels = torch.empty(0, dtype=torch.uint8)
         self._is_set_up = False
 
     def prepare_data(self) -> None:
         """Render or download what is missing."""
-        prepare_data(self.data, self.progress)
+        prepare_data(self.data, self.progress, self.protocol)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the lists, decode the images, drop unusable pairs, split; later calls do nothing.
@@ -135,58 +192,97 @@ class PairDataModule(L.LightningDataModule):
         """
         if self._is_set_up:
             return
-        listed = dict(zip((TRAIN_LIST, TEST_LIST), read_view1(self.data), strict=True))
-        names = [name for pairs in listed.values() for pair in pairs for name in (pair.image1, pair.image2)]
+        listed = read_listed(self.data, self.protocol)
+        pairs = {listed.train_list: listed.train, listed.test_list: listed.test}
+        people = listed.people or {}
+        names = [name for part in pairs.values() for pair in part for name in (pair.image1, pair.image2)]
+        names += [name for images_of in people.values() for name in images_of]
         root = image_root(self.data)
         self.images = images = load_images(root, names, self.data, self.progress)
-        usable = {name: _usable(pairs, images) for name, pairs in listed.items()}
+        usable = {name: _usable(part, images) for name, part in pairs.items()}
         if images.excluded:
-            dropped = ", ".join(f"{len(listed[n]) - len(usable[n])} of {len(listed[n])} in {n}" for n in listed)
+            dropped = ", ".join(f"{len(pairs[n]) - len(usable[n])} of {len(pairs[n])} in {n}" for n in pairs)
             log.warning(
                 "%d image files unusable, pairs dropped: %s; files and reasons in excluded.csv",
                 len(images.excluded),
                 dropped,
             )
-        for name, pairs in usable.items():
-            if len({pair.label for pair in pairs}) < 2:
+        for name, part in usable.items():
+            if len({pair.label for pair in part}) < 2:
                 raise DataError(
-                    f"{root}: after dropping unusable images {len(pairs)} of {len(listed[name])} pairs of {name} "
+                    f"{root}: after dropping unusable images {len(part)} of {len(pairs[name])} pairs of {name} "
                     "are left, and not both of a same and a different pair; check data.root (excluded.csv has "
                     "the reason for each file)" + _example(images)
                 )
         row = {name: index for index, name in enumerate(images.names)}
-        train_pairs = usable[TRAIN_LIST]
-        labels = np.array([pair.label for pair in train_pairs])
-        kept, held_out = stratified_split(labels, self.data.val_fraction, self.data.split_seed)
+        train_pairs = usable[listed.train_list]
+        kept, held_out = self._split(train_pairs)
         self.train = PairSet.of([train_pairs[i] for i in kept], row)
         self.val = PairSet.of([train_pairs[i] for i in held_out], row)
-        self.test = PairSet.of(usable[TEST_LIST], row)
+        self.test = PairSet.of(usable[listed.test_list], row)
+        if listed.people is not None:
+            self.people = self._training_people(listed.people, row)
         self._pixels = torch.from_numpy(images.pixels)
         self._is_set_up = True
+
+    def _split(self, pairs: list[Pair]) -> tuple[Iterable[int], Iterable[int]]:
+        if self.data.split == "people":
+            return people_split(pairs, self.data.val_fraction, self.data.split_seed)
+        labels = np.array([pair.label for pair in pairs])
+        return stratified_split(labels, self.data.val_fraction, self.data.split_seed)
+
+    def _training_people(self, people: People, row: dict[str, int]) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+        """The rows of the usable images of each person, without what belongs to validation."""
+        held_out = {name for pair in self.val.pairs for name in (pair.image1, pair.image2)}
+        names = {person_of(name) for name in held_out} if self.data.split == "people" else set()
+        found = [
+            np.array([row[image] for image in images if image in row and image not in held_out], dtype=np.int64)
+            for name, images in people.items()
+            if name not in names
+        ]
+        enough = [rows for rows in found if len(rows) >= self.sampling.min_images]
+        if len(enough) < 2 or max(map(len, enough)) < 2:
+            raise DataError(
+                f"{image_root(self.data)}: {len(enough)} people with at least sampling.min_images="
+                f"{self.sampling.min_images} usable images are left for training, and there must be two people, one "
+                "of them with two images; check data.root (excluded.csv has the reason for each file)"
+            )
+        return enough
 
     @property
     def pixels(self) -> Tensor:
         """All images, uint8 [N, C, H, W], on the device last used."""
         return self._pixels
 
-    def train_dataloader(self) -> DataLoader[IndexBatch]:
-        """Training pairs in a new order every epoch."""
-        return pair_loader(self.train, self.batch_size, shuffle=True, seed=self.seed)
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training pairs, or groups, in a new order every epoch."""
+        if self.people is not None:
+            by_name: type[PeopleSampler] = GroupBatchSampler if self.groups else NamedPairSampler
+            sampler = by_name(self.people, self.batch_size, self.sampling, self.seed)
+            return batch_loader(DrawnGroups() if self.groups else DrawnPairs(), sampler)
+        pairs = PairsAsGroups(self.train) if self.groups else self.train
+        return batch_loader(pairs, PairBatchSampler(len(self.train), self.batch_size, shuffle=True, seed=self.seed))
 
-    def val_dataloader(self) -> DataLoader[IndexBatch]:
+    def val_dataloader(self) -> DataLoader[PairIndices]:
         """Validation pairs in order."""
         return pair_loader(self.val, self.batch_size)
 
-    def test_dataloader(self) -> DataLoader[IndexBatch]:
+    def test_dataloader(self) -> DataLoader[PairIndices]:
         """Test pairs in order."""
         return pair_loader(self.test, self.batch_size)
 
-    def transfer_batch_to_device(self, batch: IndexBatch, device: torch.device, dataloader_idx: int) -> PairBatch:
+    def transfer_batch_to_device(
+        self, batch: PairIndices | GroupIndices, device: torch.device, dataloader_idx: int
+    ) -> PairBatch | GroupBatch:
         """Gather the images of a batch of indices on ``device``; the array is moved there at first use."""
         if self._pixels.device != device:
             self._pixels = self._pixels.to(device)
-        indices, labels = (part.to(device, non_blocking=True) for part in batch)
-        return PairBatch(to_float(self._pixels[indices[:, 0]]), to_float(self._pixels[indices[:, 1]]), labels.float())
+        first, *rest = (part.to(device, non_blocking=True) for part in batch)
+        if isinstance(batch, GroupIndices):
+            groups, labels = rest
+            return GroupBatch(to_float(self._pixels[first]), groups, labels.float())
+        (labels,) = rest
+        return PairBatch(to_float(self._pixels[first[:, 0]]), to_float(self._pixels[first[:, 1]]), labels.float())
 
 
 def to_float(pixels: Tensor) -> Tensor:

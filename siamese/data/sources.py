@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese.config import DOWNLOADED_ROOT, DataConfig, LfwData, SyntheticData
-from siamese.data.lists import Pair, read_pairs
+from siamese.config import (
+    DOWNLOADED_ROOT,
+    DataConfig,
+    LfwData,
+    OneShotProtocol,
+    SyntheticData,
+    TrainProtocol,
+    View1Protocol,
+    View2Protocol,
+)
+from siamese.data.lists import Pair, image_name, person_of, read_folds, read_pairs, read_people
 from siamese.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,6 +26,15 @@ if TYPE_CHECKING:
 
 TRAIN_LIST = "pairsDevTrain.txt"
 TEST_LIST = "pairsDevTest.txt"
+TRAIN_PEOPLE_LIST = "peopleDevTrain.txt"
+TEST_PEOPLE_LIST = "peopleDevTest.txt"
+FOLDS_LIST = "pairs.txt"
+FOLDS_PEOPLE_LIST = "people.txt"
+
+VIEW1 = View1Protocol(name="view1")
+
+People = dict[str, list[str]]
+"""Names of people -> their images, relative to the image folder."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +66,92 @@ def image_root(data: DataConfig) -> Path:
     return Path(data.root) / LAYOUTS[data.name].images
 
 
-def read_view1(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
-    """The pairs of View 1: (training and validation, test).
+@dataclass(frozen=True)
+class Listed:
+    """What the lists of a protocol give.
+
+    Attributes:
+        train: pairs for training and validation.
+        test: pairs to be scored.
+        people: the people whose names may form further training pairs; None in the restricted setting.
+        train_list, test_list: where the pairs stand, for messages.
+    """
+
+    train: list[Pair]
+    test: list[Pair]
+    people: People | None
+    train_list: str
+    test_list: str
+
+
+def read_listed(data: DataConfig, protocol: TrainProtocol) -> Listed:
+    """The pairs and the people of View 1, or of one fold of View 2.
 
     Raises:
-        DataError: a list is missing or malformed.
+        DataError: a list is missing or malformed, there is no such fold, or a person of the test set is among those
+            to be trained on.
     """
     root = Path(data.root)
-    return read_pairs(root / TRAIN_LIST), read_pairs(root / TEST_LIST)
+    named = protocol.setting == "unrestricted"
+    if isinstance(protocol, View1Protocol):
+        train, test = read_pairs(root / TRAIN_LIST), read_pairs(root / TEST_LIST)
+        people = _merged(read_people(root / TRAIN_PEOPLE_LIST)) if named else None
+        return Listed(train, test, _without_test_people(people, test, TRAIN_PEOPLE_LIST), TRAIN_LIST, TEST_LIST)
+    folds = read_folds(root / FOLDS_LIST)
+    if protocol.fold is None:
+        raise ValueError("a fold of View 2 must be named")
+    others = [k for k in range(len(folds)) if k != _fold_index(protocol.fold, len(folds))]
+    test = folds[protocol.fold - 1]
+    people = None
+    if named:
+        subsets = read_people(root / FOLDS_PEOPLE_LIST)
+        if len(subsets) != len(folds):
+            raise DataError(
+                f"{root / FOLDS_PEOPLE_LIST}: {len(subsets)} subsets for the {len(folds)} folds of {FOLDS_LIST}; "
+                "take both lists from one source"
+            )
+        people = _merged([subsets[k] for k in others])
+    train = [pair for k in others for pair in folds[k]]
+    where = f"{FOLDS_LIST}, fold {protocol.fold}"
+    return Listed(
+        train, test, _without_test_people(people, test, FOLDS_PEOPLE_LIST), f"{FOLDS_LIST}, the other folds", where
+    )
 
 
-def check_data(data: DataConfig) -> None:
-    """Make sure that the data set is there or can be made, without making it.
+def count_folds(data: DataConfig) -> int:
+    """The number of folds of View 2's list; errors as of `siamese.data.lists.read_folds`."""
+    return len(read_folds(Path(data.root) / FOLDS_LIST))
+
+
+def read_test_people(data: DataConfig) -> People:
+    """The people of View 1's test set; errors as of `siamese.data.lists.read_people`."""
+    return _merged(read_people(Path(data.root) / TEST_PEOPLE_LIST))
+
+
+def _merged(subsets: list[dict[str, int]]) -> People:
+    return {
+        name: [image_name(name, index) for index in range(1, count + 1)]
+        for subset in subsets
+        for name, count in subset.items()
+    }
+
+
+def _without_test_people(people: People | None, test: list[Pair], source: str) -> People | None:
+    """The people as they are; the official lists share nobody, and others must not."""
+    both = {person_of(name) for pair in test for name in pair[:2]} & set(people or ())
+    if both:
+        raise DataError(f"{source}: {len(both)} of its people are in the test pairs too ({min(both)}); mend the list")
+    return people
+
+
+def _fold_index(fold: int, folds: int) -> int:
+    if fold > folds:
+        raise DataError(f"protocol.fold={fold}: {FOLDS_LIST} has {folds} folds; give 1 to {folds}, or null for all")
+    return fold - 1
+
+
+def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIEW1) -> None:
+    """Make sure that the data set is there, with the protocol's lists, or can be made, without making it.
 
     Raises:
         DataError: what is missing, and the remedy.
@@ -74,27 +166,37 @@ def check_data(data: DataConfig) -> None:
             f"data.root={data.root}: no such folder; set data.root or the environment variable LFW_ROOT to the "
             f"folder that holds {LAYOUTS[data.name].images}/ and the pair lists, or use data=synthetic"
         )
-    missing = _missing(data)
-    if missing and not may_fetch:
+    missing = _missing(data, protocol)
+    by_hand = [name for name in missing if name.startswith("people")]  # the lists of people are nowhere to be had
+    if missing and (by_hand or not may_fetch):
+        missing = by_hand or missing
         paths = ", ".join(str(root / name) for name in missing)
-        remedy = "give data.download=true" if LAYOUTS[data.name].archive else "it can only be placed there by hand"
+        can_fetch = LAYOUTS[data.name].archive and not by_hand
+        remedy = "give data.download=true" if can_fetch else "it can only be placed there by hand"
         raise DataError(f"data={data.name}: {paths} missing; {remedy} (README: Data)")
-    if not missing:
-        read_view1(data)
+    if missing:
+        return
+    if isinstance(protocol, OneShotProtocol):
+        read_test_people(data)
+    elif isinstance(protocol, View2Protocol) and protocol.fold is None:
+        for fold in range(1, count_folds(data) + 1):
+            read_listed(data, protocol.model_copy(update={"fold": fold}))
+    else:
+        read_listed(data, protocol)
 
 
-def prepare_data(data: DataConfig, progress: bool = False) -> None:
+def prepare_data(data: DataConfig, progress: bool = False, protocol: TrainProtocol | OneShotProtocol = VIEW1) -> None:
     """Make the data set if it is not there: draw the synthetic faces, download LFW; ``progress`` shows a bar.
 
     Raises:
         DataError: what is missing, what failed, and the remedy.
     """
-    check_data(data)
+    check_data(data, protocol)
     if isinstance(data, SyntheticData):
         from siamese.data.synthetic import write_lfw_tree
 
         write_lfw_tree(Path(data.root), _synthetic_spec(data), progress=progress)
-    elif missing := _missing(data):
+    elif missing := _missing(data, protocol):
         from siamese.data.download import download_lfw
 
         archive = LAYOUTS[data.name].archive
@@ -114,8 +216,18 @@ def _synthetic_spec(data: SyntheticData) -> SyntheticSpec:
     return SyntheticSpec(**{field.name: getattr(data, field.name) for field in dataclasses.fields(SyntheticSpec)})
 
 
-def _missing(data: LfwData) -> Sequence[str]:
+def _lists(protocol: TrainProtocol | OneShotProtocol) -> list[str]:
+    """The list files that a protocol reads."""
+    if isinstance(protocol, OneShotProtocol):
+        return [TEST_PEOPLE_LIST]
+    named = protocol.setting == "unrestricted"
+    if isinstance(protocol, View2Protocol):
+        return [FOLDS_LIST, *[FOLDS_PEOPLE_LIST] * named]
+    return [TRAIN_LIST, TEST_LIST, *[TRAIN_PEOPLE_LIST] * named]
+
+
+def _missing(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> Sequence[str]:
     root = Path(data.root)
     folder = LAYOUTS[data.name].images
     missing = [] if (root / folder).is_dir() else [folder]
-    return missing + [name for name in (TRAIN_LIST, TEST_LIST) if not (root / name).is_file()]
+    return missing + [name for name in _lists(protocol) if not (root / name).is_file()]

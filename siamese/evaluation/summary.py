@@ -6,6 +6,7 @@ import math
 
 from numpy.typing import ArrayLike
 
+from siamese.evaluation.calibration import brier, ece
 from siamese.evaluation.intervals import Interval, auc_interval, bootstrap_interval, mean_interval, wilson
 from siamese.evaluation.metrics import auc, bce_with_logits, confusion, eer, sigmoid
 
@@ -24,9 +25,9 @@ def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> d
         threshold: on the probability, in [0, 1].
 
     Returns:
-        ``loss``, ``acc``, ``auc``, ``eer`` (float); ``loss_ci``, ``acc_ci``, ``auc_ci``, ``eer_ci`` ([low,
-        high]); ``tp``, ``fp``, ``tn``, ``fn`` (int). Plain Python numbers; None, since JSON has no nan, where
-        a figure is not defined: AUC and EER without both classes, an interval with too few pairs.
+        ``loss``, ``acc``, ``auc``, ``eer``, ``brier``, ``ece`` (float); ``loss_ci``, ``acc_ci``, ``auc_ci``,
+        ``eer_ci`` ([low, high]); ``tp``, ``fp``, ``tn``, ``fn`` (int). Plain Python numbers; None, since JSON has no
+        nan, where a figure is not defined: AUC and EER without both classes, an interval with too few pairs.
 
     Raises:
         ValueError: as in `siamese.evaluation.metrics`, or an impossible threshold.
@@ -34,7 +35,8 @@ def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> d
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie in [0, 1]: it is one on the probability")
     losses = bce_with_logits(logits, labels)
-    counts = confusion(sigmoid(logits) >= threshold, labels)
+    probabilities = sigmoid(logits)
+    counts = confusion(probabilities >= threshold, labels)
     right, n = counts.tp + counts.tn, sum(counts)
     # AUC and EER from the logits: where the sigmoid rounds to 0 or 1 the probabilities have lost their order.
     return {
@@ -46,6 +48,8 @@ def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> d
         "auc_ci": _ends(auc_interval(logits, labels)),
         "eer": _or_none(eer(logits, labels)),
         "eer_ci": _ends(bootstrap_interval(eer, logits, labels)),
+        "brier": brier(probabilities, labels),
+        "ece": ece(probabilities, labels),
         **counts._asdict(),
     }
 

@@ -5,34 +5,11 @@ A threshold ``t`` is used as "same if score >= t". Scores and labels as in `siam
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from siamese.evaluation.metrics import roc_curve
-
-RULES = "accuracy, eer, or far:RATE with a false accept rate between 0 and 1, as far:0.01"
-
-_FAR = re.compile(r"far:(?P<rate>[0-9.eE+-]+)")
-
-
-def far_of(rule: str) -> float | None:
-    """The false accept rate that a rule asks for; None for the other two.
-
-    Raises:
-        ValueError: not one of `RULES`.
-    """
-    if rule in ("accuracy", "eer"):
-        return None
-    found = _FAR.fullmatch(rule)
-    try:
-        rate = float(found["rate"]) if found else -1.0
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < 1:
-        raise ValueError(f"{rule!r} is no rule for a threshold: give {RULES}")
-    return rate
+from siamese.evaluation.rules import far_of
 
 
 def choose_threshold(scores: ArrayLike, labels: ArrayLike, rule: str) -> float:
@@ -64,7 +41,7 @@ def choose_threshold(scores: ArrayLike, labels: ArrayLike, rule: str) -> float:
     return _above(thresholds, point)
 
 
-def _above(thresholds: np.ndarray, point: int) -> float:
+def _above(thresholds: NDArray[np.float64], point: int) -> float:
     """Midway between the lowest score accepted at an ROC point and the highest refused one."""
     if point == len(thresholds) - 1:
         return float(thresholds[point])  # every pair is accepted

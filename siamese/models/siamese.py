@@ -5,6 +5,8 @@ Shapes: B pairs, C channels, H = W pixels, D embedding dimensions.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.models.encoder import Encoder
@@ -29,20 +31,50 @@ class L1Head(nn.Module):
         return logit_B
 
 
-class SiameseNetwork(nn.Module):
-    """One encoder applied to both images, and a head that scores the pair of embeddings."""
+class CosineHead(nn.Module):
+    """The cosine of the angle between both embeddings, in float32."""
 
-    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+    def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
+        """Embeddings of both images [B, D] -> scores [B] in [-1, 1]."""
+        return F.cosine_similarity(z1_BD.float(), z2_BD.float())
+
+
+class EuclideanHead(nn.Module):
+    """The Euclidean distance of both embeddings, in float32, with the sign that makes higher mean more alike."""
+
+    def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
+        """Embeddings of both images [B, D] -> scores [B], at most 0."""
+        distance_B: Tensor = torch.linalg.vector_norm(z1_BD.float() - z2_BD.float(), dim=1)
+        return -distance_B
+
+
+class SiameseNetwork(nn.Module):
+    """One encoder applied to both images, and a head that scores the pair of embeddings.
+
+    Args:
+        encoder: images -> embeddings.
+        head: both embeddings of each pair -> scores.
+        flip_average: in evaluation mode, embed an image as the mean of the embeddings of it and of its mirror image.
+    """
+
+    def __init__(self, encoder: Encoder, head: nn.Module, flip_average: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.flip_average = flip_average
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
         """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]."""
         z_BD: Tensor = self.encoder(x_BCHW)
+        if self.flip_average and not self.training:
+            z_BD = (z_BD + self.encoder(x_BCHW.flip(-1))) / 2
         return z_BD
 
     def forward(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> Tensor:
-        """Both images of each pair -> logits [B]."""
-        logit_B: Tensor = self.head(*self.encoder.twins(x1_BCHW, x2_BCHW))
-        return logit_B
+        """Both images of each pair -> scores [B]: logits where the head is an `L1Head`."""
+        if self.flip_average and not self.training:
+            z1_BD, z2_BD = self.embed(x1_BCHW), self.embed(x2_BCHW)
+        else:
+            z1_BD, z2_BD = self.encoder.twins(x1_BCHW, x2_BCHW)
+        score_B: Tensor = self.head(z1_BD, z2_BD)
+        return score_B

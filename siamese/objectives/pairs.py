@@ -1,7 +1,11 @@
-"""Losses on labelled pairs."""
+"""Losses on labelled pairs.
+
+Shapes: B pairs, D embedding dimensions.
+"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,4 +22,24 @@ class BinaryCrossEntropy(nn.Module):
         return F.binary_cross_entropy_with_logits(logit_B.float(), label_B.float())
 
 
-OBJECTIVES = {"bce": BinaryCrossEntropy}
+class Contrastive(nn.Module):
+    """The contrastive loss of Hadsell, Chopra and LeCun (2006), eq. 4, averaged over the batch.
+
+    ``d ** 2 / 2`` for a same pair and ``max(0, margin - d) ** 2 / 2`` for a different one. The distance d comes from
+    the score of the network's head: ``1 - score`` of a cosine, ``-score`` of a `siamese.models.siamese.EuclideanHead`.
+
+    Args:
+        distance: ``cosine`` or ``euclidean``.
+        margin: distance from which a different pair costs nothing.
+    """
+
+    def __init__(self, distance: str, margin: float) -> None:
+        super().__init__()
+        self.offset = {"cosine": 1.0, "euclidean": 0.0}[distance]
+        self.margin = margin
+
+    def forward(self, score_B: Tensor, label_B: Tensor) -> Tensor:
+        """Scores [B] of any float type, labels [B] (1 = same person) -> scalar float32."""
+        d_B = self.offset - score_B.float()
+        apart_B = F.relu(self.margin - d_B)
+        return torch.where(label_B == 1, d_B, apart_B).square().mean() / 2

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 OUTCOMES = ("tp", "fp", "tn", "fn")
-HISTORY_COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr", "seconds")
+HISTORY_COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "val/auc", "lr", "seconds")
 """The columns of ``history.csv``; epochs count from 1, ``lr`` is the one the epoch was trained with."""
 
 

@@ -187,7 +187,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     sizes = {"training": result.get("n_train"), "validation": result.get("n_val"), "test": result.get("n_test")}
     facts = [
         ("Data set", dataset and f"{titled(dataset, DATASETS)} (data={dataset})"),
-        ("Scored run", result.get("run")),
+        (
+            "Scored run",
+            result.get("run") if isinstance(result.get("run"), str) else " · ".join(result.get("run") or ()),
+        ),
         ("Trained on", titled(result["trained_on"], DATASETS) if "trained_on" in result else None),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if isinstance(size, int))),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),

@@ -1,0 +1,31 @@
+"""From the configuration to a loss; add a new objective here and in `siamese.config`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from siamese.config import (
+    AngularMarginObjective,
+    ContrastiveObjective,
+    NtxentObjective,
+    ObjectiveConfig,
+    TripletObjective,
+)
+from siamese.objectives.pairs import BinaryCrossEntropy, Contrastive
+
+
+def build_objective(config: ObjectiveConfig, embedding_dim: int, people: int = 0) -> nn.Module:
+    """The configured loss; ``people`` is the number of training people, where names may be used."""
+    if isinstance(config, ContrastiveObjective):
+        return Contrastive(config.distance, config.margin)
+    if config.name == "bce":
+        return BinaryCrossEntropy()
+    from siamese.objectives.groups import AngularMargin, NTXent, Triplet  # scipy and scikit-learn come with them
+
+    match config:
+        case NtxentObjective():
+            return NTXent(config.temperature, config.pair_weight)
+        case TripletObjective():
+            return Triplet(config.distance, config.margin, config.mining)
+        case AngularMarginObjective():
+            return AngularMargin(config.name, people, embedding_dim, config.margin, config.scale)

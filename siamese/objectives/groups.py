@@ -1,0 +1,107 @@
+"""Losses on a batch of images of many people, where images of one group are of one person.
+
+Composed of the parts of pytorch-metric-learning: distance, miner, loss. All compute in float32, whatever the network's
+precision, and give 0 for a batch that has nothing to compare.
+
+Shapes: M images, P listed pairs, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
+from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SupConLoss, TripletMarginLoss
+from pytorch_metric_learning.miners import TripletMarginMiner
+from torch import Tensor, nn
+
+
+class NTXent(nn.Module):
+    """Each image finds those of its person among all others of the batch.
+
+    The cross-entropy of a softmax over the cosines with all other images, divided by the temperature, averaged over the
+    positives of an image and then over the images that have some (Khosla et al. 2020, eq. 2, "out"; with two
+    views and no labels the NT-Xent of Chen et al. 2020).
+
+    With ``pair_weight`` the binary cross-entropy of the listed pairs is added, so that the different ones among them
+    count for more than one of many negatives. Their logit is ``scale * cosine + offset``, both learned, from 10 and -5.
+
+    Args:
+        temperature: above 0.
+        pair_weight: 0 leaves the listed pairs to the first part.
+    """
+
+    def __init__(self, temperature: float, pair_weight: float = 0.0) -> None:
+        super().__init__()
+        self.loss = SupConLoss(temperature, distance=CosineSimilarity())
+        self.pair_weight = pair_weight
+        if pair_weight:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+            self.offset = nn.Parameter(torch.tensor(-5.0))
+
+    def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
+        """Embeddings [M, D], groups int64 [M], labels [P] of the pairs (p, P + p) -> scalar float32."""
+        z_MD = z_MD.float()
+        total: Tensor = self.loss(z_MD, groups_M)
+        pairs = len(label_P)
+        if self.pair_weight and pairs:
+            cosine_P = F.cosine_similarity(z_MD[:pairs], z_MD[pairs : 2 * pairs])
+            logit_P = self.log_scale.exp() * cosine_P + self.offset
+            total = total + self.pair_weight * F.binary_cross_entropy_with_logits(logit_P, label_P)
+        return total
+
+
+class Triplet(nn.Module):
+    """The triplet loss of Schroff, Kalenichenko and Philbin (2015), eq. 1, with a margin on the distance itself.
+
+    ``max(0, d(anchor, positive) - d(anchor, negative) + margin)``, averaged over the triplets of the batch that cost
+    something. The distance is that of embeddings scaled to length 1, not squared; or their cosine.
+
+    Args:
+        distance: ``euclidean`` or ``cosine``.
+        margin: above 0.
+        mining: ``all`` triplets within the margin; ``semihard``, those whose negative is farther than the positive; or
+            ``hard``, those whose negative is nearer.
+    """
+
+    def __init__(self, distance: str, margin: float, mining: str) -> None:
+        super().__init__()
+        measure = {"euclidean": LpDistance, "cosine": CosineSimilarity}[distance]
+        self.miner = TripletMarginMiner(margin, type_of_triplets=mining, distance=measure())
+        self.loss = TripletMarginLoss(margin, distance=measure())
+
+    def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
+        """Embeddings [M, D], groups int64 [M] -> scalar float32."""
+        z_MD = z_MD.float()
+        total: Tensor = self.loss(z_MD, groups_M, self.miner(z_MD, groups_M))
+        return total
+
+
+class AngularMargin(nn.Module):
+    """Classification of the training people by the angle to a learned centre of each, with a margin for the right one.
+
+    The cross-entropy of ``scale * cos(angle + margin)`` (ArcFace, Deng et al. 2019, eq. 3) or of
+    ``scale * (cos(angle) - margin)`` (CosFace, Wang et al. 2018, eq. 4) against ``scale * cos(angle)`` of all others.
+
+    Args:
+        kind: ``arcface`` or ``cosface``.
+        people: number of training people; groups are numbers below it.
+        embedding_dim: D.
+        margin: radians (arcface), or a cosine (cosface).
+        scale: above 0.
+    """
+
+    def __init__(self, kind: str, people: int, embedding_dim: int, margin: float, scale: float) -> None:
+        super().__init__()
+        self.loss = (
+            ArcFaceLoss(people, embedding_dim, margin=math.degrees(margin), scale=scale)
+            if kind == "arcface"
+            else CosFaceLoss(people, embedding_dim, margin=margin, scale=scale)
+        )
+
+    def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
+        """Embeddings [M, D], groups int64 [M] -> scalar float32."""
+        total: Tensor = self.loss(z_MD.float(), groups_M)
+        return total
