@@ -46,6 +46,8 @@ def build_report(folder: Path) -> Path:
         ConfigError: there is no run.
     """
     if (folder / "result.json").is_file():
+        for fold in folder.glob("fold_*/result.json"):
+            write_run_report(fold.parent)
         return write_run_report(folder)
     jobs = read_jobs(folder) if folder.is_dir() else []
     for job in jobs:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+from torch import nn
 
 from siamese.config import TrainConfig
 from siamese.errors import DataError
 from siamese.files import replacing
+from siamese.models.backends import BACKENDS
 from siamese.models.build import network_of
 from siamese.models.siamese import SiameseNetwork
 
@@ -78,6 +80,29 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
     except RuntimeError as error:
         raise DataError(f"{source}: its weights do not fit the run's config.yaml ({_first_line(error)})") from None
     return network.eval()
+
+
+def save_backend(head: nn.Module, file: Path) -> None:
+    """Write a fitted head (`siamese.models.backends`) all or nothing; its folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        torch.save(head.state_dict(), temporary)
+
+
+def load_backend(file: Path, name: str, embedding_dim: int) -> nn.Module:
+    """The head that `save_backend` wrote.
+
+    Raises:
+        DataError: the file is missing, damaged, or of another kind or size.
+    """
+    head = BACKENDS[name](embedding_dim)
+    try:
+        head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file; give backend={name} to eval.py, which fits it anew") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: is no fitted backend={name} ({_first_line(error)}); give it to eval.py") from None
+    return head
 
 
 def _first_line(error: BaseException) -> str:

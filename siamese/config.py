@@ -188,6 +188,13 @@ class AugmentationConfig(Section):
     erase_size: float = Field(0.4, gt=0, lt=1, description="largest side of that rectangle, as a share of the image's")
 
 
+class BackendConfig(Section):
+    """What scores a pair of embeddings of the finished network."""
+
+    name: Literal["network", "l1", "lda", "plda"]
+    shrinkage: float = Field(0.1, gt=0, le=1)
+
+
 class SamplingConfig(Section):
     """What an epoch shows of each person where names may be used."""
 
@@ -340,6 +347,7 @@ class TrainConfig(Section):
     model: ModelConfig
     objective: ObjectiveConfig
     augmentation: AugmentationConfig = AugmentationConfig()
+    backend: BackendConfig = BackendConfig(name="network")
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
@@ -357,14 +365,18 @@ class TrainConfig(Section):
         """``calibration`` with ``auto`` filled in: only the binary cross-entropy trains probabilities by itself."""
         if self.calibration != "auto":
             return self.calibration
-        return "none" if self.objective.name == "bce" else "platt"
+        return "none" if self._scores_are_logits else "platt"
+
+    @property
+    def _scores_are_logits(self) -> bool:
+        return self.objective.name == "bce" and self.backend.name == "network"
 
     @model_validator(mode="after")
     def _scores_become_probabilities(self) -> TrainConfig:
-        if self.calibration in ("none", "temperature") and self.objective.name != "bce":
+        if self.calibration in ("none", "temperature") and not self._scores_are_logits:
             raise ValueError(
-                f"calibration={self.calibration}: objective={self.objective.name} gives similarities, not logits; "
-                "give calibration=platt"
+                f"calibration={self.calibration}: objective={self.objective.name} with backend={self.backend.name} "
+                "gives similarities, not logits; give calibration=platt"
             )
         return self
 
@@ -413,6 +425,7 @@ class EvalConfig(Section):
     run: Label | list[Label]
     data: DataConfig | None = None
     protocol: EvalProtocol | None = None
+    backend: BackendConfig | None = None
 
 
 # --- from Hydra, from disk --------------------------------------------------------------------------------
@@ -498,7 +511,12 @@ def _explain(detail: Any, plain: Any, schema: type[Section]) -> str:
     path, node = [], plain
     for part in detail["loc"]:
         # In the location pydantic names the branch of a union too; only what is in the configuration is a key.
-        if isinstance(part, int) or (isinstance(node, dict) and part in node) or part == detail["loc"][-1]:
+        is_branch = isinstance(node, dict) and part == node.get("name") and part not in node
+        if (
+            isinstance(part, int)
+            or (isinstance(node, dict) and part in node)
+            or (part == detail["loc"][-1] and not is_branch)
+        ):
             path.append(str(part))
             node = node.get(part) if isinstance(node, dict) else None
     key, kind = ".".join(path), detail["type"]
@@ -506,6 +524,8 @@ def _explain(detail: Any, plain: Any, schema: type[Section]) -> str:
         return _unknown_key(key, _known_keys(schema, plain, path[:-1]))
     if kind == "missing":
         return f"{key} is missing"
+    if kind == "union_tag_invalid":
+        return f"{key}={detail['ctx']['tag']} is not possible here; give one of {detail['ctx']['expected_tags']}"
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message

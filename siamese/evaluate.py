@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siamese.checkpoints import load_network
+from siamese.checkpoints import load_backend, load_network
 from siamese.config import EvalConfig, OneShotProtocol
 from siamese.data.images import load_images
 from siamese.data.lists import Pair
+from siamese.data.module import PairDataModule
 from siamese.data.sources import image_root, read_test_people
 from siamese.errors import DataError
 from siamese.evaluation.calibration import Calibration
@@ -24,9 +25,10 @@ from siamese.evaluation.identification import draw_trials, identification_accura
 from siamese.experiment import announce, describe, judge, load_data, score_splits
 from siamese.files import write_csv_atomically
 from siamese.hardware import pick_device, recorded_arithmetic
+from siamese.models.siamese import SiameseNetwork
 from siamese.report.run import write_run_report
 from siamese.runs import Member, RunFolder, find_runs
-from siamese.scoring import score_pairs
+from siamese.scoring import fit_backend, score_pairs
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,12 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
     """
     started = time.perf_counter()
     members = find_runs(config)
+    refit = config.backend is not None
     start_evaluation(members, config, folder)
     if isinstance(config.protocol, OneShotProtocol):
-        identify(members, config.protocol, folder)
+        identify(members, refit, config.protocol, folder)
     else:
-        verify(members, folder)
+        verify(members, refit, folder)
     result = folder.record(status="done", total_seconds=round(time.perf_counter() - started, 2))
     log.info("report: %s", write_run_report(folder.path))
     return result
@@ -73,8 +76,8 @@ def start_evaluation(members: list[Member], config: EvalConfig, folder: RunFolde
     )
 
 
-def verify(members: list[Member], folder: RunFolder) -> None:
-    """Score the validation and test pairs and record the figures."""
+def verify(members: list[Member], refit: bool, folder: RunFolder) -> None:
+    """Score the validation and test pairs and record the figures; ``refit`` as of `load_scorer`."""
     first = members[0]
     scored: list[dict[str, NDArray[np.floating]]] = []
     pairs: list[list[Pair]] = []
@@ -83,19 +86,44 @@ def verify(members: list[Member], folder: RunFolder) -> None:
         pairs.append(data.val.pairs + data.test.pairs)
         if pairs[-1] != pairs[0]:
             raise DataError(f"{member.folder.path}: other images are unusable for it than for {first.folder.path}")
-        arithmetic = recorded_arithmetic(member.result)
-        network = load_network(member.folder.best, member.config, arithmetic.dft)
-        scored.append(score_splits(network, data, pick_device(member.config), arithmetic.bf16))
-    if len(members) == 1:
-        scores, decision = scored[0], decision_of(first.result)
-    else:
-        lines = [decision_of(member.result).calibration for member in members]
-        scores = {
-            split: np.mean([line.logits(one[split]) for line, one in zip(lines, scored, strict=True)], axis=0)
-            for split in scored[0]
-        }
-        decision = choose_decision(scores["val"], data.val.labels.numpy(), "platt", first.config.threshold)
+        network = load_scorer(member, refit, data)
+        scored.append(score_splits(network, data, pick_device(member.config), recorded_arithmetic(member.result).bf16))
+    labels = data.val.labels.numpy()
+    decisions = [
+        choose_decision(one["val"], labels, member.config.fitted_calibration, member.config.threshold)
+        if refit
+        else decision_of(member.result)
+        for member, one in zip(members, scored, strict=True)
+    ]
+    scores, decision = scored[0], decisions[0]
+    if len(members) > 1:
+        logits = [{k: own.calibration.logits(one[k]) for k in one} for own, one in zip(decisions, scored, strict=True)]
+        scores = {split: np.mean([one[split] for one in logits], axis=0) for split in scores}
+        decision = choose_decision(scores["val"], labels, "platt", first.config.threshold)
     announce(folder.record(**judge(scores, data, decision, first.config.threshold, folder)))
+
+
+def load_scorer(member: Member, refit: bool, data: PairDataModule | None = None) -> SiameseNetwork:
+    """A run's best network with the head that scores.
+
+    Args:
+        member: the run, and with which back end to score it.
+        refit: fit that back end to the training images of ``data`` instead of loading what the run has saved.
+        data: of the run, set up; needed to fit.
+
+    Raises:
+        DataError: a file of the run cannot be used.
+    """
+    arithmetic, backend = recorded_arithmetic(member.result), member.config.backend
+    network = load_network(member.folder.best, member.config, arithmetic.dft)
+    if backend.name == "network":
+        return network
+    if refit:
+        assert data is not None
+        network.head = fit_backend(backend, network, data, pick_device(member.config), arithmetic.bf16)
+    else:
+        network.head = load_backend(member.folder.backend, backend.name, network.encoder.embedding_dim)
+    return network
 
 
 def decision_of(result: dict[str, Any]) -> Decision:
@@ -105,7 +133,7 @@ def decision_of(result: dict[str, Any]) -> Decision:
     )
 
 
-def identify(members: list[Member], protocol: OneShotProtocol, folder: RunFolder) -> None:
+def identify(members: list[Member], refit: bool, protocol: OneShotProtocol, folder: RunFolder) -> None:
     """N-way one-shot trials among the test people, beside the nearest in pixels.
 
     Writes ``oneshot.csv`` and, into ``result.json``, ``oneshot/N/acc``, its interval, and ``oneshot/N/pixels``.
@@ -113,6 +141,17 @@ def identify(members: list[Member], protocol: OneShotProtocol, folder: RunFolder
     Raises:
         DataError: there are too few people or images for the trials.
     """
+    scorers = []
+    for member in members:
+        device, bf16 = pick_device(member.config), recorded_arithmetic(member.result).bf16
+        data = load_data(member.config, folder) if refit else None
+        network = load_scorer(member, refit, data)
+        decision = decision_of(member.result)
+        if data is not None:
+            val = score_pairs(network, data.pixels, data.val.indices, device, bf16)
+            calibration, threshold = member.config.fitted_calibration, member.config.threshold
+            decision = choose_decision(val, data.val.labels.numpy(), calibration, threshold)
+        scorers.append((network, device, bf16, decision.calibration))
     people = read_test_people(members[0].config.data)
     listed = [name for images in people.values() for name in images]
     arrays = [
@@ -127,7 +166,10 @@ def identify(members: list[Member], protocol: OneShotProtocol, folder: RunFolder
     photos = [images for images in photos if images]
     folder.record(n_test_people=len(photos), n_test_images=len(names), n_excluded=len(excluded))
     log.info("%d people, %d images; %d images unusable", len(photos), len(names), len(excluded))
-    pixels = [torch.from_numpy(array.pixels[[array.names.index(name) for name in names]]) for array in arrays]
+    pixels = []
+    for array in arrays:
+        row = {name: index for index, name in enumerate(array.names)}
+        pixels.append(torch.from_numpy(array.pixels[[row[name] for name in names]]))
     result: dict[str, Any] = {}
     rows = []
     for ways in protocol.ways:
@@ -136,12 +178,10 @@ def identify(members: list[Member], protocol: OneShotProtocol, folder: RunFolder
         except ValueError as error:
             raise DataError(f"{image_root(members[0].config.data)}: {error}; give other protocol.ways") from None
         pairs = torch.from_numpy(trials.pairs)
-        logits = []
-        for member, images in zip(members, pixels, strict=True):
-            arithmetic = recorded_arithmetic(member.result)
-            network = load_network(member.folder.best, member.config, arithmetic.dft)
-            scores = score_pairs(network, images, pairs, pick_device(member.config), arithmetic.bf16)
-            logits.append(decision_of(member.result).calibration.logits(scores))
+        logits = [
+            line.logits(score_pairs(network, images, pairs, device, bf16))
+            for (network, device, bf16, line), images in zip(scorers, pixels, strict=True)
+        ]
         found = identification_accuracy(np.mean(logits, axis=0).reshape(-1, ways))
         nearest = identification_accuracy(_pixel_scores(pixels[0], pairs).reshape(-1, ways))
         rows.append(

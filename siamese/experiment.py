@@ -34,7 +34,7 @@ from siamese.callbacks import (
     mode_of,
     read_history,
 )
-from siamese.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, load_network
+from siamese.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, load_network, save_backend
 from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
 from siamese.data.module import PairDataModule
 from siamese.data.sources import LAYOUTS, image_root
@@ -50,7 +50,7 @@ from siamese.objectives.build import build_objective
 from siamese.report.html import PROTOCOLS, titled
 from siamese.report.run import write_run_report
 from siamese.runs import RunFolder
-from siamese.scoring import embed_images, score_pairs
+from siamese.scoring import embed_images, fit_backend, score_pairs
 from siamese.tracking import RunTensorBoardLogger, as_folder_name, log_configuration, log_embedding, log_result
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,10 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     scoring = time.perf_counter()
     weights = checkpoint_io.load_checkpoint(folder.best) if config.checkpoint == "none" else folder.best
     network = load_network(weights, config, arithmetic.dft)
+    if config.backend.name != "network":
+        network.head = fit_backend(config.backend, network, data, device, arithmetic.bf16)
+        if config.checkpoint != "none":
+            save_backend(network.head, folder.backend)
     scores = score_splits(network, data, device, arithmetic.bf16)
     decision = choose_decision(scores["val"], data.val.labels.numpy(), config.fitted_calibration, config.threshold)
     figures = judge(scores, data, decision, config.threshold, folder)

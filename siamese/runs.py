@@ -34,6 +34,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.backend = self.checkpoints / "backend.ckpt"
         self.history = path / "history.csv"
         self.config = path / "config.yaml"
 
@@ -174,6 +175,9 @@ def _find_run(name: str, config: EvalConfig) -> Member:
             f"protocol={wanted}: the run was trained in {trained.protocol.name}, on people that {wanted} tests; train "
             f"anew with protocol={'view1' if wanted == 'oneshot' else wanted}"
         )
+    if config.backend is not None:
+        changed = {"backend": config.backend, "calibration": "auto"}  # that of another back end need not fit
+        trained = trained.model_copy(update=changed)
     if config.data is None:
         return Member(folder, result, trained)
     for key in ("image_size", "color"):

@@ -1,13 +1,16 @@
-"""Logits of pairs from a network and the decoded images: the one way that training, eval.py and others score."""
+"""Scores of pairs from a network and the decoded images: the one way that training, eval.py and others score."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from siamese.data.module import to_float
+from siamese.config import BackendConfig
+from siamese.data.module import PairDataModule, to_float
+from siamese.data.sampling import NamedPairSampler
+from siamese.models.backends import BACKENDS, WeightedL1Head, covariances_by_groups, covariances_by_pairs
 from siamese.models.siamese import SiameseNetwork
 
 CHUNK = 128
@@ -31,7 +34,7 @@ def score_pairs(
         bf16: compute under bf16 autocast.
 
     Returns:
-        float32 [P], the logits.
+        float32 [P]: logits where the network was trained with the binary cross-entropy and has its own head.
     """
     distinct, position = torch.unique(indices, return_inverse=True)
     z = embed_images(network, pixels, distinct, device, bf16)
@@ -62,3 +65,46 @@ def embed_images(
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         parts = [network.embed(to_float(pixels[chunk].to(device))) for chunk in rows.split(CHUNK)]
     return torch.cat(parts) if parts else torch.empty(0, device=device)
+
+
+def fit_backend(
+    config: BackendConfig,
+    network: SiameseNetwork,
+    data: PairDataModule,
+    device: torch.device,
+    bf16: bool = False,
+) -> nn.Module:
+    """A head fitted to the embeddings of the training images: of the listed pairs, or where names may be used by these.
+
+    Args:
+        config: which, and how.
+        network: left in evaluation mode, on ``device``.
+        data: set up.
+        device: where to compute.
+        bf16: compute embeddings under bf16 autocast.
+
+    Returns:
+        the head, on ``device``.
+    """
+    if data.people is None:
+        indices, labels = data.train.indices, data.train.labels
+    else:
+        sampler = NamedPairSampler(data.people, len(data.pixels), data.sampling, data.seed)
+        drawn = list(sampler)
+        indices, labels = torch.cat([pair for pair, _ in drawn]), torch.cat([label for _, label in drawn])
+    head = BACKENDS[config.name](network.encoder.embedding_dim).to(device)
+    if data.people is not None and not isinstance(head, WeightedL1Head):
+        rows = torch.from_numpy(np.concatenate(data.people))
+        groups = torch.repeat_interleave(torch.tensor([len(images) for images in data.people]))
+        z_ND = embed_images(network, data.pixels, rows, device, bf16).clone()
+        head.fit(*covariances_by_groups(z_ND, groups), config.shrinkage)
+        return head
+    distinct, position = torch.unique(indices, return_inverse=True)
+    z_ND = embed_images(network, data.pixels, distinct, device, bf16).clone()  # one that gradients may pass
+    z1_PD, z2_PD = (z_ND[side.to(device)] for side in position.T)
+    labels = labels.to(device)
+    if isinstance(head, WeightedL1Head):
+        head.fit(z1_PD, z2_PD, labels, config.shrinkage)
+    else:
+        head.fit(*covariances_by_pairs(z1_PD, z2_PD, labels), config.shrinkage)
+    return head

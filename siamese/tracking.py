@@ -21,7 +21,7 @@ from siamese.report.load import read_predictions
 HPARAMS = (
     "batch_size", "learning_rate", "weight_decay", "seed", "max_epochs", "precision", "data.name", "data.image_size",
     "model.name", "model.batchnorm", "model.dropout", "model.init", "objective.name", "optimizer.name",
-    "scheduler.name",
+    "scheduler.name", "protocol.setting",
 )  # fmt: skip
 """What TensorBoard's HParams tab lists: the same keys in every run, or its columns do not line up."""
 
@@ -125,4 +125,4 @@ def _log_to_tensorboard(
     # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's. The
     # name sorts behind train/ and val/, so that the curves stay on top.
     figures = {f"with_best_weights/{name.replace('/', '_')}": value for name, value in final.items()}
-    logger.log_hyperparams({key: settings[key] for key in HPARAMS}, figures)
+    logger.log_hyperparams({key: settings.get(key, "") for key in HPARAMS}, figures)

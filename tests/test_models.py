@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from urllib.error import URLError
+
 import pytest
 import torch
 from torch import nn
 
+from siamese.config import ResnetModel
+from siamese.errors import DataError
 from siamese.models.build import build_network
 from siamese.models.koch import KochEncoder
 from siamese.models.norm_pool import MaxPoolReLU2d
+from siamese.models.resnet import ResidualBlock
 from siamese.models.shapes import koch_feature_size
+from siamese.models.siamese import CosineHead, EuclideanHead, L1Head
 from siamese.models.unfold_conv import UnfoldConv2d
 from siamese.objectives.pairs import BinaryCrossEntropy
 
@@ -127,3 +133,85 @@ def test_an_unfolded_convolution_is_the_convolution(channels: int, bf16: bool) -
     for one, other in zip(*found, strict=True):
         largest = one.abs().max()
         torch.testing.assert_close(other / largest, one / largest, rtol=0, atol=0.02 if bf16 else 1e-6)
+
+
+# --- other encoders, and what scores embeddings -----------------------------------------------------------
+
+RESNET = {
+    "name": "resnet", "widths": [4, 8, 16], "blocks": [1, 2, 1], "pooling": "flatten", "dropout": 0.0,
+    "embedding_dim": 8,
+}  # fmt: skip
+TORCHVISION = {"name": "torchvision", "backbone": "resnet18", "weights": None, "dropout": 0.0, "embedding_dim": 8}
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "average"])
+@pytest.mark.parametrize(("channels", "size"), [(1, 33), (3, 64)])
+def test_residual_network_takes_any_size(pooling: str, channels: int, size: int) -> None:
+    network = build_network({**RESNET, "pooling": pooling}, channels, size, objective={"name": "ntxent"})
+    side = -(-size // 8)
+    assert network.encoder.features(torch.rand(2, channels, size, size)).shape == (2, 16, side, side)
+    assert network.embed(torch.rand(2, channels, size, size)).shape == (2, 8)
+
+
+def test_a_residual_block_is_its_input_plus_its_branch() -> None:
+    block = ResidualBlock(4, 4, stride=1).eval()
+    x = torch.rand(2, 4, 6, 6)
+    torch.testing.assert_close(block(x), (block.branch(x) + x).relu())
+    nn.init.zeros_(block.branch[4].weight)
+    torch.testing.assert_close(block(x), x)  # ReLU leaves what is not negative
+
+
+def test_the_default_residual_network_is_small() -> None:
+    default = ResnetModel(name="resnet").model_dump()
+    with torch.device("meta"):
+        assert parameters(build_network(default, 1, 105, objective={"name": "ntxent"})) < 5_000_000
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
+def test_torchvision_embeds_grey_as_three_equal_channels(backbone: str) -> None:
+    torch.manual_seed(0)
+    network = build_network({**TORCHVISION, "backbone": backbone}, 1, 64, objective={"name": "triplet"}).eval()
+    grey = torch.rand(2, 1, 64, 64)
+    z = network.embed(grey)
+    assert z.shape == (2, 8)
+    torch.testing.assert_close(z, network.embed(grey.expand(-1, 3, -1, -1)))
+
+
+def test_weights_that_cannot_be_had_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(DataError, match=r"model\.weights=imagenet.*no network.*give model\.weights=null"):
+        build_network({**TORCHVISION, "weights": "imagenet"}, 3, 64, objective={"name": "ntxent"})
+
+
+def test_heads_by_hand() -> None:
+    z1, z2 = torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 4.0], [2.0, 2.0]])
+    assert CosineHead()(z1, z2).tolist() == pytest.approx([0.0, 1.0])
+    assert EuclideanHead()(z1, z2).tolist() == pytest.approx([-5.0, -(2**0.5)])
+    assert CosineHead()(z1.bfloat16(), z2.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("objective", "head"),
+    [
+        ({"name": "bce"}, L1Head),
+        ({"name": "contrastive", "distance": "euclidean"}, EuclideanHead),
+        ({"name": "contrastive", "distance": "cosine"}, CosineHead),
+        ({"name": "arcface"}, CosineHead),
+    ],
+)
+def test_the_head_compares_as_the_objective_trains(objective: dict[str, str], head: type[nn.Module]) -> None:
+    assert isinstance(build_network(SMALL, 1, 65, objective=objective).head, head)
+
+
+@pytest.mark.parametrize("objective", ["bce", "ntxent"])
+def test_flip_averaging_makes_mirror_images_equal_in_evaluation_alone(objective: str) -> None:
+    network = build_network(SMALL, 1, 65, objective={"name": objective}, flip_average=True)
+    x1, x2 = torch.rand(3, 1, 65, 65), torch.rand(3, 1, 65, 65)
+    assert not torch.allclose(network.embed(x1), network.embed(x1.flip(-1)), atol=1e-6)
+    network.eval()
+    torch.testing.assert_close(network.embed(x1), network.embed(x1.flip(-1)))
+    torch.testing.assert_close(network(x1, x2), network(x1.flip(-1), x2))
+    torch.testing.assert_close(network(x1, x2), network.head(network.embed(x1), network.embed(x2)))

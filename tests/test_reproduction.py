@@ -75,7 +75,8 @@ def test_every_experiment_file_is_recognised_as_its_row() -> None:
 
 @pytest.mark.parametrize(
     "change", ["learning_rate=1e-3", "scheduler=cosine", "max_epochs=5", "model.init=koch", "data.crop=150",
-               "model.embedding_dim=64", "threshold=0.4", "monitor=val/acc", "model.dropout=0.3"],
+               "model.embedding_dim=64", "threshold=0.4", "monitor=val/acc", "model.dropout=0.3", "augmentation=flip",
+               "augmentation=koch", "protocol.setting=unrestricted", "data.split=people", "calibration=platt"],
 )  # fmt: skip
 def test_a_changed_setting_makes_it_no_experiment_of_the_report(change: str) -> None:
     assert rows_of(settings("experiment=report/batchnorm", change)) == []

@@ -27,7 +27,7 @@ from siamese.data.sampling import (
     groups_of_pairs,
 )
 from siamese.data.sources import VIEW1, People, image_root, prepare_data, read_listed
-from siamese.data.split import people_split, stratified_split
+from siamese.data.split import Split, people_split, stratified_split
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -225,9 +225,12 @@ class PairDataModule(L.LightningDataModule):
         self._pixels = torch.from_numpy(images.pixels)
         self._is_set_up = True
 
-    def _split(self, pairs: list[Pair]) -> tuple[Iterable[int], Iterable[int]]:
+    def _split(self, pairs: list[Pair]) -> Split:
         if self.data.split == "people":
-            return people_split(pairs, self.data.val_fraction, self.data.split_seed)
+            kept, held_out = people_split(pairs, self.data.val_fraction, self.data.split_seed)
+            if left_out := len(pairs) - len(kept) - len(held_out):
+                log.warning("data.split=people: %d of %d pairs left out, to part people", left_out, len(pairs))
+            return kept, held_out
         labels = np.array([pair.label for pair in pairs])
         return stratified_split(labels, self.data.val_fraction, self.data.split_seed)
 

@@ -9,7 +9,7 @@ from siamese.data.lists import Pair, person_of
 from siamese.errors import DataError
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Indices of (training, validation): two sorted arrays that together hold 0..N-1 once."""
+"""Indices of (training, validation): two sorted arrays that share none."""
 
 
 def stratified_split(labels: NDArray[np.integer], fraction: float, seed: int) -> Split:
@@ -19,6 +19,9 @@ def stratified_split(labels: NDArray[np.integer], fraction: float, seed: int) ->
         labels: [N], any integers.
         fraction: share that goes to validation, in (0, 1); rounded for each label.
         seed: of the choice alone; the same seed and labels give the same split on every machine.
+
+    Returns:
+        two arrays that together hold 0..N-1 once.
 
     Raises:
         DataError: a part would stay without any pair of a label.
@@ -43,7 +46,9 @@ def people_split(pairs: list[Pair], fraction: float, seed: int) -> Split:
 
     People who are in one pair belong together, and so do those whom a chain of pairs connects: such groups are dealt to
     validation in random order, each that fits, until it holds ``fraction`` of the pairs of each label. LFW's lists
-    fall into hundreds of groups, so no pair is lost and the shares come out nearly exact.
+    fall into hundreds of groups, so no pair is lost and the shares come out exactly. Where nearly everybody is
+    connected, people are taken to validation one by one, next always the one whom the fewest pairs tie to others;
+    pairs of people of both sides, and what is too much of a label in validation, are then left out.
 
     Args:
         pairs: [N]; whose images they are is told by their names.
@@ -53,28 +58,69 @@ def people_split(pairs: list[Pair], fraction: float, seed: int) -> Split:
     Raises:
         DataError: a part would stay without any pair of a label.
     """
+    rng = np.random.default_rng(seed)
+    labels = np.array([pair.label for pair in pairs])
+    wanted = np.rint(fraction * np.bincount(labels, minlength=2)).astype(int)
+    people = _dealt(pairs, labels, wanted, rng)
+    if people is None:
+        people = _grown(pairs, labels, wanted, rng)
+    held_out = np.array([person_of(a) in people and person_of(b) in people for a, b, _ in pairs], dtype=bool)
+    outside = np.array([person_of(a) not in people and person_of(b) not in people for a, b, _ in pairs], dtype=bool)
+    kept = [rng.permutation(np.flatnonzero(held_out & (labels == label)))[: wanted[label]] for label in (0, 1)]
+    train, validation = np.flatnonzero(outside), np.sort(np.concatenate(kept))
+    if any(set(labels[part].tolist()) != {0, 1} for part in (train, validation)):
+        raise DataError(
+            f"data.split=people, data.val_fraction={fraction}: training or validation would be left without a same or "
+            f"a different pair of the {len(pairs)} listed ones; give data.split=pairs, or more pairs"
+        )
+    return train, validation
+
+
+Ints = NDArray[np.integer]
+
+
+def _dealt(pairs: list[Pair], labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str] | None:
+    """Whole groups of connected people that hold as many pairs of each label as wanted; None if there are none."""
     group_of = _connected(pairs)
     members: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
         members.setdefault(group_of[person_of(pair.image1)], []).append(index)
-    labels = np.array([pair.label for pair in pairs])
-    total = np.bincount(labels, minlength=2)
-    wanted = np.rint(fraction * total)
-    held_out: list[int] = []
-    taken = np.zeros(2)
-    groups = list(members.values())
-    for k in np.random.default_rng(seed).permutation(len(groups)):
-        counts = np.bincount(labels[groups[k]], minlength=2)
+    names = list(members)
+    chosen: set[str] = set()
+    taken = np.zeros(2, int)
+    for k in rng.permutation(len(names)):
+        counts = np.bincount(labels[members[names[k]]], minlength=2)
         if (taken + counts <= wanted).all():
             taken += counts
-            held_out += groups[k]
-    if not taken.all() or not (taken < total).all():
-        raise DataError(
-            f"data.split=people, data.val_fraction={fraction}: the {len(groups)} groups of people that pairs connect "
-            "leave validation or training without a same or a different pair; give data.split=pairs, or more pairs"
-        )
-    validation = np.sort(np.array(held_out, dtype=np.int64))
-    return np.setdiff1d(np.arange(len(pairs)), validation), validation
+            chosen.add(names[k])
+    if not (taken == wanted).all():
+        return None
+    return {person for person, group in group_of.items() if group in chosen}
+
+
+def _grown(pairs: list[Pair], labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str]:
+    """People who have as many pairs of each label among themselves as wanted, and few with others."""
+    tied: dict[str, dict[str, int]] = {}  # person -> those in a different pair with them, and in how many
+    same: dict[str, int] = {}
+    for a, b, label in pairs:
+        one, other = person_of(a), person_of(b)
+        for x, y in {(one, other), (other, one)}:
+            tied.setdefault(x, {})
+            if label == 0:
+                tied[x][y] = tied[x].get(y, 0) + 1
+        same[one] = same.get(one, 0) + label
+    order = [list(tied)[k] for k in rng.permutation(len(tied))]
+    inside: set[str] = set()
+    taken = np.zeros(2, int)
+    while (taken < wanted).any() and len(inside) < len(order) - 2:
+
+        def ties(person: str) -> int:
+            return sum(-number if other in inside else number for other, number in tied[person].items())
+
+        person = min((p for p in order if p not in inside), key=ties)
+        taken += [sum(number for other, number in tied[person].items() if other in inside), same.get(person, 0)]
+        inside.add(person)
+    return inside
 
 
 def _connected(pairs: list[Pair]) -> dict[str, str]:

@@ -15,7 +15,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from siamese.evaluation.intervals import auc_interval
+from siamese.evaluation.calibration import brier, ece, reliability
+from siamese.evaluation.intervals import auc_interval, wilson
 from siamese.evaluation.metrics import Confusion, auc, confusion, eer, roc_curve
 from siamese.report.examples import PHOTO_HEIGHT, Examples
 from siamese.report.load import Prediction
@@ -74,6 +75,8 @@ def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None
         for split, label, color, style in lines:
             values = np.array([row[f"{split}/{name}"] for row in history], float)
             values[~np.isfinite(values)] = np.nan
+            if np.isnan(values).all() and split == "train":
+                continue  # objectives on embeddings decide nothing in training
             axes.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=label)
         if best_epoch is not None:
             axes.axvline(best_epoch, color=GREY, linestyle=":", linewidth=1.4, label=f"best epoch: {best_epoch}")
@@ -211,6 +214,34 @@ def score_figure(probabilities: ArrayLike, labels: ArrayLike, threshold: float |
     return figure
 
 
+def reliability_figure(probabilities: ArrayLike, labels: ArrayLike) -> Figure:
+    """How often pairs of about one probability really are of one person, beside how often they should be.
+
+    Args:
+        probabilities: float [N] in [0, 1].
+        labels: 0 or 1 [N].
+    """
+    figure, (axes,) = _panels(1, SQUARE)
+    axes.plot([0, 1], [0, 1], ":", color=GREY, label="as it should be")
+    bins = reliability(probabilities, labels)
+    middle = np.array([one.probability for one in bins])
+    found = np.array([one.frequency for one in bins])
+    ends = np.array([wilson(one.frequency * one.n, one.n) for one in bins])
+    label = f"ECE {percent(ece(probabilities, labels))}, Brier score {brier(probabilities, labels):.3f}"
+    axes.errorbar(
+        middle, found, yerr=np.abs(ends.T - found), color=BLUE, marker="o", markersize=5, linewidth=1.4, capsize=3,
+        elinewidth=1, label=label,
+    )  # fmt: skip
+    axes.set(
+        xlabel="probability of “same person”", ylabel="share of same pairs", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+    )
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PERCENT_TICKS)
+    _legend(axes, "lower right")
+    return figure
+
+
 def confusion_figure(counts: Confusion) -> Figure:
     """The four outcomes; a cell's colour and percentage are its share of its row, the true class."""
     figure, (axes,) = _panels(1, SQUARE)
@@ -266,13 +297,15 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
 
 
 def predictions_figures(predictions: Sequence[Prediction], threshold: float | None) -> dict[str, Figure]:
-    """``roc``, ``scores`` and ``confusion`` of some scored pairs, at least one."""
+    """``roc``, ``scores``, ``reliability`` and ``confusion`` of some scored pairs, at least one."""
     scores = [pair.score for pair in predictions]
+    probabilities = [pair.probability for pair in predictions]
     labels = [pair.label for pair in predictions]
     predicted = [pair.predicted for pair in predictions]
     return {
         "roc": roc_figure(scores, labels, predicted, threshold),
-        "scores": score_figure([pair.probability for pair in predictions], labels, threshold),
+        "scores": score_figure(probabilities, labels, threshold),
+        "reliability": reliability_figure(probabilities, labels),
         "confusion": confusion_figure(confusion(predicted, labels)),
     }
 

@@ -209,11 +209,12 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """The runs below a folder that have begun, in natural order; evaluations are none.
+    """The runs below a folder that have begun, in natural order; evaluations are none, nor are the folds of a run.
 
     A damaged file never hides the other jobs.
     """
-    found = (path.parent for path in folder.rglob("result.json") if path.parent != folder)
+    runs = {path.parent for path in folder.rglob("result.json") if path.parent != folder}
+    found = [run for run in runs if run.parent not in runs]
     jobs = [job for path in found if (job := _job(folder, path, *map(_changed, _files(path)))) is not None]
     return sorted(jobs, key=lambda job: [(len(part), part) for part in Path(job.name).parts])
 

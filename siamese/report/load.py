@@ -52,6 +52,7 @@ class Run:
         predictions: of all splits.
         excluded: (file, reason) of each image that could not be used.
         overrides: the command line's ``key=value`` words, from Hydra's record.
+        folds: a mapping a fold of View 2 from the columns of ``folds.csv`` to numbers, nan where there is none.
         problems: one line for each file that is missing or damaged.
     """
 
@@ -63,6 +64,7 @@ class Run:
     predictions: tuple[Prediction, ...] = ()
     excluded: tuple[tuple[str, str], ...] = ()
     overrides: tuple[str, ...] = ()
+    folds: tuple[Mapping[str, float], ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -101,17 +103,23 @@ def read_run(folder: Path) -> Run:
     config = _mapping(folder / "config.yaml", yaml.safe_load, problems)
     history: list[Mapping[str, float]] = []
     predictions: list[Prediction] = []
-    if "run" not in result:  # an evaluation has no epochs to miss
+    folds: list[Mapping[str, float]] = []
+    if "folds" in result:
+        folds = _rows(folder / "folds.csv", lambda row: {k: float(v or "nan") for k, v in row.items()}, problems)
+    elif "run" not in result:  # an evaluation has no epochs to miss
         history = _rows(folder / "history.csv", _epoch, problems)
     # Until the end of a run there are no predictions, which its status says already.
-    if result.get("status", "done") == "done" or (folder / "predictions.csv").exists():
+    is_of_pairs = result.get("protocol") != "oneshot"
+    if (result.get("status", "done") == "done" and is_of_pairs) or (folder / "predictions.csv").exists():
         predictions = _rows(folder / "predictions.csv", _prediction, problems)
-    excluded = _rows(folder / "excluded.csv", lambda row: (row["file"], row["reason"]), problems)
+    excluded: list[tuple[str, str]] = []
+    if "folds" not in result:  # each fold has its own
+        excluded = _rows(folder / "excluded.csv", lambda row: (row["file"], row["reason"]), problems)
     problems += _contradictions(result, predictions)
     overrides = _overrides(folder / ".hydra" / "overrides.yaml")
     text = _text(folder / "config.yaml", [])
     tables = tuple(history), tuple(predictions), tuple(excluded)
-    return Run(folder, result, config, text, *tables, overrides, tuple(problems))
+    return Run(folder, result, config, text, *tables, overrides, tuple(folds), tuple(problems))
 
 
 def read_predictions(folder: Path) -> list[Prediction]:

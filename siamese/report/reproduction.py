@@ -26,6 +26,14 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 """What the report's experiments have in common."""
 
+LATER: dict[str, Any] = {
+    "protocol.setting": "restricted", "data.split": "pairs", "calibration": "auto", "flip_average": False,
+    "backend.name": "network", "augmentation.flip": False, "augmentation.rotation": 0.0, "augmentation.shear": 0.0,
+    "augmentation.scale": 1.0, "augmentation.translation": 0.0, "augmentation.brightness": 0.0,
+    "augmentation.contrast": 0.0, "augmentation.erase": 0.0,
+}  # fmt: skip
+"""The same of settings that records of earlier versions lack, which had no other way."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -48,7 +56,9 @@ class Experiment:
 
     def describes(self, job: Job) -> bool:
         """Whether a run is one of this experiment."""
-        return all(job.settings.get(key) == value for key, value in (COMMON | dict(self.settings)).items())
+        return all(job.settings.get(key) == value for key, value in (COMMON | dict(self.settings)).items()) and all(
+            job.settings.get(key, value) == value for key, value in LATER.items()
+        )
 
 
 def _settings(optimizer: str, batchnorm: bool, dropout: float, batch_size: int, weight_decay: float) -> dict[str, Any]:

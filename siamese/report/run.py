@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from siamese.report.html import DATASETS, PROTOCOLS, render_page, titled
 from siamese.report.load import Prediction, Run, read_run
 from siamese.report.text import count, duration, fixed, interval, number, percent
 
-PICTURES = ("curves", "roc", "scores", "confusion", "gallery")
+PICTURES = ("curves", "roc", "scores", "reliability", "confusion", "gallery")
 MAX_EXCLUDED = 500
 """Rows of the table of excluded images; the file holds them all."""
 
@@ -102,6 +103,8 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
         facts=_facts(run),
         splits=_splits(run),
         rates=_rates(shown),
+        trials=_trials(run),
+        folds=run.folds,
         shown=shown[0].split if shown else "test",
         best_epoch=_best_epoch(run),
         pictures={name: _data_uri(png) for name, png in pictures.items()},
@@ -140,8 +143,12 @@ def _context(run: Run) -> str:
             parts.append(titled(result[key], titles))
     if "outside_data" in result:
         parts.append("with outside data" if result["outside_data"] else "no outside data")
+    if "setting" in result and result.get("protocol") != "oneshot":
+        parts.append(str(result["setting"]))
     if isinstance(result.get("n_test"), int):
         parts.append(count(result["n_test"], "test pair"))
+    if isinstance(result.get("n_test_people"), int):
+        parts.append(f"{result['n_test_people']:,} test people, {count(result['n_test_images'], 'image')}")
     return " · ".join(parts)
 
 
@@ -163,8 +170,10 @@ def _reason(run: Run) -> str:
 
 def _headlines(result: Mapping[str, Any]) -> list[Headline]:
     """The test figures that are recorded."""
+    over = "over the folds" if "folds" in result else "Wilson"
     figures = [
-        ("Accuracy", "test/acc", percent, "Wilson"),
+        *((f"{n}-way one-shot", f"oneshot/{n}/acc", percent, "Wilson") for n in _ways(result)),
+        ("Accuracy", "test/acc", percent, over),
         ("AUC", "test/auc", fixed(3), "DeLong"),
         ("Equal error rate", "test/eer", percent, "bootstrap"),
         ("Loss", "test/loss", fixed(4), "normal"),
@@ -176,6 +185,22 @@ def _headlines(result: Mapping[str, Any]) -> list[Headline]:
     ]
 
 
+def _ways(result: Mapping[str, Any]) -> list[int]:
+    """The numbers of people that one-shot identification was tried with."""
+    return sorted(int(key.split("/")[1]) for key in result if re.fullmatch(r"oneshot/\d+/acc", key))
+
+
+def _trials(run: Run) -> list[dict[str, Any]]:
+    """The rows of the table of one-shot identification."""
+    rows = []
+    for ways in _ways(run.result):
+        key = f"oneshot/{ways}"
+        ends = interval(run.result.get(f"{key}/acc_ci"), percent)
+        shares = {"acc": run.result[f"{key}/acc"], "pixels": run.result.get(f"{key}/pixels"), "chance": 1 / ways}
+        rows.append({"ways": ways, "interval": ends, **shares})
+    return rows
+
+
 def _facts(run: Run) -> list[tuple[str, str]]:
     """What the run was, as (term, description); only what is recorded."""
     result, config = run.result, run.config
@@ -185,6 +210,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     commit = str(result.get("git_commit") or "")[:12]
     versions = {key.removeprefix("version/"): value for key, value in result.items() if key.startswith("version/")}
     sizes = {"training": result.get("n_train"), "validation": result.get("n_val"), "test": result.get("n_test")}
+    people, images = result.get("n_train_people"), result.get("n_train_images")
+    slope, intercept = (result.get(f"calibration/{name}") for name in ("slope", "intercept"))
+    is_calibrated = isinstance(slope, float) and (slope, intercept) != (1.0, 0.0)
     facts = [
         ("Data set", dataset and f"{titled(dataset, DATASETS)} (data={dataset})"),
         (
@@ -193,12 +221,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ),
         ("Trained on", titled(result["trained_on"], DATASETS) if "trained_on" in result else None),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if isinstance(size, int))),
+        ("Training people", f"{people:,}, {images:,} images" if people and images else None),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
         ("Training time", _if_number(result.get("train_seconds"), duration)),
         ("Total time", _if_number(result.get("total_seconds"), duration)),
         ("Parameters", _if_number(result.get("parameters"), "{:,}".format)),
-        ("Threshold", _if_number(run.threshold, "{:g} on the probability".format)),
+        ("Probability", f"sigmoid({slope:.4g} · score {intercept:+.4g})" if is_calibrated else None),
+        ("Threshold", _if_number(run.threshold, "{:.4g} on the probability".format)),
         ("Seed", result.get("seed")),
         ("Precision", result.get("precision")),
         ("Convolution", result.get("convolution")),
@@ -252,6 +282,13 @@ def _notes(run: Run) -> list[str]:
     result, config = run.result, run.config
     dataset, protocol = str(result.get("dataset", "")), result.get("protocol")
     notes: list[str] = []
+    if _ways(result):
+        notes.append(
+            "A trial shows one photo, another of the same person, and one of each of N - 1 other test people, all "
+            "drawn at random; it is won when the photo of the same person has the highest score. The intervals are "
+            "Wilson's and treat the trials as independent, though they share photos. Nearest pixels compares the same "
+            "photos by the distance of their pixels."
+        )
     if not any(key.startswith(("val/", "test/")) for key in result):
         return notes
     if any(key.startswith("test/") for key in result):
@@ -274,8 +311,18 @@ def _notes(run: Run) -> list[str]:
         notes.append("These faces were drawn by a program: the figures say nothing about real faces.")
     if result.get("outside_data"):
         notes.append(
-            f"{titled(dataset, DATASETS)}: prepared with other images than LFW's own, which counts as "
-            "outside data; compare only with results that use it too."
+            "Outside data was used: the images were aligned by, or the weights started from, what was trained on other "
+            "images than LFW's own; compare only with results that use it too."
+        )
+    if result.get("setting") == "unrestricted":
+        notes.append(
+            "Unrestricted: the names of the training people formed further pairs; compare with results of that setting."
+        )
+    if "folds" in result:
+        notes.append(
+            f"Accuracy is the mean over {result['folds']} folds, each scored by a network trained on the others; its "
+            f"standard error is {percent(result['test/acc_se'])}, and the interval the normal one. All other figures "
+            "are of the pairs of all folds together, whose scores each fold's own calibration makes comparable."
         )
     if run.threshold is not None:
         notes.append(_origin_of_threshold(run))
@@ -294,7 +341,7 @@ def _seed(result: Mapping[str, Any]) -> str:
 def _origin_of_threshold(run: Run) -> str:
     """Where the threshold comes from; a run that chooses one records how as ``threshold_origin``."""
     if origin := run.result.get("threshold_origin"):
-        return f"Threshold {run.threshold:g} on the probability: {origin}."
+        return f"Threshold {run.threshold:.4g} on the probability: {origin}."
     if run.config.get("threshold") == run.threshold:
         return (
             f"Threshold {run.threshold:g} on the probability: fixed by the configuration before training, "
