@@ -61,7 +61,7 @@ def test_no_small_change_of_a_fit_lowers_its_loss(pairs, fit):
         return np.sum(np.logaddexp(0, logit) - target * logit)
 
     here = loss(*found)
-    assert found.slope >= 0
+    assert found.slope > 0
     for step in (-1e-3, 1e-3):
         if found.slope + step >= 0:
             assert loss(found.slope + step, found.intercept) >= here - 1e-9
@@ -73,8 +73,7 @@ def test_no_small_change_of_a_fit_lowers_its_loss(pairs, fit):
 def test_platt_keeps_the_order_and_the_scale_of_scores_does_not_matter(pairs):
     scores, labels = pairs
     found = fit_platt(scores, labels)
-    if found.slope > 0:
-        assert auc(found.logits(scores), labels) == auc(scores, labels)
+    assert auc(found.logits(scores), labels) == auc(scores, labels)
     moved = fit_platt(1000 * scores - 7, labels)
     np.testing.assert_allclose(moved.logits(1000 * scores - 7), found.logits(scores), atol=1e-5)
 
@@ -89,8 +88,8 @@ def test_separated_scores_give_a_finite_slope():
 
 def test_scores_the_wrong_way_round_are_not_turned():
     found = fit_platt([3.0, 2.0, 1.0, 0.0], [0, 0, 1, 1])
-    assert found.slope == 0
-    assert sigmoid(found.logits([9.0]))[0] == pytest.approx(0.5)
+    assert 0 < found.slope < 1e-5
+    assert sigmoid(found.logits([9.0]))[0] == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("fit", [fit_platt, fit_temperature])

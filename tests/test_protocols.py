@@ -265,3 +265,34 @@ def test_weights_of_the_objective_are_not_the_networks(embedding_config: Make, t
     run(config, tmp_path / "run")
     network = load_network(tmp_path / "run/checkpoints/best.ckpt", config)
     assert not [name for name, _ in network.named_parameters() if "loss" in name]
+
+
+@pytest.mark.parametrize("setting", ["restricted", "unrestricted"])
+@pytest.mark.parametrize("name", ["l1", "lda", "plda"])
+def test_a_back_end_is_fitted_saved_and_used_again(
+    embedding_config: Make, tmp_path: Path, setting: str, name: str
+) -> None:
+    protocol, backend = {"name": "view1", "setting": setting}, {"name": name}
+    config = embedding_config(protocol=protocol, objective={"name": "ntxent"}, max_epochs=1)
+    plain = run(config, tmp_path / "plain")
+    fitted = run(
+        embedding_config(protocol=protocol, objective={"name": "ntxent"}, max_epochs=1, backend=backend),
+        tmp_path / "fit",
+    )
+    assert fitted["calibration/slope"] != plain["calibration/slope"]
+    again = evaluation(tmp_path / "fit", tmp_path / "again")
+    assert (tmp_path / "again/predictions.csv").read_bytes() == (tmp_path / "fit/predictions.csv").read_bytes()
+    assert again["calibration/slope"] == fitted["calibration/slope"]
+    tried = evaluation(tmp_path / "plain", tmp_path / "tried", backend=backend)
+    same = [key for key in fitted if key.startswith(("val/", "test/", "calibration/"))]
+    figures = {key: value for key, value in fitted.items() if key in same}
+    assert {key: tried[key] for key in same} == figures
+    trials = {"name": "oneshot", "ways": [3], "trials": 20}
+    shots = [
+        evaluation(tmp_path / "fit", tmp_path / "a", protocol=trials),
+        evaluation(tmp_path / "plain", tmp_path / "b", protocol=trials, backend=backend),
+    ]
+    assert shots[0]["oneshot/3/acc"] == shots[1]["oneshot/3/acc"]
+    (tmp_path / "fit/checkpoints/backend.ckpt").unlink()
+    with pytest.raises(DataError, match=f"give backend={name} to eval.py"):
+        evaluation(tmp_path / "fit", tmp_path / "lost")

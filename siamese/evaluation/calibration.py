@@ -16,6 +16,9 @@ from siamese.evaluation.metrics import as_scores, sigmoid
 
 MAX_STEPS = 100
 
+LEAST_SLOPE = 1e-6
+"""On scores of standard deviation 1: next to no difference in probability, but the order of the scores is kept."""
+
 
 class Calibration(NamedTuple):
     """A line from scores to logits: the probability of "same" is ``sigmoid(slope * score + intercept)``.
@@ -46,7 +49,7 @@ def fit_platt(scores: ArrayLike, labels: ArrayLike) -> Calibration:
 
     Targets (n_same + 1) / (n_same + 2) and 1 / (n_different + 2) instead of 1 and 0 keep the slope finite where the
     scores separate the classes (Platt 1999; minimised by Newton's method with step halving as in Lin, Lin and
-    Weng 2007). The slope is kept from falling below 0, which would turn the order of the scores round.
+    Weng 2007). The slope is kept above 0, below which it would turn the order of the scores round.
 
     Raises:
         ValueError: a class is missing, or as above.
@@ -59,8 +62,8 @@ def fit_platt(scores: ArrayLike, labels: ArrayLike) -> Calibration:
     n_same = np.count_nonzero(same)
     target = np.where(same, (n_same + 1) / (n_same + 2), 1 / (len(score) - n_same + 2))
     slope, intercept = _minimise(x, target)
-    if slope <= 1e-9:  # nothing but rounding
-        return Calibration(0.0, float(np.log(target.mean() / (1 - target.mean()))))
+    if slope < LEAST_SLOPE:
+        slope, intercept = LEAST_SLOPE, float(np.log(target.mean() / (1 - target.mean())))
     return Calibration(slope / spread, intercept - slope * centre / spread)
 
 
@@ -68,7 +71,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> Calibration:
     """Temperature scaling: logits divided by the number that minimises the cross-entropy (Guo et al. 2017, sec. 4.2).
 
     The decision at probability 0.5 stays as it is. Fitted to Platt's softened targets, so that the temperature of
-    separable logits is not 0; never negative.
+    separable logits is not 0; always positive.
 
     Raises:
         ValueError: a class is missing, or as above.
@@ -78,7 +81,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> Calibration:
     n_same = np.count_nonzero(same)
     target = np.where(same, (n_same + 1) / (n_same + 2), 1 / (len(logit) - n_same + 2))
     (slope,) = _minimise((logit / spread)[None], target)
-    return Calibration(max(slope, 0.0) / spread, 0.0)
+    return Calibration(max(slope, LEAST_SLOPE) / spread, 0.0)
 
 
 FITS: dict[str, Callable[[ArrayLike, ArrayLike], Calibration]] = {"platt": fit_platt, "temperature": fit_temperature}
