@@ -161,16 +161,13 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
         excluded = sorted(data.images.excluded.items())
         write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
     sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
+    trained_on = f"{len(data.train):,} training"
     if data.people is not None:
         del sizes["n_train"]  # the listed pairs are not what it is trained on
-        images = sum(len(rows) for rows in data.people)
-        sizes = {"n_train_people": len(data.people), "n_train_images": images, **sizes}
+        sizes |= {"n_train_people": len(data.people), "n_train_images": sum(map(len, data.people))}
+        trained_on = f"training on {sizes['n_train_images']:,} images of {sizes['n_train_people']:,} people"
     folder.record(**sizes, n_excluded=len(data.images.excluded))
-    told = {
-        "n_train": "training pairs", "n_train_people": "training people", "n_train_images": "training images",
-        "n_val": "validation pairs", "n_test": "test pairs",
-    }  # fmt: skip
-    log.info("%s: %s", config.data.name, ", ".join(f"{size:,} {told[key]}" for key, size in sizes.items()))
+    log.info("%s: %s, %d validation, %d test pairs", config.data.name, trained_on, len(data.val), len(data.test))
     return data
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from siamese.config import LfwData
-from siamese.data.sources import LAYOUTS, image_root, read_view1
+from siamese.data.sources import LAYOUTS, VIEW1, image_root, read_listed
 from siamese.data.split import stratified_split
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,7 +27,8 @@ def data(name: str, root: Path) -> LfwData:
 @pytest.mark.parametrize("name", ["lfw", "lfw_funneled", "lfw_deepfunneled", "lfw_a"])
 def test_view_1_has_the_reports_numbers_of_pairs(name: str, lfw_root: Path) -> None:
     config = data(name, lfw_root)
-    train, test = read_view1(config)
+    listed = read_listed(config, VIEW1)
+    train, test = listed.train, listed.test
     assert (len(train), len(test)) == (2200, 1000)
     assert sum(pair.label for pair in train) == 1100
     assert sum(pair.label for pair in test) == 500

@@ -382,7 +382,7 @@ class TestNotes:
     @pytest.mark.parametrize(
         ("changes", "note"),
         [
-            ({"dataset": "lfw_a", "outside_data": True}, "LFW-a, aligned: prepared with other images"),
+            ({"dataset": "lfw_a", "outside_data": True}, "Outside data was used"),
             ({"dataset": "synthetic"}, "drawn by a program"),
             ({"threshold": 0.4}, "Threshold 0.4 on the probability: its origin is not recorded"),
             ({"threshold_origin": "best on validation"}, "Threshold 0.5 on the probability: best on validation."),
