@@ -77,6 +77,7 @@ def test_similarities_are_calibrated_and_the_threshold_chosen_on_validation(
     assert first["train/acc"] == ""  # nothing is decided in training
     assert 0 <= float(first["val/auc"]) <= 1
     page = (tmp_path / "run/report.html").read_text()
+    assert "The training loss is that of the objective (ntxent)" in page
     assert "chosen on the validation pairs, by accuracy" in page
 
 

@@ -324,6 +324,12 @@ def _notes(run: Run) -> list[str]:
             f"standard error is {percent(result['test/acc_se'])}, and the interval the normal one. All other figures "
             "are of the pairs of all folds together, whose scores each fold's own calibration makes comparable."
         )
+    objective = config.get("objective")
+    if run.history and isinstance(objective, dict) and objective.get("name") != "bce":
+        notes.append(
+            f"The training loss is that of the objective ({objective.get('name')}), validation and test loss the "
+            "cross-entropy of the calibrated probabilities: their sizes are not to be compared."
+        )
     if run.threshold is not None:
         notes.append(_origin_of_threshold(run))
     if config.get("monitor") and _best_epoch(run) is not None:
