@@ -94,18 +94,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
     if device.type == "cpu" and norm_pool.library() is None:
         log.info("the package was installed without a C++ compiler: training takes up to half as long again")
-    module = SiameseModule(
-        network,
-        objective=build_objective(config.objective, network.encoder.embedding_dim, len(data.people or ())),
-        optimizer=partial(build_optimizer, config),
-        scheduler=partial(build_scheduler, config),
-        threshold=config.threshold,
-        calibration=config.fitted_calibration,
-        augmentation=config.augmentation,
-        views=getattr(config.objective, "views", 1),
-        config=to_plain(config),
-    )
-
+    module = build_module(config, network, data)
     checkpoint_io = build_checkpoint_io(config)
     trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)
     log_configuration(trainer.loggers, config)
@@ -169,6 +158,21 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
     folder.record(**sizes, n_excluded=len(data.images.excluded))
     log.info("%s: %s, %d validation, %d test pairs", config.data.name, trained_on, len(data.val), len(data.test))
     return data
+
+
+def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataModule) -> SiameseModule:
+    """What is trained: the network and the objective with all that the configuration says of them."""
+    return SiameseModule(
+        network,
+        objective=build_objective(config.objective, network.encoder.embedding_dim, len(data.people or ())),
+        optimizer=partial(build_optimizer, config),
+        scheduler=partial(build_scheduler, config),
+        threshold=config.threshold,
+        calibration=config.fitted_calibration,
+        augmentation=config.augmentation,
+        views=getattr(config.objective, "views", 1),
+        config=to_plain(config),
+    )
 
 
 def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:

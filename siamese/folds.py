@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +27,6 @@ FARS = (1e-2, 1e-3)
 FOLD_COLUMNS = ("fold", "test/acc", "test/auc", "val/acc", "threshold", "best_epoch", "train_seconds")
 
 
-def fold_folder(path: Path, fold: int) -> Path:
-    """Where a fold, counted from 1, lies within the folder of all."""
-    return path / f"fold_{fold:02d}"
-
-
 def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None) -> dict[str, Any]:
     """Train, test and report a network for each fold, each a run folder of its own; returns the pooled result.
 
@@ -52,7 +46,7 @@ def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None
     folder.start(config, **facts, label=label or config.name)
     for fold in range(1, count_folds(config.data) + 1):
         log.info("fold %d", fold)
-        one = RunFolder(fold_folder(folder.path, fold))
+        one = RunFolder(folder.path / f"fold_{fold:02d}")
         protocol = config.protocol.model_copy(update={"fold": fold})
         of_fold = config.model_copy(update={"protocol": protocol, "resume": True})
         one.check(of_fold)

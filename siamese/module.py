@@ -87,7 +87,7 @@ class SiameseModule(L.LightningModule):
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Score a batch of validation pairs."""
-        self._scored.append((self(batch.image1, batch.image2).float(), batch.label))
+        self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Validation loss, accuracy and AUC."""
@@ -95,7 +95,7 @@ class SiameseModule(L.LightningModule):
 
     def test_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Score a batch of test pairs, for ``trainer.test``."""
-        self._scored.append((self(batch.image1, batch.image2).float(), batch.label))
+        self._score(batch)
 
     def on_test_epoch_end(self) -> None:
         """Test loss, accuracy and AUC."""
@@ -130,6 +130,9 @@ class SiameseModule(L.LightningModule):
         z_MD = self.network.embed(images)
         loss: Tensor = self.objective(z_MD, batch.groups.repeat(self._views), batch.label)
         return loss
+
+    def _score(self, batch: PairBatch) -> None:
+        self._scored.append((self(batch.image1, batch.image2).float(), batch.label))
 
     def _log_scored(self, split: str) -> None:
         scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._scored, strict=True))

@@ -86,19 +86,17 @@ def fit_backend(
     Returns:
         the head, on ``device``.
     """
-    if data.people is None:
-        indices, labels = data.train.indices, data.train.labels
-    else:
-        sampler = NamedPairSampler(data.people, len(data.pixels), data.sampling, data.seed)
-        drawn = list(sampler)
-        indices, labels = torch.cat([pair for pair, _ in drawn]), torch.cat([label for _, label in drawn])
     head = BACKENDS[config.name](network.encoder.embedding_dim).to(device)
     if data.people is not None and not isinstance(head, WeightedL1Head):
         rows = torch.from_numpy(np.concatenate(data.people))
         groups = torch.repeat_interleave(torch.tensor([len(images) for images in data.people]))
-        z_ND = embed_images(network, data.pixels, rows, device, bf16).clone()
+        z_ND = embed_images(network, data.pixels, rows, device, bf16)
         head.fit(*covariances_by_groups(z_ND, groups), config.shrinkage)
         return head
+    indices, labels = data.train.indices, data.train.labels
+    if data.people is not None:
+        # All pairs of an epoch as one batch.
+        ((indices, labels),) = NamedPairSampler(data.people, 2 * len(data.pixels), data.sampling, data.seed)
     distinct, position = torch.unique(indices, return_inverse=True)
     z_ND = embed_images(network, data.pixels, distinct, device, bf16).clone()  # one that gradients may pass
     z1_PD, z2_PD = (z_ND[side.to(device)] for side in position.T)

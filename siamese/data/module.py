@@ -21,6 +21,7 @@ from siamese.data.images import ImageArray, load_images
 from siamese.data.lists import Pair, person_of
 from siamese.data.sampling import (
     GroupBatchSampler,
+    Ints,
     NamedPairSampler,
     PairBatchSampler,
     PeopleSampler,
@@ -176,7 +177,7 @@ class PairDataModule(L.LightningDataModule):
         self.groups = groups
         self.sampling = sampling or SamplingConfig()
         self.images = ImageArray([], np.empty((0, 0, 0, 0), np.uint8), {})
-        self.people: list[np.ndarray[Any, np.dtype[np.int64]]] | None = None
+        self.people: list[Ints] | None = None
         self._pixels = torch.empty(0, dtype=torch.uint8)
         self._is_set_up = False
 
@@ -234,7 +235,7 @@ class PairDataModule(L.LightningDataModule):
         labels = np.array([pair.label for pair in pairs])
         return stratified_split(labels, self.data.val_fraction, self.data.split_seed)
 
-    def _training_people(self, people: People, row: dict[str, int]) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    def _training_people(self, people: People, row: dict[str, int]) -> list[Ints]:
         """The rows of the usable images of each person, without what belongs to validation."""
         held_out = {name for pair in self.val.pairs for name in (pair.image1, pair.image2)}
         names = {person_of(name) for name in held_out} if self.data.split == "people" else set()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from siamese.config import SamplingConfig
+from siamese.data.connected import connected
 
 Ints = NDArray[np.int64]
 
@@ -22,9 +23,7 @@ Ints = NDArray[np.int64]
 class PairBatchSampler(Sampler[Tensor]):
     """Rows of a `PairSet`, a batch at a time.
 
-    The order of an epoch depends on the seed and the epoch alone, so a resumed run sees what an undisturbed one
-    sees; Lightning calls ``set_epoch``. A last batch of a single pair joins the one before it: batch
-    normalization has no statistics of one.
+    A last batch of a single pair joins the one before it: batch normalization has no statistics of one.
     """
 
     def __init__(self, pairs: int, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
@@ -151,16 +150,6 @@ def groups_of_pairs(indices: Tensor, labels: Tensor) -> Tensor:
     Returns:
         int64 [2 B]: the groups of the first images of all pairs, then of the second ones.
     """
-    parent: dict[int, int] = {}
-
-    def root(image: int) -> int:
-        parent.setdefault(image, image)
-        while parent[image] != image:
-            parent[image] = parent[parent[image]]
-            image = parent[image]
-        return image
-
-    for (first, second), label in zip(indices.tolist(), labels.tolist(), strict=True):
-        if label == 1:
-            parent[root(first)] = root(second)
-    return torch.tensor([root(image) for image in indices.T.reshape(-1).tolist()])
+    pairs = zip(indices.tolist(), labels.tolist(), strict=True)
+    group_of = connected((first, second) for (first, second), label in pairs if label == 1)
+    return torch.tensor([group_of.get(image, image) for image in indices.T.reshape(-1).tolist()])

@@ -97,24 +97,39 @@ def read_listed(data: DataConfig, protocol: TrainProtocol) -> Listed:
         train, test = read_pairs(root / TRAIN_LIST), read_pairs(root / TEST_LIST)
         people = _merged(read_people(root / TRAIN_PEOPLE_LIST)) if named else None
         return Listed(train, test, _without_test_people(people, test, TRAIN_PEOPLE_LIST), TRAIN_LIST, TEST_LIST)
-    folds = read_folds(root / FOLDS_LIST)
     if protocol.fold is None:
         raise ValueError("a fold of View 2 must be named")
-    others = [k for k in range(len(folds)) if k != _fold_index(protocol.fold, len(folds))]
-    test = folds[protocol.fold - 1]
-    people = None
-    if named:
-        subsets = read_people(root / FOLDS_PEOPLE_LIST)
-        if len(subsets) != len(folds):
-            raise DataError(
-                f"{root / FOLDS_PEOPLE_LIST}: {len(subsets)} subsets for the {len(folds)} folds of {FOLDS_LIST}; "
-                "take both lists from one source"
-            )
-        people = _merged([subsets[k] for k in others])
+    folds, subsets = _read_view2(root, named)
+    if protocol.fold > len(folds):
+        raise DataError(
+            f"protocol.fold={protocol.fold}: {FOLDS_LIST} has {len(folds)} folds; give 1 to {len(folds)}, or null for "
+            "all"
+        )
+    return _listed_fold(folds, subsets, protocol.fold)
+
+
+def _read_view2(root: Path, named: bool) -> tuple[list[list[Pair]], list[dict[str, int]] | None]:
+    """The folds of View 2 and, where names may be used, the people of each."""
+    folds = read_folds(root / FOLDS_LIST)
+    subsets = read_people(root / FOLDS_PEOPLE_LIST) if named else None
+    if subsets is not None and len(subsets) != len(folds):
+        raise DataError(
+            f"{root / FOLDS_PEOPLE_LIST}: {len(subsets)} subsets for the {len(folds)} folds of {FOLDS_LIST}; "
+            "take both lists from one source"
+        )
+    return folds, subsets
+
+
+def _listed_fold(folds: list[list[Pair]], subsets: list[dict[str, int]] | None, fold: int) -> Listed:
+    test, others = folds[fold - 1], [k for k in range(len(folds)) if k != fold - 1]
     train = [pair for k in others for pair in folds[k]]
-    where = f"{FOLDS_LIST}, fold {protocol.fold}"
+    people = None if subsets is None else _merged([subsets[k] for k in others])
     return Listed(
-        train, test, _without_test_people(people, test, FOLDS_PEOPLE_LIST), f"{FOLDS_LIST}, the other folds", where
+        train,
+        test,
+        _without_test_people(people, test, FOLDS_PEOPLE_LIST),
+        train_list=f"{FOLDS_LIST}, the other folds",
+        test_list=f"{FOLDS_LIST}, fold {fold}",
     )
 
 
@@ -142,12 +157,6 @@ def _without_test_people(people: People | None, test: list[Pair], source: str) -
     if both:
         raise DataError(f"{source}: {len(both)} of its people are in the test pairs too ({min(both)}); mend the list")
     return people
-
-
-def _fold_index(fold: int, folds: int) -> int:
-    if fold > folds:
-        raise DataError(f"protocol.fold={fold}: {FOLDS_LIST} has {folds} folds; give 1 to {folds}, or null for all")
-    return fold - 1
 
 
 def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIEW1) -> None:
@@ -179,8 +188,9 @@ def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIE
     if isinstance(protocol, OneShotProtocol):
         read_test_people(data)
     elif isinstance(protocol, View2Protocol) and protocol.fold is None:
-        for fold in range(1, count_folds(data) + 1):
-            read_listed(data, protocol.model_copy(update={"fold": fold}))
+        folds, subsets = _read_view2(root, protocol.setting == "unrestricted")
+        for fold in range(1, len(folds) + 1):
+            _listed_fold(folds, subsets, fold)
     else:
         read_listed(data, protocol)
 
@@ -222,8 +232,8 @@ def _lists(protocol: TrainProtocol | OneShotProtocol) -> list[str]:
         return [TEST_PEOPLE_LIST]
     named = protocol.setting == "unrestricted"
     if isinstance(protocol, View2Protocol):
-        return [FOLDS_LIST, *[FOLDS_PEOPLE_LIST] * named]
-    return [TRAIN_LIST, TEST_LIST, *[TRAIN_PEOPLE_LIST] * named]
+        return [FOLDS_LIST, FOLDS_PEOPLE_LIST] if named else [FOLDS_LIST]
+    return [TRAIN_LIST, TEST_LIST, TRAIN_PEOPLE_LIST] if named else [TRAIN_LIST, TEST_LIST]
 
 
 def _missing(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> Sequence[str]:

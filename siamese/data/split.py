@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from siamese.data.connected import connected
 from siamese.data.lists import Pair, person_of
 from siamese.errors import DataError
+
+Ints = NDArray[np.integer]
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Indices of (training, validation): two sorted arrays that share none."""
 
 
-def stratified_split(labels: NDArray[np.integer], fraction: float, seed: int) -> Split:
+def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:
     """Indices of (training, validation), each label divided in the same proportion.
 
     Args:
@@ -76,12 +79,9 @@ def people_split(pairs: list[Pair], fraction: float, seed: int) -> Split:
     return train, validation
 
 
-Ints = NDArray[np.integer]
-
-
 def _dealt(pairs: list[Pair], labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str] | None:
     """Whole groups of connected people that hold as many pairs of each label as wanted; None if there are none."""
-    group_of = _connected(pairs)
+    group_of = connected((person_of(a), person_of(b)) for a, b, _ in pairs)
     members: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
         members.setdefault(group_of[person_of(pair.image1)], []).append(index)
@@ -121,19 +121,3 @@ def _grown(pairs: list[Pair], labels: Ints, wanted: Ints, rng: np.random.Generat
         taken += [sum(number for other, number in tied[person].items() if other in inside), same.get(person, 0)]
         inside.add(person)
     return inside
-
-
-def _connected(pairs: list[Pair]) -> dict[str, str]:
-    """Each person -> one of those whom pairs connect, the same for all of them (union by path halving)."""
-    parent: dict[str, str] = {}
-
-    def root(person: str) -> str:
-        parent.setdefault(person, person)
-        while parent[person] != person:
-            parent[person] = parent[parent[person]]
-            person = parent[person]
-        return person
-
-    for pair in pairs:
-        parent[root(person_of(pair.image1))] = root(person_of(pair.image2))
-    return {person: root(person) for person in parent}
