@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ class SiameseModule(L.LightningModule):
         scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._scored, strict=True))
         self._scored.clear()
         figures = {"loss": math.nan, "acc": math.nan, "auc": math.nan}
-        if not math.isnan(scores.sum()):
+        if np.isfinite(scores).all():
             decision = choose_decision(scores, labels, self._calibration, self._threshold)
             figures["loss"] = float(bce_with_logits(decision.calibration.logits(scores), labels).mean())
             figures["acc"] = accuracy(decision.predict(scores), labels)

@@ -175,6 +175,11 @@ def _find_run(name: str, config: EvalConfig) -> Member:
             f"protocol={wanted}: the run was trained in {trained.protocol.name}, on people that {wanted} tests; train "
             f"anew with protocol={'view1' if wanted == 'oneshot' else wanted}"
         )
+    # Fold and setting are the run's; what the group of options gives by itself asks for nothing.
+    for key, unasked in (("setting", "restricted"), ("fold", None)):
+        asked, own = getattr(config.protocol, key, unasked), getattr(trained.protocol, key, None)
+        if asked not in (unasked, own):
+            raise ConfigError(f"protocol.{key}={asked}: the run was trained with protocol.{key}={own}; leave it out")
     if config.backend is not None:
         changed = {"backend": config.backend, "calibration": "auto"}  # that of another back end need not fit
         trained = trained.model_copy(update=changed)
@@ -184,4 +189,6 @@ def _find_run(name: str, config: EvalConfig) -> Member:
         mine, given = getattr(trained.data, key), getattr(config.data, key)
         if mine != given:
             raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={mine}; give the same")
-    return Member(folder, result, trained.model_copy(update={"data": config.data}))
+    # Whom the run was trained on does not change with the images: nor may its validation pairs.
+    kept = {key: getattr(trained.data, key) for key in ("split", "val_fraction", "split_seed")}
+    return Member(folder, result, trained.model_copy(update={"data": config.data.model_copy(update=kept)}))

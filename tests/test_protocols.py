@@ -173,7 +173,9 @@ def test_view_2_goes_on_with_the_fold_it_was_stopped_in(
     assert undisturbed["test/acc"] == pytest.approx(np.mean(accuracies))
     assert undisturbed["test/acc_se"] == pytest.approx(np.std(accuracies, ddof=1) / 10**0.5)
     assert undisturbed["n_test"] == sum(undisturbed[key] for key in ("tp", "fp", "tn", "fn")) == TINY.view2_pairs
-    assert 0 <= undisturbed["test/tar@far=0.01"] <= 1
+    scored = rows(tmp_path / "whole/predictions.csv")
+    same, different = ([float(row["score"]) for row in scored if row["label"] == label] for label in "10")
+    assert undisturbed["test/tar@far=0.01"] == np.mean(np.array(same) > max(different))  # of ten, none may pass
     assert [float(row["test/acc"]) for row in rows(tmp_path / "whole/folds.csv")] == pytest.approx(accuracies)
     assert "View 2" in (tmp_path / "whole/report.html").read_text()
 
@@ -198,6 +200,18 @@ def test_evaluation_keeps_calibration_and_threshold(embedding_config: Make, tmp_
     same = [key for key in trained if key.startswith(("val/", "test/", "calibration/")) or key in ("threshold", "tp")]
     assert {key: again[key] for key in same} == {key: trained[key] for key in same}
     assert (tmp_path / "eval/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
+
+
+def test_other_images_are_scored_on_the_runs_own_validation_pairs(embedding_config: Make, tmp_path: Path) -> None:
+    config = embedding_config(max_epochs=1)
+    split = {"split": "people", "val_fraction": 0.3, "split_seed": 2}
+    run(config.model_copy(update={"data": config.data.model_copy(update=split)}), tmp_path / "run")
+    evaluation(tmp_path / "run", tmp_path / "eval", data=config.data.model_dump())
+    pairs = [
+        [(row["split"], row["image1"], row["image2"]) for row in rows(tmp_path / name / "predictions.csv")]
+        for name in ("run", "eval")
+    ]
+    assert pairs[0] == pairs[1]
 
 
 def test_an_ensemble_scores_by_the_mean_of_its_members(embedding_config: Make, tmp_path: Path) -> None:
@@ -234,6 +248,12 @@ def test_what_is_no_ensemble_is_told(embedding_config: Make, tmp_path: Path) -> 
     for protocol in ("view1", "oneshot"):
         with pytest.raises(ConfigError, match=r"trained in view2, on people that .* tests"):
             evaluation(tmp_path / "fold", tmp_path / "eval", protocol={"name": protocol})
+    for protocol, other in (
+        ({"name": "view2", "fold": 2}, "fold"),
+        ({"name": "view1", "setting": "unrestricted"}, "a"),
+    ):
+        with pytest.raises(ConfigError, match=r"the run was trained with protocol\..*leave it out"):
+            evaluation(tmp_path / other, tmp_path / "eval", protocol=protocol)
     with pytest.raises(ConfigError, match=r"trained in view1, on people that view2 tests"):
         evaluation(tmp_path / "a", tmp_path / "eval", protocol={"name": "view2"})
 
