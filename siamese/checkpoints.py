@@ -55,6 +55,8 @@ class MemoryCheckpointIO(CheckpointIO):
 def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool = False) -> SiameseNetwork:
     """The network of a run with the weights of a checkpoint, on the CPU, in evaluation mode.
 
+    Where the checkpoint has an average of the weights, that is it.
+
     Args:
         source: a checkpoint file, or what was read from one.
         config: of the run.
@@ -71,7 +73,7 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
         raise DataError(f"{source}: no such checkpoint; name the folder of a run that kept its weights") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{source}: is no checkpoint that can be loaded safely ({_first_line(error)})") from None
-    prefix = "network."
+    prefix = "average.module." if "average.n_averaged" in state else "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     with torch.device("meta"):  # nothing is allocated or drawn: the checkpoint's tensors become the parameters
         network = network_of(config, dft, pretrained=False)

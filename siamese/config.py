@@ -237,10 +237,11 @@ class StepScheduler(Section):
 
 
 class CosineScheduler(Section):
-    """Half a cosine from the learning rate to ``final_fraction`` of it over ``max_epochs``."""
+    """Half a cosine from the learning rate to ``final_fraction`` of it over ``max_epochs``, after a linear warm-up."""
 
     name: Literal["cosine"]
     final_fraction: float = Field(0.0, ge=0, le=1)
+    warmup_epochs: int = Field(0, ge=0, description="epochs in which the learning rate grows, from a part of it on")
 
 
 class ConstantScheduler(Section):
@@ -339,6 +340,7 @@ class TrainConfig(Section):
     calibration: Literal["auto", "none", "platt", "temperature"] = "auto"
     threshold: Annotated[float | str, PlainValidator(_threshold)] = 0.5
     flip_average: bool = Field(False, description="embed each image and its mirror image, and score the sum")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="of the average of the weights that is scored; 0: none")
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = "auto"
     convolution: Literal["auto", "direct", "dft"] = "auto"
     checkpoint: Literal["best", "all", "none"] = "best"

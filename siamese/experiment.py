@@ -171,6 +171,7 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataMod
         calibration=config.fitted_calibration,
         augmentation=config.augmentation,
         views=getattr(config.objective, "views", 1),
+        ema_decay=config.ema_decay,
         config=to_plain(config),
     )
 
@@ -190,11 +191,13 @@ def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | 
     match config.scheduler:
         case StepScheduler(step_size=step_size, gamma=gamma):
             return StepLR(optimizer, step_size, gamma)
-        case CosineScheduler(final_fraction=final):
-            return LambdaLR(
-                optimizer,
-                lambda epoch: final + (1 - final) * 0.5 * (1 + math.cos(math.pi * epoch / config.max_epochs)),
-            )
+        case CosineScheduler(final_fraction=final, warmup_epochs=warmup):
+
+            def factor(epoch: int) -> float:
+                cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * epoch / config.max_epochs))
+                return cosine * min(1.0, (epoch + 1) / (warmup + 1))
+
+            return LambdaLR(optimizer, factor)
         case _:
             return None
 

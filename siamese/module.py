@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics.classification import BinaryAccuracy
 
 from siamese.config import AugmentationConfig
@@ -43,6 +44,8 @@ class SiameseModule(L.LightningModule):
         calibration: how scores become probabilities: ``none`` where they are logits, or ``platt``, ``temperature``.
         augmentation: what is changed in training images; nothing when None.
         views: augmentations of each image in a batch of groups.
+        ema_decay: of the exponential moving average of the weights that is validated and tested in place of the last
+            ones; 0 for none. Checkpoints hold both.
         config: plain values (dicts, lists, numbers, strings) kept in every checkpoint, so that a file of weights
             tells what it is and still loads with ``weights_only=True``.
     """
@@ -57,6 +60,7 @@ class SiameseModule(L.LightningModule):
         calibration: str = "none",
         augmentation: AugmentationConfig | None = None,
         views: int = 1,
+        ema_decay: float = 0.0,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -68,13 +72,17 @@ class SiameseModule(L.LightningModule):
         self._calibration = calibration
         self._augmentation = augmentation or AugmentationConfig()
         self._views = views
+        # Part of this module, so that it is in every checkpoint. (Lightning's own callback swaps weights around
+        # validation, and leaves the averages out of checkpoints of weights alone.)
+        self.average = averaged(network, ema_decay) if ema_decay else None
         self._config = config or {}
         self._scored: list[tuple[Tensor, Tensor]] = []
         self.train_accuracy = BinaryAccuracy(validate_args=False)
 
     def forward(self, image1: Tensor, image2: Tensor) -> Tensor:
-        """Both images of each pair, float [B, C, H, W] in [0, 1] -> scores [B]."""
-        scores: Tensor = self.network(image1, image2)
+        """Both images of each pair, float [B, C, H, W] in [0, 1] -> scores [B]; of the average, not in training."""
+        network = self.network if self.training or self.average is None else self.average
+        scores: Tensor = network(image1, image2)
         return scores
 
     def training_step(self, batch: PairBatch | GroupBatch, batch_idx: int) -> Tensor:
@@ -85,6 +93,11 @@ class SiameseModule(L.LightningModule):
             "train/loss", loss.detach(), on_step=False, on_epoch=True, logger=False, prog_bar=True, batch_size=size
         )
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Let the average follow the weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.network)
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Score a batch of validation pairs."""
@@ -146,3 +159,18 @@ class SiameseModule(L.LightningModule):
             figures["auc"] = auc(scores, labels)
         for name, value in figures.items():
             self.log(f"{split}/{name}", value, logger=split == "test", prog_bar=split == "val", batch_size=len(labels))
+
+
+def averaged(network: SiameseNetwork, decay: float) -> AveragedModel:
+    """An exponential moving average of a network's weights and of its statistics of batches.
+
+    Of update n on the average keeps ``min(decay, (1 + n) / (10 + n))``: the weights before training are soon forgotten.
+    """
+
+    def follow(average: Tensor, last: Tensor, updates: Tensor | int) -> Tensor:
+        if not average.is_floating_point():
+            return last  # a count
+        n = int(updates)
+        return torch.lerp(last, average, min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(network, avg_fn=follow, use_buffers=True).requires_grad_(False)

@@ -28,7 +28,7 @@ from siamese.evaluate import evaluate
 from siamese.experiment import build_optimizer, build_scheduler, train
 from siamese.folds import train_folds
 from siamese.models.build import network_of
-from siamese.module import SiameseModule
+from siamese.module import SiameseModule, averaged
 from siamese.objectives.pairs import BinaryCrossEntropy
 from siamese.runs import Interrupted, RunFolder
 from siamese.scoring import score_pairs
@@ -273,7 +273,8 @@ def test_interrupted_and_resumed_equals_undisturbed(
     """
     monkeypatch.setattr(KeepLast, "EVERY", every)
     model = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
-    options = {"model": model, "max_epochs": 3, "scheduler": {"name": "step", "step_size": 1, "gamma": 0.5}}
+    scheduler = {"name": "step", "step_size": 1, "gamma": 0.5}
+    options = {"model": model, "max_epochs": 3, "scheduler": scheduler, "ema_decay": 0.0 if every else 0.9}
     expected = run(tiny_config(**options), tmp_path / "whole")
 
     class Interrupt(L.Callback):
@@ -541,6 +542,39 @@ def test_schedules(tiny_config: Make) -> None:
     assert cosine[0] == 1.0
     assert cosine[10] == pytest.approx(0.55)
     assert cosine[20] == pytest.approx(0.1)
+    warm = rates(name="cosine", final_fraction=0.1, warmup_epochs=3)
+    assert warm[:4] == pytest.approx([cosine[epoch] * (epoch + 1) / 4 for epoch in range(4)])
+    assert warm[4:] == cosine[4:]
+
+
+def test_the_average_forgets_the_start_and_then_follows_with_the_decay() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+    average = averaged(network, decay=0.25)  # type: ignore[arg-type]
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+    expected = None
+    for n in range(6):
+        value = float(n * n)
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data.fill_(value)
+        average.update_parameters(network)  # type: ignore[arg-type]
+        keep = min(0.25, (1 + n) / (10 + n))
+        expected = value if expected is None else keep * expected + (1 - keep) * value
+        for tensor in (average.module[0].weight, average.module[1].running_var):
+            assert tensor.flatten().tolist() == pytest.approx([expected] * tensor.numel())
+        assert int(average.module[1].num_batches_tracked) == n * n
+
+
+def test_the_average_is_what_is_validated_kept_and_scored(tiny_config: Make, tmp_path: Path) -> None:
+    config = tiny_config(ema_decay=0.9, max_epochs=2)
+    result = run(config, tmp_path / "a")
+    checkpoint = torch.load(tmp_path / "a/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    network = load_network(tmp_path / "a/checkpoints/best.ckpt", config)
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, checkpoint[f"average.module.{name}"])
+    assert any(not torch.equal(w, checkpoint[f"network.{n}"]) for n, w in network.named_parameters())
+    rows = read_history(tmp_path / "a/history.csv")
+    assert rows[int(result["best_epoch"]) - 1]["val/loss"] == pytest.approx(result["val/loss"], rel=1e-5)
+    assert result["val/loss"] != run(tiny_config(max_epochs=2), tmp_path / "b")["val/loss"]
 
 
 def test_optimizer_gets_its_options(tiny_config: Make) -> None:
