@@ -339,7 +339,8 @@ class TrainConfig(Section):
     monitor: Literal["val/loss", "val/acc", "val/auc"] = "val/loss"
     calibration: Literal["auto", "none", "platt", "temperature"] = "auto"
     threshold: Annotated[float | str, PlainValidator(_threshold)] = 0.5
-    flip_average: bool = Field(False, description="embed each image and its mirror image, and score the sum")
+    flip_average: bool = Field(False, description="embed each image and its mirror image, and score the mean")
+    crop_average: float = Field(1.0, ge=0.5, le=1, description="so also four windows of this share; 1: none")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="of the average of the weights that is scored; 0: none")
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = "auto"
     convolution: Literal["auto", "direct", "dft"] = "auto"

@@ -89,7 +89,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     L.seed_everything(config.seed, verbose=False)
 
     data = load_data(config, folder)
-    network = network_of(config, arithmetic.dft)
+    network = network_of(config, arithmetic.dft, one_view=True)  # several views are for the finished network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
     if device.type == "cpu" and norm_pool.library() is None:

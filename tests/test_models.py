@@ -15,7 +15,7 @@ from siamese.models.koch import KochEncoder
 from siamese.models.norm_pool import MaxPoolReLU2d
 from siamese.models.resnet import ResidualBlock
 from siamese.models.shapes import koch_feature_size
-from siamese.models.siamese import CosineHead, EuclideanHead, L1Head
+from siamese.models.siamese import CosineHead, EuclideanHead, L1Head, windows
 from siamese.models.unfold_conv import UnfoldConv2d
 from siamese.objectives.pairs import BinaryCrossEntropy
 
@@ -215,3 +215,22 @@ def test_flip_averaging_makes_mirror_images_equal_in_evaluation_alone(objective:
     torch.testing.assert_close(network.embed(x1), network.embed(x1.flip(-1)))
     torch.testing.assert_close(network(x1, x2), network(x1.flip(-1), x2))
     torch.testing.assert_close(network(x1, x2), network.head(network.embed(x1), network.embed(x2)))
+
+
+def test_windows_lie_at_the_middle_of_each_edge() -> None:
+    at = (torch.arange(64) + 0.5) / 64
+    x_BCHW = torch.stack([at.expand(64, 64), at[:, None].expand(64, 64)])[None]  # how far right, how far down
+    starts = [(0, 0.125), (0.25, 0.125), (0.125, 0), (0.125, 0.25)]
+    for window, (left, top) in zip(windows(x_BCHW, 0.75), starts, strict=True):
+        assert window.shape == x_BCHW.shape
+        torch.testing.assert_close(window[0, 0, 0], left + 0.75 * at, atol=1e-2, rtol=0)  # half a pixel at the border
+        torch.testing.assert_close(window[0, 1, :, 0], top + 0.75 * at, atol=1e-2, rtol=0)
+
+
+def test_crop_averaging_is_the_mean_over_whole_image_windows_and_mirror_images() -> None:
+    network = build_network(SMALL, 1, 65, objective={"name": "ntxent"}, flip_average=True, crop_average=0.9)
+    x = torch.rand(3, 1, 65, 65)
+    torch.testing.assert_close(network.embed(x), network.encoder(x))
+    network.eval()
+    views = [view for one in (x, *windows(x, 0.9)) for view in (one, one.flip(-1))]
+    torch.testing.assert_close(network.embed(x), sum(network.encoder(view) for view in views) / 10)

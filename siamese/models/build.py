@@ -63,25 +63,30 @@ def build_network(
     dft: bool = False,
     objective: dict[str, Any] = BCE,
     flip_average: bool = False,
+    crop_average: float = 1.0,
 ) -> SiameseNetwork:
     """The network around the encoder that ``model`` describes, with the head that ``objective`` trains.
 
     Arguments as of `build_encoder` and `SiameseNetwork`; ``objective`` as in ``conf/objective/*.yaml``.
     """
     encoder = build_encoder(model, in_channels, input_size, dft)
-    return SiameseNetwork(encoder, build_head(encoder, model, objective), flip_average)
+    return SiameseNetwork(encoder, build_head(encoder, model, objective), flip_average, crop_average)
 
 
-def network_of(config: TrainConfig, dft: bool = False, pretrained: bool = True) -> SiameseNetwork:
+def network_of(
+    config: TrainConfig, dft: bool = False, pretrained: bool = True, one_view: bool = False
+) -> SiameseNetwork:
     """The network that a run's configuration describes.
 
     Args:
         config: of the run.
         dft: compute Koch's costly convolutions through spectra.
         pretrained: start from the weights that ``model.weights`` names, if any; False where others take their place.
+        one_view: leave ``flip_average`` and ``crop_average`` out.
     """
     model, objective = to_plain(config.model), to_plain(config.objective)
     if "weights" in model and not pretrained:
         model["weights"] = None
     data = config.data
-    return build_network(model, data.channels, data.image_size, dft, objective, config.flip_average)
+    views = (False, 1.0) if one_view else (config.flip_average, config.crop_average)
+    return build_network(model, data.channels, data.image_size, dft, objective, *views)

@@ -51,30 +51,64 @@ class EuclideanHead(nn.Module):
 class SiameseNetwork(nn.Module):
     """One encoder applied to both images, and a head that scores the pair of embeddings.
 
+    In evaluation mode an image may be embedded as the mean of the embeddings of several views of it (as Krizhevsky et
+    al. 2012, section 4.1, average predictions).
+
     Args:
         encoder: images -> embeddings.
         head: both embeddings of each pair -> scores.
-        flip_average: in evaluation mode, embed an image as the mean of the embeddings of it and of its mirror image.
+        flip_average: each view and its mirror image.
+        crop_average: share of the side, in (0, 1]. Below 1 the views are the whole image and four windows of this size,
+            each in the middle of an edge.
     """
 
-    def __init__(self, encoder: Encoder, head: nn.Module, flip_average: bool = False) -> None:
+    def __init__(
+        self, encoder: Encoder, head: nn.Module, flip_average: bool = False, crop_average: float = 1.0
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.flip_average = flip_average
+        self.crop_average = crop_average
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]."""
-        z_BD: Tensor = self.encoder(x_BCHW)
-        if self.flip_average and not self.training:
-            z_BD = (z_BD + self.encoder(x_BCHW.flip(-1))) / 2
-        return z_BD
+        """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]; a mean of several views is float32."""
+        if self.training or not self._many_views:
+            z_BD: Tensor = self.encoder(x_BCHW)
+            return z_BD
+        views = [x_BCHW, *(windows(x_BCHW, self.crop_average) if self.crop_average < 1 else ())]
+        if self.flip_average:
+            views += [view.flip(-1) for view in views]
+        return torch.stack([self.encoder(view).float() for view in views]).mean(0)
 
     def forward(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> Tensor:
         """Both images of each pair -> scores [B]: logits where the head is an `L1Head`."""
-        if self.flip_average and not self.training:
-            z1_BD, z2_BD = self.embed(x1_BCHW), self.embed(x2_BCHW)
-        else:
+        if self.training or not self._many_views:
             z1_BD, z2_BD = self.encoder.twins(x1_BCHW, x2_BCHW)
+        else:
+            z1_BD, z2_BD = self.embed(x1_BCHW), self.embed(x2_BCHW)
         score_B: Tensor = self.head(z1_BD, z2_BD)
         return score_B
+
+    @property
+    def _many_views(self) -> bool:
+        return self.flip_average or self.crop_average < 1
+
+
+def windows(x_BCHW: Tensor, share: float) -> list[Tensor]:
+    """Four square windows of each image, in the middle of its left, right, upper and lower edge, at the image's size.
+
+    Args:
+        x_BCHW: float [B, C, H, W].
+        share: of the side, in (0, 1).
+
+    Returns:
+        four times [B, C, H, W], bilinear.
+    """
+    gap = 1 - share
+    views = []
+    for right, down in ((-gap, 0.0), (gap, 0.0), (0.0, -gap), (0.0, gap)):
+        theta = torch.tensor([[share, 0.0, right], [0.0, share, down]], device=x_BCHW.device)
+        grid = F.affine_grid(theta.expand(len(x_BCHW), 2, 3), list(x_BCHW.shape), align_corners=False)
+        views.append(F.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False))
+    return views

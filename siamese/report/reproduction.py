@@ -28,7 +28,8 @@ COMMON: dict[str, Any] = {
 
 LATER: dict[str, Any] = {
     "protocol.setting": "restricted", "data.split": "pairs", "calibration": "auto", "flip_average": False,
-    "backend.name": "network", "augmentation.flip": False, "augmentation.rotation": 0.0, "augmentation.shear": 0.0,
+    "crop_average": 1.0, "ema_decay": 0.0, "backend.name": "network", "augmentation.flip": False,
+    "augmentation.rotation": 0.0, "augmentation.shear": 0.0,
     "augmentation.scale": 1.0, "augmentation.translation": 0.0, "augmentation.brightness": 0.0,
     "augmentation.contrast": 0.0, "augmentation.erase": 0.0,
 }  # fmt: skip
