@@ -429,6 +429,13 @@ class EvalConfig(Section):
     data: DataConfig | None = None
     protocol: EvalProtocol | None = None
     backend: BackendConfig | None = None
+    flip_average: bool | None = None
+    crop_average: float | None = Field(None, ge=0.5, le=1)
+
+    @property
+    def scores_anew(self) -> bool:
+        """Whether scores are asked for that the run's own calibration and threshold are not for."""
+        return any(value is not None for value in (self.backend, self.flip_average, self.crop_average))
 
 
 # --- from Hydra, from disk --------------------------------------------------------------------------------

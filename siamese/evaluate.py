@@ -46,12 +46,11 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> dict[str, Any]:
     """
     started = time.perf_counter()
     members = find_runs(config)
-    refit = config.backend is not None
     start_evaluation(members, config, folder)
     if isinstance(config.protocol, OneShotProtocol):
-        identify(members, refit, config.protocol, folder)
+        identify(members, config.scores_anew, config.protocol, folder)
     else:
-        verify(members, refit, folder)
+        verify(members, config.scores_anew, folder)
     result = folder.record(status="done", total_seconds=round(time.perf_counter() - started, 2))
     log.info("report: %s", write_run_report(folder.path))
     return result

@@ -183,6 +183,8 @@ def _find_run(name: str, config: EvalConfig) -> Member:
     if config.backend is not None:
         changed = {"backend": config.backend, "calibration": "auto"}  # that of another back end need not fit
         trained = trained.model_copy(update=changed)
+    views = {key: getattr(config, key) for key in ("flip_average", "crop_average")}
+    trained = trained.model_copy(update={key: value for key, value in views.items() if value is not None})
     if config.data is None:
         return Member(folder, result, trained)
     for key in ("image_size", "color"):

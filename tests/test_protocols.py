@@ -288,6 +288,18 @@ def test_weights_of_the_objective_are_not_the_networks(embedding_config: Make, t
     assert not [name for name, _ in network.named_parameters() if "loss" in name]
 
 
+def test_eval_tries_other_views_as_if_trained_with_them(embedding_config: Make, tmp_path: Path) -> None:
+    options = {"objective": {"name": "ntxent"}, "max_epochs": 1, "backend": {"name": "plda"}}
+    views = {"flip_average": True, "crop_average": 0.9}
+    trained = run(embedding_config(**options, **views), tmp_path / "many")
+    plain = run(embedding_config(**options), tmp_path / "one")
+    tried = evaluation(tmp_path / "one", tmp_path / "tried", **views)
+    assert {key: tried[key] for key in trained if "/" in key} == {key: trained[key] for key in trained if "/" in key}
+    assert tried["calibration/slope"] != plain["calibration/slope"]
+    back = evaluation(tmp_path / "many", tmp_path / "back", flip_average=False, crop_average=1.0)
+    assert back["test/loss"] == plain["test/loss"]
+
+
 @pytest.mark.parametrize("setting", ["restricted", "unrestricted"])
 @pytest.mark.parametrize("name", ["l1", "lda", "plda"])
 def test_a_back_end_is_fitted_saved_and_used_again(
