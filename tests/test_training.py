@@ -605,6 +605,7 @@ def test_every_config_file_runs(
         overrides = [o for o in overrides if not o.startswith(specific)] + [f"data={option}", f"data.root={root}"]
     elif group == "experiment":
         overrides = [o for o in overrides if o != "data=synthetic"] + [f"experiment={option}", "data=synthetic"]
+        overrides = [o for o in overrides if not (option.startswith("best/") and o.startswith("model."))]
     elif (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("train", [*overrides, "trainer=gpu"])
@@ -613,11 +614,12 @@ def test_every_config_file_runs(
         return
     elif group == "model" and option != "koch":
         overrides = [o for o in overrides if not o.startswith("model.")] + [f"model={option}", "model.embedding_dim=8"]
-        overrides += ["model.widths=[4,8]", "model.blocks=[1,1]"] if option == "resnet" else []
     elif group != "data":
         overrides += NEEDS.get((group, option), [])
         overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}={option}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        if compose("train", overrides).model.name == "resnet":
+            overrides += ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"]
         cfg = compose("train", overrides)
     config = configuration.load_train(cfg)
     result = train_folds(config, RunFolder(tmp_path / "run")) if option == "view2" else run(config, tmp_path / "run")
