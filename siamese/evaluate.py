@@ -28,7 +28,7 @@ from siamese.hardware import pick_device, recorded_arithmetic
 from siamese.models.siamese import SiameseNetwork
 from siamese.report.run import write_run_report
 from siamese.runs import Member, RunFolder, find_runs
-from siamese.scoring import fit_backend, score_pairs
+from siamese.scoring import embed_images, fit_backend, score_embeddings, score_pairs
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,11 @@ def identify(members: list[Member], refit: bool, protocol: OneShotProtocol, fold
     for array in arrays:
         row = {name: index for index, name in enumerate(array.names)}
         pixels.append(torch.from_numpy(array.pixels[[row[name] for name in names]]))
+    everyone = torch.arange(len(names))
+    embedded = [
+        embed_images(network, images, everyone, device, bf16)
+        for (network, device, bf16, _), images in zip(scorers, pixels, strict=True)
+    ]
     result: dict[str, Any] = {}
     rows = []
     for ways in protocol.ways:
@@ -178,8 +183,8 @@ def identify(members: list[Member], refit: bool, protocol: OneShotProtocol, fold
             raise DataError(f"{image_root(members[0].config.data)}: {error}; give other protocol.ways") from None
         pairs = torch.from_numpy(trials.pairs)
         logits = [
-            line.logits(score_pairs(network, images, pairs, device, bf16))
-            for (network, device, bf16, line), images in zip(scorers, pixels, strict=True)
+            line.logits(score_embeddings(network.head, z_ND, pairs, bf16))
+            for (network, _, bf16, line), z_ND in zip(scorers, embedded, strict=True)
         ]
         found = identification_accuracy(np.mean(logits, axis=0).reshape(-1, ways))
         nearest = identification_accuracy(_pixel_scores(pixels[0], pairs).reshape(-1, ways))

@@ -37,10 +37,15 @@ def score_pairs(
         float32 [P]: logits where the network was trained with the binary cross-entropy and has its own head.
     """
     distinct, position = torch.unique(indices, return_inverse=True)
-    z = embed_images(network, pixels, distinct, device, bf16)
-    position = position.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits = [network.head(z[rows[:, 0]], z[rows[:, 1]]) for rows in position.split(CHUNK)]
+    return score_embeddings(network.head, embed_images(network, pixels, distinct, device, bf16), position, bf16)
+
+
+@torch.inference_mode()
+def score_embeddings(head: nn.Module, z_ND: Tensor, indices: Tensor, bf16: bool = False) -> NDArray[np.float32]:
+    """As `score_pairs`, of what `embed_images` gave: ``indices``, int64 [P, 2], are rows of ``z_ND``."""
+    indices = indices.to(z_ND.device)
+    with torch.autocast(z_ND.device.type, torch.bfloat16, enabled=bf16):
+        logits = [head(z_ND[rows[:, 0]], z_ND[rows[:, 1]]) for rows in indices.split(CHUNK)]
     scores: NDArray[np.float32] = torch.cat(logits).float().cpu().numpy() if logits else np.empty(0, np.float32)
     return scores
 
