@@ -89,10 +89,9 @@ class KochModel(Section):
     init: Literal["torch", "koch"] = "torch"
 
 
-class ResnetModel(Section):
-    """A small residual network (He et al. 2016)."""
+class ResidualModel(Section):
+    """What all models of residual networks share."""
 
-    name: Literal["resnet"]
     widths: list[Annotated[int, Field(ge=1)]] = Field([32, 64, 128, 256], min_length=1, max_length=6)
     blocks: list[Annotated[int, Field(ge=1)]] = Field([1, 1, 1, 1], min_length=1, max_length=6)
     pooling: Literal["average", "flatten"] = "flatten"
@@ -100,10 +99,26 @@ class ResnetModel(Section):
     embedding_dim: int = Field(256, ge=1)
 
     @model_validator(mode="after")
-    def _stages_agree(self) -> ResnetModel:
+    def _stages_agree(self) -> ResidualModel:
         if len(self.widths) != len(self.blocks):
             raise ValueError(f"widths={self.widths} and blocks={self.blocks} must have as many stages")
         return self
+
+
+class ResnetModel(ResidualModel):
+    """A small residual network (He et al. 2016)."""
+
+    name: Literal["resnet"]
+
+
+class MulticropModel(ResidualModel):
+    """Several residual networks, each on its own central crop of the image; ``embedding_dim`` is that of each."""
+
+    name: Literal["multicrop"]
+    crops: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [1.0, 0.8, 0.63], min_length=1, max_length=16, description="share of the image's side, one for each network"
+    )
+    crop_size: int = Field(64, ge=8, le=1024, description="side to which each crop is resized, pixels")
 
 
 class TorchvisionModel(Section):
@@ -116,7 +131,7 @@ class TorchvisionModel(Section):
     embedding_dim: int = Field(256, ge=1)
 
 
-ModelConfig = Annotated[KochModel | ResnetModel | TorchvisionModel, Field(discriminator="name")]
+ModelConfig = Annotated[KochModel | ResnetModel | MulticropModel | TorchvisionModel, Field(discriminator="name")]
 
 
 class BceObjective(Section):
@@ -193,6 +208,13 @@ class BackendConfig(Section):
 
     name: Literal["network", "l1", "lda", "plda"]
     shrinkage: float = Field(0.1, gt=0, le=1)
+    within: float = Field(1.0, gt=0, description="factor on the covariance within people")
+
+    @model_validator(mode="after")
+    def _within_is_of_use(self) -> BackendConfig:
+        if self.within != 1 and self.name not in ("lda", "plda"):
+            raise ValueError(f"backend.within={self.within} is for backend=lda and plda alone, not {self.name}")
+        return self
 
 
 class SamplingConfig(Section):

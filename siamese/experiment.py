@@ -164,7 +164,7 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataMod
     """What is trained: the network and the objective with all that the configuration says of them."""
     return SiameseModule(
         network,
-        objective=build_objective(config.objective, network.encoder.embedding_dim, len(data.people or ())),
+        objective=build_objective(config.objective, network.encoder, len(data.people or ())),
         optimizer=partial(build_optimizer, config),
         scheduler=partial(build_scheduler, config),
         threshold=config.threshold,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from siamese.config import BackendConfig
 from siamese.data.module import PairDataModule, to_float
 from siamese.data.sampling import NamedPairSampler
-from siamese.models.backends import BACKENDS, WeightedL1Head, covariances_by_groups, covariances_by_pairs
+from siamese.models.backends import BACKENDS, WeightedL1Head, covariances_by_groups, covariances_by_pairs, widened
 from siamese.models.siamese import SiameseNetwork
 
 CHUNK = 128
@@ -96,7 +96,7 @@ def fit_backend(
         rows = torch.from_numpy(np.concatenate(data.people))
         groups = torch.repeat_interleave(torch.tensor([len(images) for images in data.people]))
         z_ND = embed_images(network, data.pixels, rows, device, bf16)
-        head.fit(*covariances_by_groups(z_ND, groups), config.shrinkage)
+        head.fit(*widened(*covariances_by_groups(z_ND, groups), config.within), config.shrinkage)
         return head
     indices, labels = data.train.indices, data.train.labels
     if data.people is not None:
@@ -109,5 +109,5 @@ def fit_backend(
     if isinstance(head, WeightedL1Head):
         head.fit(z1_PD, z2_PD, labels, config.shrinkage)
     else:
-        head.fit(*covariances_by_pairs(z1_PD, z2_PD, labels), config.shrinkage)
+        head.fit(*widened(*covariances_by_pairs(z1_PD, z2_PD, labels), config.within), config.shrinkage)
     return head

@@ -19,6 +19,7 @@ from siamese.models.backends import (
     covariances_by_pairs,
     normalized,
     shrunk,
+    widened,
 )
 
 D = 6
@@ -95,6 +96,27 @@ def test_plda_is_the_ratio_of_the_two_densities():
         return MultivariateNormal(mean.repeat(2), (covariance + covariance.T) / 2).log_prob(x)
 
     torch.testing.assert_close(head(z1, z2), density(between) - density(zero), rtol=1e-6, atol=1e-6)
+
+
+def test_widening_changes_the_covariance_within_people_alone():
+    mean, within, total = covariances_by_groups(*faces(50, 4))
+    same_mean, wide, wider_total = widened(mean, within, total, 2.5)
+    torch.testing.assert_close(same_mean, mean)
+    torch.testing.assert_close(wide, 2.5 * within)
+    torch.testing.assert_close(wider_total - wide, total - within)
+
+
+def test_widening_makes_up_for_training_people_who_are_too_close():
+    z, groups = faces(400, 5)
+    place = z.reshape(400, 5, D).mean(1).repeat_interleave(5, 0)
+    close = place + (z - place) / 2  # a quarter of the covariance
+    z1, z2, label = pairs(*faces(400, 5, seed=9))
+    losses = []
+    for factor in (1.0, 4.0):
+        head = PldaHead(D)
+        head.fit(*widened(*covariances_by_groups(close, groups), factor), 1e-3)
+        losses.append(float(torch.nn.functional.binary_cross_entropy_with_logits(head(z1, z2), label.double())))
+    assert losses[1] < losses[0] - 0.1
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from urllib.error import URLError
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from siamese.config import ResnetModel
+from siamese.config import NtxentObjective, ResnetModel
 from siamese.errors import DataError
 from siamese.models.build import build_network
 from siamese.models.koch import KochEncoder
+from siamese.models.multicrop import central_crop
 from siamese.models.norm_pool import MaxPoolReLU2d
 from siamese.models.resnet import ResidualBlock
 from siamese.models.shapes import koch_feature_size
 from siamese.models.siamese import CosineHead, EuclideanHead, L1Head, windows
 from siamese.models.unfold_conv import UnfoldConv2d
+from siamese.objectives.build import build_objective
 from siamese.objectives.pairs import BinaryCrossEntropy
 
 KOCH = {
@@ -165,6 +169,35 @@ def test_the_default_residual_network_is_small() -> None:
     default = ResnetModel(name="resnet").model_dump()
     with torch.device("meta"):
         assert parameters(build_network(default, 1, 105, objective={"name": "ntxent"})) < 5_000_000
+
+
+MULTICROP = {**RESNET, "name": "multicrop", "crops": [1.0, 0.5], "crop_size": 16}
+
+
+def test_multicrop_gives_each_crops_embedding_at_unit_length() -> None:
+    network = build_network(MULTICROP, 1, 32, objective={"name": "ntxent"}).eval()
+    x = torch.rand(3, 1, 32, 32)
+    whole, middle = network.encoder.encoders
+
+    def embeddings(images: torch.Tensor) -> list[torch.Tensor]:
+        smaller = F.interpolate(images, size=(16, 16), mode="bilinear", antialias=True)
+        return [whole(smaller), middle(images[:, :, 8:24, 8:24])]
+
+    torch.testing.assert_close(network.embed(x), torch.cat([F.normalize(z) for z in embeddings(x)], 1))
+    y = torch.rand(3, 1, 32, 32)
+    cosines = [F.cosine_similarity(*both) for both in zip(embeddings(x), embeddings(y), strict=True)]
+    torch.testing.assert_close(network(x, y), torch.stack(cosines).mean(0))
+
+
+def test_multicrop_trains_each_network_as_it_would_be_alone() -> None:
+    network = build_network(MULTICROP, 1, 32, objective={"name": "ntxent"})
+    alone = copy.deepcopy(network.encoder.encoders[1])
+    config = NtxentObjective(name="ntxent", temperature=0.1)
+    x, groups, none = torch.rand(8, 1, 32, 32), torch.arange(4).repeat(2), torch.empty(0)
+    build_objective(config, network.encoder)(network.embed(x), groups, none).backward()
+    build_objective(config, alone)(alone(central_crop(x, 16, 16)), groups, none).backward()
+    for one, other in zip(network.encoder.encoders[1].parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)  # sums in another order
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from siamese.objectives.groups import AngularMargin, NTXent, Triplet
+from siamese.objectives.groups import AngularMargin, EachPart, NTXent, Triplet
 from siamese.objectives.pairs import BinaryCrossEntropy, Contrastive
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -148,3 +148,14 @@ def test_a_batch_with_nothing_to_compare_costs_nothing_and_has_a_gradient(name, 
 def test_bce_of_logits():
     loss = BinaryCrossEntropy()(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0]))
     assert loss.item() == pytest.approx(math.log(2) / 2)
+
+
+def test_each_part_learns_as_it_would_alone():
+    z = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    groups = torch.arange(4).repeat(2)
+    losses = [NTXent(0.1), AngularMargin("cosface", 4, 3, 0.2, 8.0)]
+    (gradient,) = torch.autograd.grad(EachPart(losses)(z, groups, NO_PAIRS), z)
+    for loss, columns in zip(losses, (slice(0, 3), slice(3, 6)), strict=True):
+        part = z[:, columns].detach().requires_grad_()
+        (alone,) = torch.autograd.grad(loss(part, groups, NO_PAIRS), part)
+        torch.testing.assert_close(gradient[:, columns], alone)

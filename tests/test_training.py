@@ -618,7 +618,7 @@ def test_every_config_file_runs(
         overrides += NEEDS.get((group, option), [])
         overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}={option}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        if compose("train", overrides).model.name == "resnet":
+        if compose("train", overrides).model.name in ("resnet", "multicrop"):
             overrides += ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"]
         cfg = compose("train", overrides)
     config = configuration.load_train(cfg)

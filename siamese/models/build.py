@@ -10,6 +10,7 @@ from torch import nn
 from siamese.config import TrainConfig, to_plain
 from siamese.models.encoder import Encoder
 from siamese.models.koch import KochEncoder
+from siamese.models.multicrop import MultiCropEncoder
 from siamese.models.resnet import ResNetEncoder
 from siamese.models.siamese import CosineHead, EuclideanHead, L1Head, SiameseNetwork
 
@@ -30,6 +31,8 @@ def build_encoder(model: dict[str, Any], in_channels: int, input_size: int, dft:
             encoder = KochEncoder(in_channels, input_size, dft=dft, **options)
         case "resnet":
             encoder = ResNetEncoder(in_channels, input_size, **options)
+        case "multicrop":
+            encoder = MultiCropEncoder(in_channels, input_size, **options)
         case "torchvision":
             from siamese.models.backbones import TorchvisionEncoder  # half a second that others need not wait
 

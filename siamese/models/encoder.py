@@ -13,9 +13,11 @@ class Encoder(nn.Module):
 
     Attributes:
         embedding_dim: D.
+        parts: into how many embeddings of equal size, each of unit length, it splits; 1 where it is a single one.
     """
 
     embedding_dim: int
+    parts: int = 1
 
     def twins(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Both images of each pair -> embeddings [B, D] of each; batch statistics are those of one side."""

@@ -11,16 +11,27 @@ from siamese.config import (
     ObjectiveConfig,
     TripletObjective,
 )
+from siamese.models.encoder import Encoder
 from siamese.objectives.pairs import BinaryCrossEntropy, Contrastive
 
 
-def build_objective(config: ObjectiveConfig, embedding_dim: int, people: int = 0) -> nn.Module:
-    """The configured loss; ``people`` is the number of training people, where names may be used."""
+def build_objective(config: ObjectiveConfig, encoder: Encoder, people: int = 0) -> nn.Module:
+    """The configured loss on what ``encoder`` gives; ``people`` is the number of training people where names may be
+    used.
+    """
     if isinstance(config, ContrastiveObjective):
         return Contrastive(config.distance, config.margin)
     if config.name == "bce":
         return BinaryCrossEntropy()
-    from siamese.objectives.groups import AngularMargin, NTXent, Triplet  # scipy and scikit-learn come with them
+    from siamese.objectives.groups import EachPart  # scipy and scikit-learn come with it
+
+    if encoder.parts == 1:
+        return _on_groups(config, encoder.embedding_dim, people)
+    return EachPart([_on_groups(config, encoder.embedding_dim // encoder.parts, people) for _ in range(encoder.parts)])
+
+
+def _on_groups(config: ObjectiveConfig, embedding_dim: int, people: int) -> nn.Module:
+    from siamese.objectives.groups import AngularMargin, NTXent, Triplet
 
     match config:
         case NtxentObjective():
@@ -29,3 +40,5 @@ def build_objective(config: ObjectiveConfig, embedding_dim: int, people: int = 0
             return Triplet(config.distance, config.margin, config.mining)
         case AngularMarginObjective():
             return AngularMargin(config.name, people, embedding_dim, config.margin, config.scale)
+        case _:
+            raise ValueError(f"{config.name} is not an objective on groups")

@@ -9,6 +9,7 @@ Shapes: M images, P listed pairs, D embedding dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -105,3 +106,21 @@ class AngularMargin(nn.Module):
         """Embeddings [M, D], groups int64 [M] -> scalar float32."""
         total: Tensor = self.loss(z_MD.float(), groups_M)
         return total
+
+
+class EachPart(nn.Module):
+    """The sum of the losses of an embedding's parts, each by itself: every part learns as it would alone.
+
+    Args:
+        losses: on groups, one for each part.
+    """
+
+    def __init__(self, losses: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
+        """Embeddings [M, D] that split into equal parts, groups int64 [M], labels [P] -> scalar float32."""
+        parts = z_MD.chunk(len(self.losses), dim=1)
+        losses = [loss(part, groups_M, label_P) for loss, part in zip(self.losses, parts, strict=True)]
+        return torch.stack(losses).sum()
