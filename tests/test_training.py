@@ -13,8 +13,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import NEEDS, OPTIONS, ROOT
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from siamese import config as configuration
@@ -26,7 +24,6 @@ from siamese.data.module import PairDataModule
 from siamese.errors import ConfigError, DataError
 from siamese.evaluate import evaluate
 from siamese.experiment import build_optimizer, build_scheduler, train
-from siamese.folds import train_folds
 from siamese.models.build import network_of
 from siamese.module import SiameseModule, averaged
 from siamese.objectives.pairs import BinaryCrossEntropy
@@ -584,48 +581,6 @@ def test_optimizer_gets_its_options(tiny_config: Make) -> None:
     optimizer = build_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
     expected = {"lr": 0.2, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-3}
     assert {key: optimizer.defaults[key] for key in expected} == expected
-
-
-# --- every configuration file runs ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_config_file_runs(
-    group: str, option: str, tiny_overrides: list[str], tiny_root: Path, tmp_path: Path
-) -> None:
-    """One epoch with each option of each group; the LFW sets on the tiny faces laid out as each of them."""
-    overrides = [*tiny_overrides, "max_epochs=1"]
-    if group == "data" and option != "synthetic":
-        root = tmp_path / "root"
-        root.mkdir()
-        for file in tiny_root.glob("*.txt"):
-            (root / file.name).symlink_to(file)
-        (root / experiment.LAYOUTS[option].images).symlink_to(tiny_root / "lfw")
-        specific = ("data.root", "data=", *(f"data.{key}" for key in ("seed", "t", "view2")))
-        overrides = [o for o in overrides if not o.startswith(specific)] + [f"data={option}", f"data.root={root}"]
-    elif group == "experiment":
-        overrides = [o for o in overrides if o != "data=synthetic"] + [f"experiment={option}", "data=synthetic"]
-        overrides = [o for o in overrides if not (option.startswith("best/") and o.startswith("model."))]
-    elif (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("train", [*overrides, "trainer=gpu"])
-        with pytest.raises(ConfigError, match="no GPU"):
-            run(configuration.load_train(cfg), tmp_path / "run")
-        return
-    elif group == "model" and option != "koch":
-        overrides = [o for o in overrides if not o.startswith("model.")] + [f"model={option}", "model.embedding_dim=8"]
-    elif group != "data":
-        overrides += NEEDS.get((group, option), [])
-        overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}={option}"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        if compose("train", overrides).model.name in ("resnet", "multicrop"):
-            overrides += ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"]
-        cfg = compose("train", overrides)
-    config = configuration.load_train(cfg)
-    result = train_folds(config, RunFolder(tmp_path / "run")) if option == "view2" else run(config, tmp_path / "run")
-    assert result["status"] == "done"
-    assert np.isfinite(result["test/loss"])
-    assert result["outside_data"] == (option == "lfw_a")
 
 
 def test_bf16_trains_and_scores(tiny_config: Make, tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Every configuration file runs: each option of each group trains an epoch on the tiny faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NEEDS, OPTIONS, ROOT
+from hydra import compose, initialize_config_dir
+
+from siamese import config as configuration
+from siamese import experiment
+from siamese.config import TrainConfig
+from siamese.errors import ConfigError
+from siamese.experiment import train
+from siamese.folds import train_folds
+from siamese.runs import RunFolder
+
+
+def run(config: TrainConfig, folder: RunFolder) -> dict[str, object]:
+    folder.check(config)
+    return train(config, folder)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_config_file_runs(
+    group: str, option: str, tiny_overrides: list[str], tiny_root: Path, tmp_path: Path
+) -> None:
+    """One epoch with each option of each group; the LFW sets on the tiny faces laid out as each of them."""
+    folder = RunFolder(tmp_path / "run")
+    overrides = [*tiny_overrides, "max_epochs=1"]
+    if group == "data" and option != "synthetic":
+        root = tmp_path / "root"
+        root.mkdir()
+        for file in tiny_root.glob("*.txt"):
+            (root / file.name).symlink_to(file)
+        (root / experiment.LAYOUTS[option].images).symlink_to(tiny_root / "lfw")
+        specific = ("data.root", "data=", *(f"data.{key}" for key in ("seed", "t", "view2")))
+        overrides = [o for o in overrides if not o.startswith(specific)] + [f"data={option}", f"data.root={root}"]
+    elif group == "experiment":
+        overrides = [o for o in overrides if o != "data=synthetic"] + [f"experiment={option}", "data=synthetic"]
+        overrides = [o for o in overrides if not (option.startswith("best/") and o.startswith("model."))]
+    elif (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("train", [*overrides, "trainer=gpu"])
+        with pytest.raises(ConfigError, match="no GPU"):
+            run(configuration.load_train(cfg), folder)
+        return
+    elif group == "model" and option != "koch":
+        overrides = [o for o in overrides if not o.startswith("model.")] + [f"model={option}", "model.embedding_dim=8"]
+    elif group != "data":
+        overrides += NEEDS.get((group, option), [])
+        overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}={option}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        if compose("train", overrides).model.name in ("resnet", "multicrop"):
+            overrides += ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"]
+        cfg = compose("train", overrides)
+    config = configuration.load_train(cfg)
+    result = train_folds(config, folder) if option == "view2" else run(config, folder)
+    assert result["status"] == "done"
+    assert np.isfinite(result["test/loss"])
+    assert result["outside_data"] == (option == "lfw_a")
