@@ -208,13 +208,7 @@ class BackendConfig(Section):
 
     name: Literal["network", "l1", "lda", "plda"]
     shrinkage: float = Field(0.1, gt=0, le=1)
-    within: float = Field(1.0, gt=0, description="factor on the covariance within people")
-
-    @model_validator(mode="after")
-    def _within_is_of_use(self) -> BackendConfig:
-        if self.within != 1 and self.name not in ("lda", "plda"):
-            raise ValueError(f"backend.within={self.within} is for backend=lda and plda alone, not {self.name}")
-        return self
+    within: float = Field(1.0, gt=0, description="factor on the covariance within people; lda, plda")
 
 
 class SamplingConfig(Section):

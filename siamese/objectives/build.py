@@ -25,12 +25,13 @@ def build_objective(config: ObjectiveConfig, encoder: Encoder, people: int = 0) 
         return BinaryCrossEntropy()
     from siamese.objectives.groups import EachPart  # scipy and scikit-learn come with it
 
-    if encoder.parts == 1:
-        return _on_groups(config, encoder.embedding_dim, people)
-    return EachPart([_on_groups(config, encoder.embedding_dim // encoder.parts, people) for _ in range(encoder.parts)])
+    losses = [_on_groups(config, encoder.embedding_dim // encoder.parts, people) for _ in range(encoder.parts)]
+    return losses[0] if len(losses) == 1 else EachPart(losses)
 
 
-def _on_groups(config: ObjectiveConfig, embedding_dim: int, people: int) -> nn.Module:
+def _on_groups(
+    config: NtxentObjective | TripletObjective | AngularMarginObjective, embedding_dim: int, people: int
+) -> nn.Module:
     from siamese.objectives.groups import AngularMargin, NTXent, Triplet
 
     match config:
@@ -40,5 +41,3 @@ def _on_groups(config: ObjectiveConfig, embedding_dim: int, people: int) -> nn.M
             return Triplet(config.distance, config.margin, config.mining)
         case AngularMarginObjective():
             return AngularMargin(config.name, people, embedding_dim, config.margin, config.scale)
-        case _:
-            raise ValueError(f"{config.name} is not an objective on groups")
