@@ -212,7 +212,7 @@ def _jobs(config: DictConfig) -> Iterator[list[str]]:
 def _end(error: BaseException) -> NoReturn:
     """Print the reason in one line and end with its exit code."""
     if isinstance(error, Interrupted):
-        code = error.exit_code
+        code = error.code
     elif isinstance(error, UserError | HydraException | OmegaConfBaseException):
         code = 2
     else:

@@ -14,16 +14,20 @@ from siamese.errors import ConfigError
 from siamese.files import flatten, write_text_atomically
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM was received; not an Exception, so that nothing mistakes it for a failed job."""
+class Interrupted(SystemExit):
+    """SIGINT or SIGTERM was received; not an Exception, so that nothing mistakes it for a failed job.
+
+    A `SystemExit`, because libraries let that pass where they catch all else (tqdm's log handler: a signal that came
+    while a line was written was printed as a logging error, and training went on).
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
-        self.exit_code = 128 + signum
+        self.code = 128 + signum
+        self.signal = signal.Signals(signum)
 
     def __str__(self) -> str:
-        name = signal.Signals(self.exit_code - 128).name
-        return f"interrupted by {name}; the same command with resume=true and this output folder goes on"
+        return f"interrupted by {self.signal.name}; the same command with resume=true and this output folder goes on"
 
 
 class RunFolder:

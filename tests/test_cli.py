@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -15,6 +18,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from siamese.runs import Interrupted
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -118,6 +124,24 @@ def test_signals_leave_a_run_that_can_go_on(
     assert result_of(folder)["status"] == "interrupted"
     assert (folder / "checkpoints/last.ckpt").is_file()
     assert "Interrupted" in (folder / "train.log").read_text()
+
+
+def test_a_signal_while_a_line_is_logged_is_not_lost() -> None:
+    """tqdm's log handler catches and prints whatever it does not know to be an end of the process."""
+
+    class Interrupting(io.StringIO):
+        def write(self, text: str) -> int:
+            raise Interrupted(signal.SIGINT)
+
+    log = logging.getLogger("test_a_signal_while_a_line_is_logged_is_not_lost")
+    log.propagate = False
+    with logging_redirect_tqdm([log]):
+        [handler] = log.handlers
+        handler.stream = Interrupting()  # type: ignore[attr-defined]
+        with pytest.raises(Interrupted) as raised:
+            log.warning("a line")
+    copy = pickle.loads(pickle.dumps(raised.value))  # as it comes out of another process
+    assert (copy.code, str(copy)) == (130, str(raised.value))
 
 
 def test_a_sweep_with_a_failing_job(run_script: Run, tiny_overrides: list[str], tmp_path: Path) -> None:
