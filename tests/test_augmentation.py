@@ -131,6 +131,14 @@ def test_erasing_fills_one_rectangle_with_the_mean():
     assert 110 < hit < 190
 
 
+def test_autocast_changes_no_pixel():
+    """As the training step calls it with precision=bf16."""
+    x = noise(side=96)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = apply(x, **ALL)
+    assert torch.equal(y, apply(x, **ALL))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_gives_the_same_images():
     x = noise()

@@ -136,6 +136,22 @@ def test_every_loss_is_finite_float32_or_more_and_lowered_by_its_gradient(name, 
     assert after.item() < before.item()
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocast_changes_no_loss_and_no_gradient(name):
+    """As the training step calls them with precision=bf16; well separated, so that bfloat16 would round to 0."""
+    torch.manual_seed(0)
+    loss = LOSSES[name]()
+    z = F.normalize(torch.randn(6, 4)).repeat(2, 1) + 0.05 * torch.randn(12, 4)
+    found = []
+    for enabled in (False, True):
+        leaf = z.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            cost = loss(leaf, torch.arange(6).repeat(2), torch.tensor([1.0] * 3 + [0.0] * 3))
+        cost.backward()
+        found.append((cost.detach(), leaf.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["ntxent", "triplet", "triplet of cosines"])
 @pytest.mark.parametrize("groups", [[0, 1, 2], [0, 0, 0]], ids=["no positives", "no negatives"])
 def test_a_batch_with_nothing_to_compare_costs_nothing_and_has_a_gradient(name, groups):

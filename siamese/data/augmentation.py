@@ -41,6 +41,15 @@ def augment(x_BCHW: Tensor, options: AugmentationConfig) -> Tensor:
     return _erase(x_BCHW, u[:, 8:13], options)
 
 
+def sampling_grid(theta_B23: Tensor, x_BCHW: Tensor) -> Tensor:
+    """Where each pixel of the new images comes from in the old ones, float32 [B, H, W, 2] from -1 to 1.
+
+    Under autocast as well: a bfloat16 grid is off by up to a sixth of a pixel.
+    """
+    with torch.autocast(x_BCHW.device.type, enabled=False):
+        return F.affine_grid(theta_B23, list(x_BCHW.shape), align_corners=False)
+
+
 def _move(x_BCHW: Tensor, u: Tensor, flip_B: Tensor, options: AugmentationConfig) -> Tensor:
     flip_B111 = flip_B.to(x_BCHW.device, non_blocking=True)[:, None, None, None]
     if not (options.rotation or options.shear or options.translation or options.scale > 1):
@@ -59,7 +68,7 @@ def _move(x_BCHW: Tensor, u: Tensor, flip_B: Tensor, options: AugmentationConfig
         ],
         1,
     )
-    grid = F.affine_grid(theta.to(x_BCHW.device, non_blocking=True), list(x_BCHW.shape), align_corners=False)
+    grid = sampling_grid(theta.to(x_BCHW.device, non_blocking=True), x_BCHW)
     return F.grid_sample(x_BCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -13,7 +13,7 @@ class Encoder(nn.Module):
 
     Attributes:
         embedding_dim: D.
-        parts: into how many embeddings of equal size, each of unit length, it splits; 1 where it is a single one.
+        parts: into how many embeddings of equal size, each scaled to length 1, it splits; 1 where it is a single one.
     """
 
     embedding_dim: int

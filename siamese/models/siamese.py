@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from siamese.data.augmentation import sampling_grid
 from siamese.models.encoder import Encoder
 from siamese.models.koch import koch_init
 
@@ -16,7 +17,8 @@ from siamese.models.koch import koch_init
 class L1Head(nn.Module):
     """A linear layer on |h1 - h2|: the learned, weighted L1 distance of Koch et al. (2015), section 3.1.
 
-    Its output is a logit; its sigmoid is the probability that both images show the same person.
+    Its output is a logit; its sigmoid is the probability that both images show the same person. Computed in float32,
+    under autocast too: in bfloat16 half of a thousand pairs would tie.
     """
 
     def __init__(self, embedding_dim: int, init: str = "torch") -> None:
@@ -27,7 +29,8 @@ class L1Head(nn.Module):
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
         """Embeddings of both images [B, D] -> logits [B]."""
-        logit_B: Tensor = self.linear((z1_BD - z2_BD).abs()).squeeze(1)
+        with torch.autocast(z1_BD.device.type, enabled=False):
+            logit_B: Tensor = self.linear((z1_BD.float() - z2_BD.float()).abs()).squeeze(1)
         return logit_B
 
 
@@ -109,6 +112,6 @@ def windows(x_BCHW: Tensor, share: float) -> list[Tensor]:
     views = []
     for right, down in ((-gap, 0.0), (gap, 0.0), (0.0, -gap), (0.0, gap)):
         theta = torch.tensor([[share, 0.0, right], [0.0, share, down]], device=x_BCHW.device)
-        grid = F.affine_grid(theta.expand(len(x_BCHW), 2, 3), list(x_BCHW.shape), align_corners=False)
+        grid = sampling_grid(theta.expand(len(x_BCHW), 2, 3), x_BCHW)
         views.append(F.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False))
     return views
