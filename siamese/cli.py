@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from siamese import config as configuration
 from siamese.config import LfwData, OneShotProtocol, TrainProtocol
 from siamese.data.sources import check_data, prepare_data
-from siamese.errors import ConfigError, UserError
+from siamese.errors import ConfigError, UnknownKeyError, UserError
 from siamese.runs import Interrupted, RunFolder, find_runs
 
 
@@ -58,7 +58,7 @@ def run_app(main: Callable[[], object]) -> NoReturn:
 
 
 def train_job(cfg: DictConfig) -> float:
-    """Train, test and report one run; returns the best value of the configured monitor."""
+    """Train, test and report one run; returns the monitor as the finished run has it, for sweepers that optimise."""
 
     def run(folder: RunFolder) -> float:
         config = configuration.load_train(cfg)
@@ -161,7 +161,15 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     protocol: TrainProtocol | OneShotProtocol
     if config_name == "train":
-        train = configuration.load_train(cfg)
+        try:
+            train = configuration.load_train(cfg)
+        except UnknownKeyError as error:
+            experiment = config.hydra.runtime.choices.get("experiment")
+            if experiment and not any(error.key in override for override in config.hydra.overrides.task):
+                raise ConfigError(
+                    f"{error}; experiment={experiment} sets it for another choice: leave it out with ~{error.key}"
+                ) from None
+            raise
         if folder is not None:
             RunFolder(folder).check(train)
         data, protocol = train.data, train.protocol

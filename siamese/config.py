@@ -8,6 +8,7 @@ told in a second.
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,9 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from siamese.errors import ConfigError
+from siamese.errors import ConfigError, UnknownKeyError
 from siamese.evaluation.rules import RULES, far_of
 from siamese.models.shapes import koch_feature_size
+
+SMALLEST_CROP = 8
+"""Pixels of the side that a network of ``model=multicrop`` must see at least."""
 
 DOWNLOADED_ROOT = "data/lfw"
 """The default of ``data.root``, and the only folder that is made when it is missing."""
@@ -178,6 +182,13 @@ class AngularMarginObjective(GroupObjective):
     margin: float = Field(gt=0, description="an angle in radians (arcface), a cosine (cosface)")
     scale: float = Field(32.0, gt=0)
 
+    @model_validator(mode="after")
+    def _margin_can_be_kept(self) -> AngularMarginObjective:
+        most, unit = (math.pi / 2, "a right angle, 1.57") if self.name == "arcface" else (1.0, "1")
+        if self.margin >= most:
+            raise ValueError(f"margin={self.margin} must be less than {unit}")
+        return self
+
 
 ObjectiveConfig = Annotated[
     BceObjective | ContrastiveObjective | NtxentObjective | TripletObjective | AngularMarginObjective,
@@ -201,6 +212,11 @@ class AugmentationConfig(Section):
     contrast: float = Field(0.0, ge=0, lt=1, description="most that distances from the mean change by, as a share")
     erase: float = Field(0.0, ge=0, le=1, description="probability that a rectangle is blanked")
     erase_size: float = Field(0.4, gt=0, lt=1, description="largest side of that rectangle, as a share of the image's")
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is switched on."""
+        return self != AugmentationConfig(erase_size=self.erase_size)
 
 
 class BackendConfig(Section):
@@ -253,7 +269,7 @@ class StepScheduler(Section):
 
 
 class CosineScheduler(Section):
-    """Half a cosine from the learning rate to ``final_fraction`` of it over ``max_epochs``, after a linear warm-up."""
+    """Half a cosine from the learning rate to ``final_fraction`` of it over ``max_epochs``, times a linear warm-up."""
 
     name: Literal["cosine"]
     final_fraction: float = Field(0.0, ge=0, le=1)
@@ -427,11 +443,27 @@ class TrainConfig(Section):
             raise ValueError(
                 f"data.image_size={self.data.image_size} is too small for model=koch; give at least {smallest}"
             )
+        if self.model.name == "multicrop":
+            least = min(self.model.crops)
+            if least * self.data.image_size < SMALLEST_CROP:
+                raise ValueError(
+                    f"model.crops={self.model.crops}: {least} of data.image_size={self.data.image_size} is less than "
+                    f"{SMALLEST_CROP} pixels; give larger ones"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> TrainConfig:
+        unchanged = not self.augmentation.changes and self.model.dropout == 0
+        if unchanged and getattr(self.objective, "views", 1) > 1:
+            raise ValueError("objective.views=2 without augmentation shows each image twice; give augmentation=face")
         return self
 
     @model_validator(mode="after")
     def _batch_has_statistics(self) -> TrainConfig:
-        if getattr(self.model, "batchnorm", False) and self.batch_size < 2:
+        if self.batch_size < 2 and self.model.name != "koch":
+            raise ValueError(f"batch_size=1 has no batch statistics; model={self.model.name} needs at least 2")
+        if self.batch_size < 2 and getattr(self.model, "batchnorm", False):
             raise ValueError("batch_size=1 has no batch statistics; give at least 2, or model.batchnorm=false")
         if self.objective.name not in PAIR_OBJECTIVES and self.batch_size < 2:
             raise ValueError(f"batch_size=1: objective={self.objective.name} compares people; give at least 2")
@@ -527,13 +559,31 @@ def _validate(plain: Any, schema: type[S]) -> S:
     try:
         return schema.model_validate(plain)
     except ValidationError as error:
-        lines = [_explain(detail, plain, schema) for detail in error.errors(include_url=False)]
-        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        raise ConfigError(lines[0] + more) from None
+        details = error.errors(include_url=False)
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        message = _explain(details[0], plain, schema) + more
+        if details[0]["type"] == "extra_forbidden":
+            raise UnknownKeyError(message, _key(details[0], plain)) from None
+        raise ConfigError(message) from None
 
 
 def _explain(detail: Any, plain: Any, schema: type[Section]) -> str:
     """One of pydantic's findings as ``key=value: what is wrong``."""
+    key, kind = _key(detail, plain), detail["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(key, _known_keys(schema, plain, key.split(".")[:-1]))
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "union_tag_invalid":
+        return f"{key}={detail['ctx']['tag']} is not possible here; give one of {detail['ctx']['expected_tags']}"
+    if kind == "value_error":
+        message = detail["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    return f"{key}={detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _key(detail: Any, plain: Any) -> str:
+    """The key that one of pydantic's findings is about, as ``section.key``."""
     path, node = [], plain
     for part in detail["loc"]:
         # In the location pydantic names the branch of a union too; only what is in the configuration is a key.
@@ -545,17 +595,7 @@ def _explain(detail: Any, plain: Any, schema: type[Section]) -> str:
         ):
             path.append(str(part))
             node = node.get(part) if isinstance(node, dict) else None
-    key, kind = ".".join(path), detail["type"]
-    if kind == "extra_forbidden":
-        return _unknown_key(key, _known_keys(schema, plain, path[:-1]))
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind == "union_tag_invalid":
-        return f"{key}={detail['ctx']['tag']} is not possible here; give one of {detail['ctx']['expected_tags']}"
-    if kind == "value_error":
-        message = detail["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
-    return f"{key}={detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return ".".join(path)
 
 
 def _known_keys(schema: type[Section], plain: Any, path: list[str]) -> list[str]:

@@ -9,5 +9,13 @@ class ConfigError(UserError):
     """A key that does not exist, a value of the wrong type, or one that is impossible."""
 
 
+class UnknownKeyError(ConfigError):
+    """A key that does not exist, or not beside the other choices; ``key`` is its name."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class DataError(UserError):
     """Data that is missing, malformed or unusable."""

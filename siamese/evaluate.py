@@ -151,7 +151,7 @@ def identify(members: list[Member], refit: bool, protocol: OneShotProtocol, fold
             calibration, threshold = member.config.fitted_calibration, member.config.threshold
             decision = choose_decision(val, data.val.labels.numpy(), calibration, threshold)
         scorers.append((network, device, bf16, decision.calibration))
-    people = read_test_people(members[0].config.data)
+    people = read_test_people(members[0].config.data, members[0].config.protocol)
     listed = [name for images in people.values() for name in images]
     arrays = [
         load_images(image_root(m.config.data), listed, m.config.data, progress=sys.stderr.isatty()) for m in members

@@ -155,6 +155,14 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
         del sizes["n_train"]  # the listed pairs are not what it is trained on
         sizes |= {"n_train_people": len(data.people), "n_train_images": sum(map(len, data.people))}
         trained_on = f"training on {sizes['n_train_images']:,} images of {sizes['n_train_people']:,} people"
+        few = sum(len(images) < config.sampling.images_per_person for images in data.people)
+        if data.groups and few and not config.augmentation.changes:
+            log.warning(
+                "%d people have fewer than sampling.images_per_person=%d images: the same ones are shown again, and "
+                "augmentation=none leaves them the same; give augmentation=face or a higher sampling.min_images",
+                few,
+                config.sampling.images_per_person,
+            )
     folder.record(**sizes, n_excluded=len(data.images.excluded))
     log.info("%s: %s, %d validation, %d test pairs", config.data.name, trained_on, len(data.val), len(data.test))
     return data

@@ -16,7 +16,7 @@ from siamese.evaluation.summary import summarise
 from siamese.experiment import PREDICTION_COLUMNS, announce, describe, train, write_report
 from siamese.files import write_csv_atomically
 from siamese.hardware import choose_arithmetic, pick_device
-from siamese.report.load import Prediction, read_predictions
+from siamese.report.load import OUTCOMES, Prediction, read_predictions
 from siamese.runs import RunFolder
 
 log = logging.getLogger(__name__)
@@ -85,12 +85,12 @@ def pool_folds(folder: RunFolder, started: float) -> dict[str, Any]:
         ],
     )
     labels = [prediction.label for prediction in scored]
-    pooled = {f"test/{name}": value for name, value in summarise(logits, labels).items()}
+    figures = {name: value for name, value in summarise(logits, labels).items() if name not in OUTCOMES}
     accuracies = np.array([result["test/acc"] for result in results])
-    outcomes = [prediction.outcome for prediction in scored]
+    outcomes = [prediction.outcome for prediction in scored]  # each by its own fold's threshold
     return folder.record(
         status="done",
-        **pooled
+        **{f"test/{name}": value for name, value in figures.items()}
         | {
             "test/acc": float(accuracies.mean()),
             "test/acc_se": float(accuracies.std(ddof=1) / np.sqrt(len(accuracies))),
@@ -98,7 +98,7 @@ def pool_folds(folder: RunFolder, started: float) -> dict[str, Any]:
         },
         **{f"test/tar@far={far:g}": tar_at_far(logits, labels, far) for far in FARS},
         **{f"val/{name}": float(np.mean([r[f"val/{name}"] for r in results])) for name in ("loss", "acc", "auc")},
-        **{name: outcomes.count(name) for name in ("tp", "fp", "tn", "fn")},
+        **{name: outcomes.count(name) for name in OUTCOMES},
         folds=len(results),
         n_test=len(scored),
         n_excluded=max(result["n_excluded"] for result in results),

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from siamese.config import EvalConfig, TrainConfig, read_yaml, to_plain, write_yaml
+from siamese.config import EvalConfig, ImageOptions, TrainConfig, read_yaml, to_plain, write_yaml
 from siamese.errors import ConfigError
 from siamese.files import flatten, write_text_atomically
 
@@ -123,6 +123,10 @@ class RunFolder:
             log.write("".join(traceback.format_exception(error)))
 
 
+PREPROCESSING = ("image_size", "color", "crop", "interpolation")
+"""What of `siamese.config.ImageOptions` decides how a photo becomes the network's input."""
+
+
 class Member(NamedTuple):
     """A finished run to be scored: where it lies, what is recorded of it, and the configuration to score it with."""
 
@@ -191,10 +195,11 @@ def _find_run(name: str, config: EvalConfig) -> Member:
     trained = trained.model_copy(update={key: value for key, value in views.items() if value is not None})
     if config.data is None:
         return Member(folder, result, trained)
-    for key in ("image_size", "color"):
-        mine, given = getattr(trained.data, key), getattr(config.data, key)
-        if mine != given:
-            raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={mine}; give the same")
-    # Whom the run was trained on does not change with the images: nor may its validation pairs.
-    kept = {key: getattr(trained.data, key) for key in ("split", "val_fraction", "split_seed")}
+    # How a photo becomes the network's input is the run's, and so are its validation pairs: whom it was trained on does
+    # not change with the images.
+    kept = {key: getattr(trained.data, key) for key in (*PREPROCESSING, "split", "val_fraction", "split_seed")}
+    for key in PREPROCESSING:
+        given = getattr(config.data, key)
+        if given not in (kept[key], ImageOptions.model_fields[key].default):
+            raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={kept[key]}; leave it out")
     return Member(folder, result, trained.model_copy(update={"data": config.data.model_copy(update=kept)}))

@@ -15,6 +15,7 @@ from siamese.evaluation.calibration import (
     fit_temperature,
     reliability,
 )
+from siamese.evaluation.decision import choose_decision
 from siamese.evaluation.metrics import auc, bce_with_logits, sigmoid
 from siamese.evaluation.rules import far_of
 from siamese.evaluation.thresholds import choose_threshold
@@ -145,6 +146,18 @@ def test_a_threshold_is_the_best_of_all_by_its_rule(pairs, rule):
         far = far_of(rule)
         assert fpr <= far
         assert tpr == max(t for f, t, _ in every if f <= far)
+
+
+@given(scored_pairs(), st.sampled_from(["none", "platt"]), st.sampled_from([0, 0.1]), st.floats(1, 60))
+def test_a_false_accept_rate_is_kept_by_what_decides(pairs, calibration, far, scale):
+    """Also where the sigmoid leaves of neighbouring scores one probability."""
+    scores, labels = pairs
+    scores = scores * scale
+    decision = choose_decision(scores, labels, calibration, f"far:{far}")
+    accepted = decision.predict(scores)
+    saturated = decision.probabilities(scores) == 1.0
+    assert (accepted & ~saturated)[labels == 0].mean() <= far
+    assert 0 < decision.threshold <= 1
 
 
 def test_a_threshold_lies_midway_between_the_scores_it_parts():

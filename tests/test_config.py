@@ -149,6 +149,17 @@ BAD = {
     "spectra for small kernels": (["model=resnet", "convolution=dft"], "convolution=dft is for model=koch"),
     "scale below one": (["augmentation.scale=0.8"], "augmentation.scale=0.8: input should be greater than or equal"),
     "one image of each person": (["sampling.images_per_person=1"], "sampling.images_per_person=1: input should be"),
+    "crop of no pixel": (["model=multicrop", "model.crops=[1.0,0.01]"], "model.crops=[1.0, 0.01]: 0.01 of data.image"),
+    "margin beyond a right angle": (
+        ["objective=arcface", "objective.margin=2", "protocol.setting=unrestricted"], "margin=2.0 must be less than"
+    ),
+    "two views of one picture": (["objective=ntxent", "objective.views=2"], "give augmentation=face"),
+    "batch of one": (["model=resnet", "batch_size=1"], "batch_size=1 has no batch statistics; model=resnet needs"),
+    "key of an experiment for another objective": (
+        ["experiment=best/quick", "objective=triplet"], "experiment=best/quick sets it for another choice: leave it out"
+        " with ~objective.temperature",
+    ),
+    "key that nobody sets": (["experiment=best/quick", "model.typo=1"], "unknown key 'model.typo'"),
     "unknown backbone": (["model=torchvision", "model.backbone=vgg"], "model.backbone='vgg': input should be"),
     "unknown precision": (["precision=64"], "precision=64: input should be 'auto', '32' or 'bf16'"),
     "widths of the wrong length": (["model.widths=[64,128]"], "model.widths"),

@@ -313,8 +313,8 @@ class TestAucInterval:
 
 def test_mean_interval():
     assert intervals.mean_interval([1, 2, 3, 4]) == pytest.approx(
-        (2.5 - 1.959964 * math.sqrt(5 / 3) / 2, 2.5 + 1.959964 * math.sqrt(5 / 3) / 2), abs=1e-6
-    )
+        (2.5 - 3.182446 * math.sqrt(5 / 3) / 2, 2.5 + 3.182446 * math.sqrt(5 / 3) / 2), abs=1e-6
+    )  # Student's t of 3 degrees of freedom
     assert intervals.mean_interval([5, 5, 5]) == (5, 5)
     assert all(map(math.isnan, intervals.mean_interval([3])))
     with pytest.raises(ValueError, match="filled"):

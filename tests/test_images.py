@@ -62,6 +62,12 @@ def test_crop_takes_the_centre(tmp_path: Path) -> None:
     assert decode(tmp_path / "a.png", options(tmp_path, crop=8)).min() == 255
 
 
+def test_a_photo_smaller_than_the_crop_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (20, 30)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"20 x 30 pixels, which is less than data\.crop=24"):
+        decode(tmp_path / "a.png", options(tmp_path, crop=24))
+
+
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     pixels = np.zeros((16, 16), np.uint8)
     pixels[:8] = 255

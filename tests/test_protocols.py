@@ -172,6 +172,9 @@ def test_view_2_goes_on_with_the_fold_it_was_stopped_in(
     assert len(results) == undisturbed["folds"] == 10
     assert undisturbed["test/acc"] == pytest.approx(np.mean(accuracies))
     assert undisturbed["test/acc_se"] == pytest.approx(np.std(accuracies, ddof=1) / 10**0.5)
+    half = 2.262157 * undisturbed["test/acc_se"]  # Student's t of 9 degrees of freedom
+    assert undisturbed["test/acc_ci"] == pytest.approx([undisturbed["test/acc"] - half, undisturbed["test/acc"] + half])
+    assert not [key for key in undisturbed if key.startswith("test/") and key[5:] in ("tp", "fp", "tn", "fn")]
     assert undisturbed["n_test"] == sum(undisturbed[key] for key in ("tp", "fp", "tn", "fn")) == TINY.view2_pairs
     scored = rows(tmp_path / "whole/predictions.csv")
     same, different = ([float(row["score"]) for row in scored if row["label"] == label] for label in "10")
@@ -212,6 +215,17 @@ def test_other_images_are_scored_on_the_runs_own_validation_pairs(embedding_conf
         for name in ("run", "eval")
     ]
     assert pairs[0] == pairs[1]
+
+
+def test_other_images_become_input_as_the_runs_own_did(embedding_config: Make, tmp_path: Path) -> None:
+    config = embedding_config(max_epochs=1)
+    data = config.data.model_copy(update={"crop": 150, "image_size": 33, "interpolation": "bicubic"})
+    run(config.model_copy(update={"data": data}), tmp_path / "run")
+    plain = {**config.data.model_dump(), "image_size": 105}  # as data=synthetic gives it
+    evaluation(tmp_path / "run", tmp_path / "eval", data=plain)
+    assert (tmp_path / "eval/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
+    with pytest.raises(ConfigError, match=r"data\.crop=100: the run was trained with data\.crop=150; leave it out"):
+        evaluation(tmp_path / "run", tmp_path / "other", data={**plain, "crop": 100})
 
 
 def test_an_ensemble_scores_by_the_mean_of_its_members(embedding_config: Make, tmp_path: Path) -> None:

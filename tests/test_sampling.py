@@ -206,8 +206,25 @@ def test_people_in_both_lists_are_refused(tiny_data: dict[str, object], tiny_roo
         (root / file.name).symlink_to(file)
     (root / "peopleDevTrain.txt").unlink()
     (root / "peopleDevTrain.txt").write_bytes((tiny_root / "peopleDevTest.txt").read_bytes())
+    data = SyntheticData.model_validate({**tiny_data, "root": str(root)})
     with pytest.raises(DataError, match=r"peopleDevTrain\.txt: \d+ of its people are in the test pairs too"):
-        read_listed(SyntheticData.model_validate({**tiny_data, "root": str(root)}), UNRESTRICTED)
+        read_listed(data, UNRESTRICTED)
+    assert read_test_people(data)  # what was trained in the restricted setting has not seen them
+    with pytest.raises(DataError, match=r"peopleDevTest\.txt: \d+ of its people are trained on too"):
+        read_test_people(data, UNRESTRICTED)
+
+
+def test_people_in_both_lists_of_pairs_are_warned_of(
+    tiny_data: dict[str, object], tiny_root, tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "mixed"
+    root.mkdir()
+    for file in tiny_root.iterdir():
+        (root / file.name).symlink_to(file)
+    (root / "pairsDevTest.txt").unlink()
+    (root / "pairsDevTest.txt").write_bytes((tiny_root / "pairsDevTrain.txt").read_bytes())
+    set_up({**tiny_data, "root": str(root)})
+    assert "people are in pairsDevTrain.txt and in pairsDevTest.txt" in caplog.text
 
 
 def test_a_fold_that_is_not_there_is_told(tiny_data: dict[str, object]) -> None:

@@ -59,11 +59,14 @@ def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
     """One image file as uint8 [C, H, W]: turned as its EXIF says, grey or RGB, cropped, resized.
 
     Raises:
-        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing or no usable image.
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing, no usable image, or smaller
+            than the crop.
     """
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file).convert("RGB" if options.color else "L")
     if options.crop is not None:
+        if min(image.size) < options.crop:
+            raise ValueError(f"{image.width} x {image.height} pixels, which is less than data.crop={options.crop}")
         left, top = ((side - options.crop) // 2 for side in image.size)
         image = image.crop((left, top, left + options.crop, top + options.crop))
     side = options.image_size

@@ -51,6 +51,11 @@ def person_of(image: str) -> str:
     return image.rpartition("/")[0]
 
 
+def people_of(pairs: Iterable[Pair]) -> set[str]:
+    """The names of all people in the pairs."""
+    return {person_of(name) for pair in pairs for name in (pair.image1, pair.image2)}
+
+
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """The pairs of a View 1 list, in the list's order: first the same, then the different ones.
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from siamese.config import DataConfig, SamplingConfig, TrainProtocol
 from siamese.data.images import ImageArray, load_images
-from siamese.data.lists import Pair, person_of
+from siamese.data.lists import Pair, people_of
 from siamese.data.sampling import (
     GroupBatchSampler,
     Ints,
@@ -194,6 +194,14 @@ class PairDataModule(L.LightningDataModule):
         if self._is_set_up:
             return
         listed = read_listed(self.data, self.protocol)
+        if both := people_of(listed.train) & people_of(listed.test):
+            log.warning(
+                "%d people are in %s and in %s (%s): figures on the test pairs are too good for strangers",
+                len(both),
+                listed.train_list,
+                listed.test_list,
+                min(both),
+            )
         pairs = {listed.train_list: listed.train, listed.test_list: listed.test}
         people = listed.people or {}
         names = [name for part in pairs.values() for pair in part for name in (pair.image1, pair.image2)]
@@ -238,7 +246,7 @@ class PairDataModule(L.LightningDataModule):
     def _training_people(self, people: People, row: dict[str, int]) -> list[Ints]:
         """The rows of the usable images of each person, without what belongs to validation."""
         held_out = {name for pair in self.val.pairs for name in (pair.image1, pair.image2)}
-        names = {person_of(name) for name in held_out} if self.data.split == "people" else set()
+        names = people_of(self.val.pairs) if self.data.split == "people" else set()
         found = [
             np.array([row[image] for image in images if image in row and image not in held_out], dtype=np.int64)
             for name, images in people.items()

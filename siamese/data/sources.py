@@ -18,7 +18,7 @@ from siamese.config import (
     View1Protocol,
     View2Protocol,
 )
-from siamese.data.lists import Pair, image_name, person_of, read_folds, read_pairs, read_people
+from siamese.data.lists import Pair, image_name, people_of, read_folds, read_pairs, read_people
 from siamese.errors import DataError
 
 if TYPE_CHECKING:
@@ -138,9 +138,23 @@ def count_folds(data: DataConfig) -> int:
     return len(read_folds(Path(data.root) / FOLDS_LIST))
 
 
-def read_test_people(data: DataConfig) -> People:
-    """The people of View 1's test set; errors as of `siamese.data.lists.read_people`."""
-    return _merged(read_people(Path(data.root) / TEST_PEOPLE_LIST))
+def read_test_people(data: DataConfig, trained: TrainProtocol = VIEW1) -> People:
+    """The people of View 1's test set.
+
+    Args:
+        data: where the lists are.
+        trained: the protocol of the run that is to be tested with them.
+
+    Raises:
+        DataError: as of `siamese.data.lists.read_people`, or one of them is among those trained on.
+    """
+    root = Path(data.root)
+    people = _merged(read_people(root / TEST_PEOPLE_LIST))
+    seen = people_of(read_pairs(root / TRAIN_LIST))
+    if trained.setting == "unrestricted":
+        seen |= set(_merged(read_people(root / TRAIN_PEOPLE_LIST)))
+    _refuse(seen & set(people), TEST_PEOPLE_LIST, "trained on")
+    return people
 
 
 def _merged(subsets: list[dict[str, int]]) -> People:
@@ -153,10 +167,13 @@ def _merged(subsets: list[dict[str, int]]) -> People:
 
 def _without_test_people(people: People | None, test: list[Pair], source: str) -> People | None:
     """The people as they are; the official lists share nobody, and others must not."""
-    both = {person_of(name) for pair in test for name in pair[:2]} & set(people or ())
-    if both:
-        raise DataError(f"{source}: {len(both)} of its people are in the test pairs too ({min(both)}); mend the list")
+    _refuse(people_of(test) & set(people or ()), source, "in the test pairs")
     return people
+
+
+def _refuse(both: set[str], source: str, where: str) -> None:
+    if both:
+        raise DataError(f"{source}: {len(both)} of its people are {where} too ({min(both)}); mend the list")
 
 
 def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIEW1) -> None:
@@ -229,7 +246,7 @@ def _synthetic_spec(data: SyntheticData) -> SyntheticSpec:
 def _lists(protocol: TrainProtocol | OneShotProtocol) -> list[str]:
     """The list files that a protocol reads."""
     if isinstance(protocol, OneShotProtocol):
-        return [TEST_PEOPLE_LIST]
+        return [TRAIN_LIST, TEST_PEOPLE_LIST]
     named = protocol.setting == "unrestricted"
     if isinstance(protocol, View2Protocol):
         return [FOLDS_LIST, FOLDS_PEOPLE_LIST] if named else [FOLDS_LIST]

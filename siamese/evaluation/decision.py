@@ -46,5 +46,9 @@ def choose_decision(scores: ArrayLike, labels: ArrayLike, calibration: str, thre
     """
     line = Calibration() if calibration == "none" else FITS[calibration](scores, labels)
     if isinstance(threshold, str):
-        threshold = float(sigmoid(choose_threshold(line.logits(scores), labels, threshold)))
+        logits = line.logits(scores)
+        chosen = choose_threshold(logits, labels, threshold)
+        threshold, refused = float(sigmoid(chosen)), sigmoid(logits[logits < chosen])
+        if refused.size and threshold <= refused.max():  # neighbours that the sigmoid rounds to one probability
+            threshold = min(1.0, float(np.nextafter(refused.max(), np.inf)))
     return Decision(line, threshold)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from siamese.evaluation.metrics import as_scores, midranks
 
@@ -93,7 +94,9 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """The normal interval ``mean +- z * s / sqrt(N)`` of a mean, as of the losses of single pairs.
+    """Student's interval ``mean +- t * s / sqrt(N)`` of a mean, as of the losses of single pairs or of ten folds.
+
+    t is the quantile of Student's distribution with N - 1 degrees of freedom.
 
     Args:
         values: float [N].
@@ -108,10 +111,11 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"values must be a filled array of one dimension, not of shape {array.shape}")
-    z = _normal_quantile(level)
+    upper = (1 + _checked(level)) / 2
     if len(array) < 2:
         return UNDEFINED
-    mean, half = float(array.mean()), z * float(array.std(ddof=1)) / math.sqrt(len(array))
+    t = float(stdtrit(len(array) - 1, upper))
+    mean, half = float(array.mean()), t * float(array.std(ddof=1)) / math.sqrt(len(array))
     return Interval(mean - half, mean + half)
 
 

@@ -17,7 +17,7 @@ def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> d
     """Loss, accuracy, AUC and EER with their 95 % intervals, and the four outcomes.
 
     A pair is called "same" when sigmoid(logit) >= ``threshold``. The intervals, which treat the pairs as
-    independent: Wilson (accuracy), DeLong (AUC), normal (loss), bootstrap over pairs (EER).
+    independent: Wilson (accuracy), DeLong (AUC), Student (loss), bootstrap over pairs (EER).
 
     Args:
         logits: float [N], finite.

@@ -43,11 +43,11 @@ class CosineHead(nn.Module):
 
 
 class EuclideanHead(nn.Module):
-    """The Euclidean distance of both embeddings, in float32, with the sign that makes higher mean more alike."""
+    """The Euclidean distance of both embeddings scaled to length 1, negative, so that higher is more alike; float32."""
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-        """Embeddings of both images [B, D] -> scores [B], at most 0."""
-        distance_B: Tensor = torch.linalg.vector_norm(z1_BD.float() - z2_BD.float(), dim=1)
+        """Embeddings of both images [B, D] -> scores [B] in [-2, 0]."""
+        distance_B: Tensor = torch.linalg.vector_norm(F.normalize(z1_BD.float()) - F.normalize(z2_BD.float()), dim=1)
         return -distance_B
 
 

@@ -24,7 +24,10 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Prediction:
-    """A row of ``predictions.csv``: a scored pair; ``score`` is the logit."""
+    """A row of ``predictions.csv``: a scored pair.
+
+    ``score`` is what the network or its back end gave, a logit where it is of an ensemble or of View 2.
+    """
 
     split: str
     image1: str

@@ -295,7 +295,7 @@ def _notes(run: Run) -> list[str]:
         notes.append(
             "The intervals treat the pairs as independent draws. They are not quite, since a person or a "
             "photo can be in several pairs, so the true uncertainty is somewhat larger. Accuracy: Wilson's "
-            "interval; AUC: DeLong's; loss: the normal one; equal error rate: bootstrap over pairs, 1,000 "
+            "interval; AUC: DeLong's; loss: Student's; equal error rate: bootstrap over pairs, 1,000 "
             "resamples."
         )
         notes.append(
@@ -321,7 +321,7 @@ def _notes(run: Run) -> list[str]:
     if "folds" in result:
         notes.append(
             f"Accuracy is the mean over {result['folds']} folds, each scored by a network trained on the others; its "
-            f"standard error is {percent(result['test/acc_se'])}, and the interval the normal one. All other figures "
+            f"standard error is {percent(result['test/acc_se'])}, and the interval Student's. All other figures "
             "are of the pairs of all folds together, whose scores each fold's own calibration makes comparable."
         )
     objective = config.get("objective")
