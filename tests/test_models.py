@@ -226,6 +226,14 @@ def test_heads_by_hand() -> None:
     assert CosineHead()(z1.bfloat16(), z2.bfloat16()).dtype == torch.float32
 
 
+def test_autocast_leaves_kochs_head_its_digits() -> None:
+    head, z1, z2 = L1Head(64), torch.rand(500, 64), torch.rand(500, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(z1, z2)
+    assert torch.equal(logits, head(z1, z2))
+    assert len(logits.unique()) > 490
+
+
 @pytest.mark.parametrize(
     ("objective", "head"),
     [

@@ -17,8 +17,8 @@ from siamese.models.koch import koch_init
 class L1Head(nn.Module):
     """A linear layer on |h1 - h2|: the learned, weighted L1 distance of Koch et al. (2015), section 3.1.
 
-    Its output is a logit; its sigmoid is the probability that both images show the same person. Computed in float32,
-    under autocast too: in bfloat16 half of a thousand pairs would tie.
+    Its output is a logit; its sigmoid is the probability that both images show the same person. Computed as its weights
+    are, in float32 under autocast too: in bfloat16 half of a thousand pairs would tie.
     """
 
     def __init__(self, embedding_dim: int, init: str = "torch") -> None:
@@ -30,7 +30,8 @@ class L1Head(nn.Module):
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
         """Embeddings of both images [B, D] -> logits [B]."""
         with torch.autocast(z1_BD.device.type, enabled=False):
-            logit_B: Tensor = self.linear((z1_BD.float() - z2_BD.float()).abs()).squeeze(1)
+            z1_BD, z2_BD = (z_BD.to(self.linear.weight.dtype) for z_BD in (z1_BD, z2_BD))
+            logit_B: Tensor = self.linear((z1_BD - z2_BD).abs()).squeeze(1)
         return logit_B
 
 
