@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from siamese.evaluation.intervals import Interval
 
@@ -54,64 +55,60 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**n))
 
 
-class PeopleBootstrap:
-    """Resamples of the people of a test set, the same for every comparison that is made with them.
+def accuracy_difference(
+    people: Sequence[tuple[Hashable, Hashable]], first: ArrayLike, second: ArrayLike, level: float = 0.95
+) -> Interval:
+    """Interval of ``accuracy(first) - accuracy(second)``: other test pairs of other people, and other seeds.
 
-    A bootstrap over identities, not pairs: those of one person stand and fall together. Each resample draws as many
-    people as there are, with replacement, and a pair counts as often as both of its people were drawn: their product,
-    or, for a pair of one person, how often that one was (the pigeonhole bootstrap of Owen 2007; the vertex bootstrap of
-    Snijders and Borgatti 1999).
+    Student's, with the sum of two variances. That over pairs lets pairs that share a person depend on each other (the
+    dyadic cluster-robust variance of Aronow, Samii and Assenova 2015), and is not taken for less than that of
+    independent pairs. That over seeds is the variance of the runs' mean accuracy, of each classifier with several runs;
+    what chance does to single pairs is in both, which makes the interval a little too wide rather than too narrow with
+    few runs. The degrees of freedom are Satterthwaite's (1946).
+
+    With one run of each the interval is about these two networks, not about their configurations.
 
     Args:
         people: the two identities of each pair, [P]; equal ones for a pair of the same person.
-        resamples: at least 1.
-        seed: the same seed gives the same intervals.
+        first: bool [P], or [S, P] for several runs: whether each pair is decided rightly.
+        second: bool [P], or [T, P].
+        level: two-sided confidence level in (0, 1).
 
     Raises:
-        ValueError: no pairs, or no resamples.
+        ValueError: the decisions are not about the P pairs, or the level is impossible.
     """
+    rows = _decisions(first), _decisions(second)
+    _same_pairs(*rows)
+    if rows[0].shape[1] != len(people):
+        raise ValueError(f"people of {len(people)} pairs for decisions on {rows[0].shape[1]}")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} must lie between 0 and 1")
+    difference_P = rows[0].mean(0) - rows[1].mean(0)
+    parts = [_variance_over_pairs(people, difference_P)]
+    parts += [(right.mean(1).var(ddof=1) / len(right), len(right) - 1) for right in rows if len(right) > 1]
+    mean, variance = float(difference_P.mean()), sum(part for part, _ in parts)
+    if variance == 0:
+        return Interval(mean, mean)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
+    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
 
-    def __init__(self, people: Sequence[tuple[Hashable, Hashable]], resamples: int = 2000, seed: int = 0) -> None:
-        if not people or resamples < 1:
-            raise ValueError(f"{len(people)} pairs and resamples={resamples}: there must be one of each")
-        number: dict[Hashable, int] = {}
-        ends = np.array([[number.setdefault(person, len(number)) for person in pair] for pair in people])
-        rng = np.random.default_rng(seed)
-        drawn = rng.multinomial(len(number), np.full(len(number), 1 / len(number)), size=resamples).astype(np.float64)
-        first, second = drawn[:, ends[:, 0]], drawn[:, ends[:, 1]]
-        weights = np.where(ends[:, 0] == ends[:, 1], first, first * second)
-        total = weights.sum(1, keepdims=True)
-        self._weights = weights[total[:, 0] > 0] / total[total[:, 0] > 0]
-        self._seed = seed
 
-    def accuracy_difference(self, first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:
-        """Percentile interval of ``accuracy(first) - accuracy(second)``; it is real where 0 lies outside.
-
-        Where there are several runs of a classifier, each resample draws among these too, since another seed trains
-        another network; with one run each, the interval is about those two.
-
-        Args:
-            first: bool [P], or [S, P] for several runs: whether each pair is decided rightly.
-            second: bool [P], or [T, P].
-            level: two-sided confidence level in (0, 1).
-
-        Raises:
-            ValueError: the decisions are not about the P pairs, or the level is impossible.
-        """
-        rows = _decisions(first), _decisions(second)
-        _same_pairs(*rows)
-        if rows[0].shape[1] != self._weights.shape[1]:
-            raise ValueError(f"people of {self._weights.shape[1]} pairs for decisions on {rows[0].shape[1]}")
-        if not 0 < level < 1:
-            raise ValueError(f"level={level} must lie between 0 and 1")
-        rng = np.random.default_rng(self._seed)
-        means = []
-        for right in rows:
-            accuracies = self._weights @ right.T.astype(np.float64)  # [resamples, runs]
-            runs = rng.integers(0, len(right), accuracies.shape)
-            means.append(np.take_along_axis(accuracies, runs, axis=1).mean(1))
-        low, high = np.quantile(means[0] - means[1], [(1 - level) / 2, (1 + level) / 2])
-        return Interval(float(low), float(high))
+def _variance_over_pairs(
+    people: Sequence[tuple[Hashable, Hashable]], value_P: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Variance of the mean of ``value_P`` over other pairs, and its degrees of freedom."""
+    residual_P = value_P - value_P.mean()
+    number: dict[Hashable, int] = {}
+    ends = np.array([[number.setdefault(person, len(number)) for person in pair] for pair in people])
+    apart = ends[:, 0] != ends[:, 1]
+    of_person = np.bincount(ends[:, 0], residual_P, len(number))
+    of_person += np.bincount(ends[apart, 1], residual_P[apart], len(number))
+    # Two pairs of the same two people share both, and the sum over people has counted them twice.
+    _, couple = np.unique(np.sort(ends[apart], axis=1), axis=0, return_inverse=True)
+    twice = np.bincount(couple.reshape(-1), residual_P[apart]) if apart.any() else np.zeros(0)
+    together, alone = (of_person**2).sum() - (twice**2).sum(), (residual_P**2).sum()
+    return float(max(together, alone)) / len(people) ** 2, max(1.0, len(number) - 1.0)
 
 
 def _decisions(right: ArrayLike) -> NDArray[np.bool_]:

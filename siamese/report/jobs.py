@@ -18,7 +18,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from siamese.evaluation.compare import McNemar, PeopleBootstrap, mcnemar
+from siamese.data.lists import person_of
+from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
 from siamese.evaluation.metrics import roc_curve
 from siamese.files import flatten
@@ -26,6 +27,13 @@ from siamese.report.load import read_epochs, read_predictions
 
 NOT_SETTINGS = frozenset({"seed", "resume", "name"})
 """Keys of the configuration that do not make another configuration."""
+
+ABOUT_INTERVALS = (
+    "On the same test pairs. The interval allows for other test people and, where there are several runs, for other "
+    "seeds; with one run each it is about these two networks. A difference is shown where it leaves 0 out. One that is "
+    "not shown may be there all the same, as large as either end."
+)
+"""What tables of differences say of themselves."""
 
 ROC_GRID = np.linspace(0, 1, 201)
 """False positive rates at which the ROC of a run is read: finer than a line in a picture."""
@@ -103,7 +111,7 @@ class Difference(NamedTuple):
 
     Attributes:
         points: the difference of the means, as a fraction.
-        interval: 95 %, over people and, where there are several, over seeds.
+        interval: 95 %, over other people and, where there are several runs, other seeds.
         tests: McNemar's test for each seed that both were trained with.
     """
 
@@ -112,12 +120,12 @@ class Difference(NamedTuple):
     tests: tuple[McNemar, ...]
 
     @property
-    def is_real(self) -> bool:
+    def is_shown(self) -> bool:
         """Whether 0 lies outside the interval."""
         return not self.interval.low <= 0 <= self.interval.high
 
     def told(self) -> dict[str, str]:
-        """``points``, ``interval``, ``real`` and ``p`` as tables write them, in percentage points."""
+        """``points``, ``interval``, ``shown`` and ``p`` as tables write them, in percentage points."""
         low, high = self.interval
         if len(self.tests) == 1:
             p = f"{self.tests[0].p:.3f}" if self.tests[0].p >= 0.001 else "< 0.001"
@@ -126,7 +134,7 @@ class Difference(NamedTuple):
         return {
             "points": f"{100 * self.points:+.1f}",
             "interval": f"{100 * low:+.1f} to {100 * high:+.1f}",
-            "real": "yes" if self.is_real else "no",
+            "shown": "yes" if self.is_shown else "no",
             "p": p,
         }
 
@@ -258,7 +266,8 @@ def difference(one: Group, base: Group) -> Difference | None:
         for other, second in zip(base.jobs, theirs[1], strict=True)
         if job.seed == other.seed
     )
-    interval = _bootstrap(pairs).accuracy_difference(right, theirs[1])
+    people = [(person_of(a), person_of(b)) for a, b in pairs]
+    interval = accuracy_difference(people, right, theirs[1])
     return Difference(float(right.mean() - theirs[1].mean()), interval, tests)
 
 
@@ -371,11 +380,6 @@ def _scored(folder: Path, changed: int) -> Scored:
 @lru_cache(maxsize=4096)
 def _history(folder: Path, changed: int) -> list[Mapping[str, float]]:
     return read_epochs(folder)
-
-
-@lru_cache(maxsize=4)
-def _bootstrap(pairs: Pairs) -> PeopleBootstrap:
-    return PeopleBootstrap([(Path(a).parent.name, Path(b).parent.name) for a, b in pairs])
 
 
 def _in_order(values: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from siamese.errors import ConfigError
 from siamese.report.html import DATASETS, titled
-from siamese.report.jobs import Group, Job, difference, group, history, luckiest, read_jobs, spread
+from siamese.report.jobs import ABOUT_INTERVALS, Group, Job, difference, group, history, luckiest, read_jobs, spread
 from siamese.report.text import count, markdown_table, number, percent
 
 COMMON: dict[str, Any] = {
@@ -197,16 +197,15 @@ def _differences(jobs: Sequence[Job]) -> list[str]:
             printed = f"{100 * (first.acc - second.acc):+.1f}"
             told = found.told()
             rows.append([
-                f"{first.title} – {second.title}", printed, told["points"], told["interval"], told["real"], told["p"],
+                f"{first.title} – {second.title}", printed, told["points"], told["interval"], told["shown"], told["p"],
                 f"{len(one.jobs)} and {len(other.jobs)}",
             ])  # fmt: skip
     if not rows:
         return []
-    head = ["test accuracy, points", "report", "ours", "95 %", "real", "McNemar p, seed by seed", "seeds"]
+    head = ["test accuracy, points", "report", "ours", "95 %", "shown", "McNemar p, seed by seed", "seeds"]
     return [
         "", *markdown_table(head, rows), "",
-        "On the same test pairs: a bootstrap over people and, where there are several, over seeds; a difference is "
-        "real where the interval leaves 0 out.",
+        ABOUT_INTERVALS,
     ]  # fmt: skip
 
 

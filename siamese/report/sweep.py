@@ -22,7 +22,7 @@ def write_sweep_report(folder: Path) -> Path | None:
     """Write the tables and the page of the runs below a folder into it; returns the page, None where there are no runs.
 
     ``results.csv`` has a row a job; ``groups.csv`` a row a configuration, with mean, standard error, least and greatest
-    of each figure over its seeds; ``results.md`` the same to read, what was chosen, and which differences are real;
+    of each figure over its seeds; ``results.md`` the same to read, what was chosen, and which differences are shown;
     ``report.html`` all of that with pictures. Jobs that end at the same time take turns, so that the last to write has
     seen them all.
     """
@@ -69,7 +69,7 @@ def markdown(sweep: Sweep) -> str:
         rows = [[*sweep.label(one), *found.told().values()] for one, found in sweep.differences.items()]
         lines += [
             "", "## Test accuracy against the chosen configuration", "",
-            *markdown_table([*sweep.head, "points", "95 %", "real", "McNemar p, seed by seed"], rows), "",
+            *markdown_table([*sweep.head, "points", "95 %", "shown", "McNemar p, seed by seed"], rows), "",
             ABOUT_DIFFERENCES,
         ]  # fmt: skip
     if unfinished := [job for job in sweep.jobs if job.status != "done"]:

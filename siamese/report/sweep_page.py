@@ -14,7 +14,19 @@ import yaml
 
 from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_roc_figure, palette, shade, to_svg
 from siamese.report.html import DATASETS, PROTOCOLS, render_page, titled
-from siamese.report.jobs import Grid, Group, Job, Sweep, history, largest_grid, luckiest, scored, show, spread
+from siamese.report.jobs import (
+    ABOUT_INTERVALS,
+    Grid,
+    Group,
+    Job,
+    Sweep,
+    history,
+    largest_grid,
+    luckiest,
+    scored,
+    show,
+    spread,
+)
 from siamese.report.text import count, duration, interval, percent
 
 
@@ -44,11 +56,7 @@ COLUMNS = (
 
 HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "loss")))
 
-ABOUT_DIFFERENCES = (
-    "On the same test pairs. The interval is a bootstrap over people and, where there are several, over seeds; a "
-    "difference is real where it leaves 0 out. Of twenty differences that are none, one will look real. McNemar's "
-    "test is about two single networks with the same seed."
-)
+ABOUT_DIFFERENCES = f"{ABOUT_INTERVALS} McNemar's test is about two single networks with the same seed."
 
 
 def render(sweep: Sweep) -> str:
