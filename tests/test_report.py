@@ -386,6 +386,9 @@ class TestNotes:
             ({"dataset": "synthetic"}, "drawn by a program"),
             ({"threshold": 0.4}, "Threshold 0.4 on the probability: its origin is not recorded"),
             ({"threshold_origin": "best on validation"}, "Threshold 0.5 on the probability: best on validation."),
+            ({"calibration/slope": 3.0, "calibration/intercept": -1.0}, "probabilities that were calibrated on"),
+            ({"run": ["/runs/7", "/runs/8"]}, "An ensemble of 2 runs"),
+            ({"folds": 10, "test/acc_se": 0.01}, "Accuracy: Student's, over the folds"),
         ],
     )
     def test_follow_the_result(self, changes, note, tmp_path):
@@ -404,6 +407,13 @@ class TestNotes:
         assert "Scored run /runs/7" in page.text
         assert "python eval.py run=/runs/7 'name=a b'" in page.text
         assert "history.csv" not in page.text
+
+    def test_an_unfinished_view_2_misses_nothing(self, tmp_path):
+        """What each fold has, the folder of all need not have."""
+        (tmp_path / "result.json").write_text(json.dumps({"status": "interrupted", "protocol": "view2"}))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        (tmp_path / "fold_01").mkdir()
+        assert "missing" not in build(tmp_path).text
 
 
 class TestExamples:

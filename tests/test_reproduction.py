@@ -76,10 +76,30 @@ def test_every_experiment_file_is_recognised_as_its_row() -> None:
 @pytest.mark.parametrize(
     "change", ["learning_rate=1e-3", "scheduler=cosine", "max_epochs=5", "model.init=koch", "data.crop=150",
                "model.embedding_dim=64", "threshold=0.4", "monitor=val/acc", "model.dropout=0.3", "augmentation=flip",
-               "augmentation=koch", "protocol.setting=unrestricted", "data.split=people", "calibration=platt"],
+               "augmentation=koch", "protocol.setting=unrestricted", "data.split=people", "calibration=platt",
+               "data.split_seed=5", "data.interpolation=nearest", "optimizer.betas=[0.5,0.9]", "optimizer=sgd",
+               "trainer.gradient_clip_val=1.0"],
 )  # fmt: skip
 def test_a_changed_setting_makes_it_no_experiment_of_the_report(change: str) -> None:
     assert rows_of(settings("experiment=report/batchnorm", change)) == []
+
+
+def test_another_momentum_is_not_the_reports_sgd() -> None:
+    assert rows_of(settings("experiment=report/sgd", "optimizer.momentum=0.0")) == []
+    assert rows_of(settings("experiment=report/sgd", "optimizer.nesterov=true")) == []
+
+
+def test_what_the_report_concludes_has_an_interval(make: Make, tmp_path: Path) -> None:
+    for name, seed, right in (("adam", 0, 90), ("adam", 1, 88), ("sgd", 0, 50), ("sgd", 1, 52)):
+        folder = make(f"{name}{seed}", f"experiment=report/{name}", f"seed={seed}")
+        lines = ["split,image1,image2,label,score,probability,predicted,outcome"]
+        lines += [f"test,P{i}/P{i}_0001.jpg,P{i}/P{i}_0002.jpg,1,0.1,0.5,{int(i < right)},tp" for i in range(100)]
+        (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+    row = cells(reproduction([tmp_path]), "1 Adam – 2 SGD")
+    assert row[1:3] == ["+5.5", "+38.0"]
+    low, high = (float(end) for end in row[3].split(" to "))
+    assert 20 < low < 38 < high < 56
+    assert row[4:] == ["yes", "2 of 2 below 0.05", "2 and 2"]
 
 
 def test_seeds_are_averaged_and_judged(make: Make, tmp_path: Path) -> None:

@@ -61,6 +61,39 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
     assert varied(read_jobs(tmp_path)) == ["optimizer.name", "weight_decay"]
 
 
+def test_a_setting_that_only_some_have_tells_them_apart(tmp_path: Path) -> None:
+    """But not one that every record of an earlier version lacks: that is filled in."""
+    job(tmp_path, 0, 0.7, scheduler={"name": "cosine"}, augmentation={"flip": False})
+    job(tmp_path, 1, 0.9, scheduler={"name": "cosine", "warmup_epochs": 2})
+    assert varied(read_jobs(tmp_path)) == ["scheduler.warmup_epochs"]
+    _, table = tables(tmp_path)
+    assert "±" not in table.splitlines()[4]
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    job(tmp_path, 0, 0.7)
+    job(tmp_path, 1, 0.9)
+    job(tmp_path, 2, 0.7, seed=1)
+    rows, table = tables(tmp_path)
+    assert len(rows) == 3
+    assert "| 2 | 70.0 ± 0.0 |" in table
+    assert "1 job with the configuration and the seed of another" in page_of(tmp_path)
+
+
+def test_what_is_not_measured_comes_last(tmp_path: Path) -> None:
+    for number, accuracy in enumerate((0.70, 0.71, 0.72)):
+        folder = job(tmp_path, number, accuracy, batch_size=2**number)
+        if number == 1:
+            result = json.loads((folder / "result.json").read_text())
+            (folder / "result.json").write_text(json.dumps({**result, "val/acc": None, "test/acc": None}))
+    (broken := json.loads((tmp_path / "0/result.json").read_text())).pop("n_test")
+    (tmp_path / "0/result.json").write_text(json.dumps(broken))
+    _, table = tables(tmp_path)
+    assert "Chosen by validation accuracy: batch_size=4" in table
+    assert [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")][2:5] == ["| 4", "| 1", "| 2"]
+    assert page_of(tmp_path)
+
+
 def test_unfinished_damaged_and_foreign_folders(tmp_path: Path) -> None:
     job(tmp_path, 0, 0.7)
     job(tmp_path, 1, status="running")
@@ -158,7 +191,8 @@ def test_runs_on_other_pairs_are_not_compared(tmp_path: Path) -> None:
     job(tmp_path, 2, 0.6, batch_size=128)  # nothing recorded
     _, table = tables(tmp_path)
     assert "Test accuracy against" not in table
-    assert "Chosen by validation accuracy: batch_size=32" in table
+    assert "validation chooses none of them" in table
+    assert "Chosen by" not in table + page_of(tmp_path)
 
 
 # --- the page ---------------------------------------------------------------------------------------------

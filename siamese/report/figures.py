@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Literal, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -43,13 +44,16 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
     return content.getvalue()
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element to stand in a page, its texts as text; the same figure gives the same."""
+def to_svg(figure: Figure, label: str) -> str:
+    """The figure as an ``<svg>`` element to stand in a page, its texts as text; the same figure gives the same.
+
+    ``label``, plain text, is what it is called for those who do not see it.
+    """
     content = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "siamese", "font.family": "sans-serif"}):
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     text = content.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
 
 
 def palette(number: int) -> list[str]:
@@ -151,7 +155,19 @@ def overlaid_roc_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> Figu
 def shade(share: float) -> tuple[str, str]:
     """Background and text colour of a table's cell, the darker the larger ``share`` in [0, 1]."""
     background = matplotlib.colormaps["Blues"](0.08 + 0.8 * share)
-    return to_hex(background), "#ffffff" if share > 0.55 else INK
+    return to_hex(background), max(("#ffffff", INK), key=lambda ink: _contrast(ink, to_hex(background)))
+
+
+def _contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours (WCAG 2.2), from 1 to 21."""
+
+    def luminance(color: str) -> float:
+        rgb = np.array(to_rgb(color))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, threshold: float | None) -> Figure:

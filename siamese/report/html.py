@@ -19,7 +19,6 @@ DATASETS = {
     "lfw_deepfunneled": "LFW, deep-funneled",
     "lfw_a": "LFW-a, aligned",
     "synthetic": "Synthetic faces",
-    "folder": "Own photos",
 }
 PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot"}
 

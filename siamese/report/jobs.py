@@ -28,6 +28,16 @@ from siamese.report.load import read_epochs, read_predictions
 NOT_SETTINGS = frozenset({"seed", "resume", "name"})
 """Keys of the configuration that do not make another configuration."""
 
+LATER: dict[str, Any] = {
+    "protocol.setting": "restricted", "data.split": "pairs", "calibration": "auto", "flip_average": False,
+    "crop_average": 1.0, "ema_decay": 0.0, "backend.name": "network", "backend.shrinkage": 0.1, "backend.within": 1.0,
+    "augmentation.flip": False, "augmentation.rotation": 0.0, "augmentation.shear": 0.0, "augmentation.scale": 1.0,
+    "augmentation.translation": 0.0, "augmentation.brightness": 0.0, "augmentation.contrast": 0.0,
+    "augmentation.erase": 0.0, "augmentation.erase_size": 0.4, "sampling.images_per_person": 2,
+    "sampling.max_images": 20, "sampling.min_images": 1,
+}  # fmt: skip
+"""Settings that records of earlier versions lack, with the value of what was done then."""
+
 ABOUT_INTERVALS = (
     "On the same test pairs. The interval allows for other test people and, where there are several runs, for other "
     "seeds; with one run each it is about these two networks. A difference is shown where it leaves 0 out. One that is "
@@ -181,6 +191,12 @@ class Sweep:
         return "/".join(self.folder.resolve().parts[-2:])
 
     @property
+    def can_choose(self) -> bool:
+        """Whether all configurations were validated and tested on the same pairs, so that validation can choose."""
+        sets = {(one.validated, one.pairs) for group in self.groups for one in map(scored, group.jobs) if one.pairs}
+        return len(sets) < 2
+
+    @property
     def is_named(self) -> bool:
         """Whether the names of the runs tell configurations apart."""
         return len({one.title for one in self.groups}) > 1
@@ -201,8 +217,11 @@ class Sweep:
 
 
 class Scored(NamedTuple):
-    """A job's test pairs, bool [P] which it decides rightly, and float [201] its ROC at `ROC_GRID`, nan without one."""
+    """A job's validation and test pairs, bool [P] which of the latter it decides rightly, and float [201] its ROC at
+    `ROC_GRID`, nan without one.
+    """
 
+    validated: Pairs
     pairs: Pairs
     right: NDArray[np.bool_]
     tpr: NDArray[np.float64]
@@ -228,24 +247,45 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def varied(jobs: Sequence[Job]) -> list[str]:
-    """The settings that differ between jobs; the seed and the name are none."""
+    """The settings that differ between jobs; the seed and the name are none.
+
+    A job without a setting differs from those that have it, unless it has another option of the group, as an
+    ``optimizer.name`` that knows no such key.
+    """
     keys = dict.fromkeys(key for job in jobs for key in job.settings if key not in NOT_SETTINGS)
-    return [key for key in keys if len({show(job.settings[key]) for job in jobs if key in job.settings}) > 1]
+    return [key for key in keys if len(_values(key, jobs)) > 1]
+
+
+def _values(key: str, jobs: Sequence[Job]) -> set[str | None]:
+    option = key.rpartition(".")[0] + ".name"
+    having = [job for job in jobs if key in job.settings]
+    options = {show(job.settings.get(option)) for job in having}
+    lacking = any(key not in job.settings and show(job.settings.get(option)) in options for job in jobs)
+    return {*(show(job.settings[key]) for job in having), *([None] if lacking else [])}
 
 
 def group(jobs: Sequence[Job], settings: Sequence[str]) -> list[Group]:
-    """The finished jobs by configuration, the best by mean validation accuracy first (of equal ones, by loss)."""
-    found: dict[tuple[str, ...], list[Job]] = {}
+    """The finished jobs by configuration, the best by mean validation accuracy first (of equal ones, by loss).
+
+    Each seed counts once: of jobs with the same configuration and seed the first stands for all.
+    """
+    found: dict[tuple[str, ...], dict[Any, Job]] = {}
     for job in jobs:
         if job.status == "done":
-            found.setdefault(tuple(show(job.settings.get(key)) for key in settings), []).append(job)
-    groups = [Group(values, tuple(members)) for values, members in found.items()]
-    return sorted(groups, key=lambda one: (-one.mean("val/acc"), one.mean("val/loss")))
+            values = tuple(show(job.settings.get(key)) for key in settings)
+            found.setdefault(values, {}).setdefault(job.seed, job)
+    groups = [Group(values, tuple(members.values())) for values, members in found.items()]
+    return sorted(groups, key=lambda one: (_last(-one.mean("val/acc")), _last(one.mean("val/loss"))))
 
 
 def luckiest(groups: Sequence[Group]) -> Group:
     """The group that choosing by test accuracy would have chosen."""
-    return max(groups, key=lambda one: one.mean("test/acc"))
+    return min(groups, key=lambda one: _last(-one.mean("test/acc")))
+
+
+def _last(figure: float) -> float:
+    """A key for sorting that puts what is not measured last."""
+    return math.inf if math.isnan(figure) else figure
 
 
 def differences(groups: Sequence[Group]) -> dict[Group, Difference]:
@@ -337,6 +377,8 @@ def _job(folder: Path, path: Path, *changed: int) -> Job | None:
     if not result or "run" in result:
         return None
     settings = flatten(_mapping(config_file, _parse_yaml))
+    if settings:
+        settings = LATER | settings
     if not settings:  # a configuration that was refused, as Hydra composed it; unresolved values left out
         composed = flatten(_mapping(composed_file, _parse_yaml))
         settings = {key: value for key, value in composed.items() if "${" not in str(value)}
@@ -367,14 +409,16 @@ def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
 
 @lru_cache(maxsize=4096)
 def _scored(folder: Path, changed: int) -> Scored:
-    tested = [prediction for prediction in read_predictions(folder) if prediction.split == "test"]
+    predictions = read_predictions(folder)
+    tested = [prediction for prediction in predictions if prediction.split == "test"]
+    validated = tuple((p.image1, p.image2) for p in predictions if p.split == "val")
     tpr = np.full(len(ROC_GRID), math.nan)
     if tested:
         x, y, _ = roc_curve([p.score for p in tested], [p.label for p in tested])
         if not np.isnan(x).any() and not np.isnan(y).any():
             tpr = np.interp(ROC_GRID, x, y)
     right = np.array([prediction.label == prediction.predicted for prediction in tested], dtype=bool)
-    return Scored(tuple((p.image1, p.image2) for p in tested), right, tpr)
+    return Scored(validated, tuple((p.image1, p.image2) for p in tested), right, tpr)
 
 
 @lru_cache(maxsize=4096)

@@ -107,16 +107,17 @@ def read_run(folder: Path) -> Run:
     history: list[Mapping[str, float]] = []
     predictions: list[Prediction] = []
     folds: list[Mapping[str, float]] = []
+    is_of_folds = result.get("protocol") == "view2" and any(folder.glob("fold_*"))
     if "folds" in result:
         folds = _rows(folder / "folds.csv", lambda row: {k: float(v or "nan") for k, v in row.items()}, problems)
-    elif "run" not in result:  # an evaluation has no epochs to miss
+    elif "run" not in result and not is_of_folds:  # an evaluation has no epochs to miss
         history = _rows(folder / "history.csv", _epoch, problems)
     # Until the end of a run there are no predictions, which its status says already.
     is_of_pairs = result.get("protocol") != "oneshot"
     if (result.get("status", "done") == "done" and is_of_pairs) or (folder / "predictions.csv").exists():
         predictions = _rows(folder / "predictions.csv", _prediction, problems)
     excluded: list[tuple[str, str]] = []
-    if "folds" not in result:  # each fold has its own
+    if not is_of_folds:  # each fold has its own
         excluded = _rows(folder / "excluded.csv", lambda row: (row["file"], row["reason"]), problems)
     problems += _contradictions(result, predictions)
     overrides = _overrides(folder / ".hydra" / "overrides.yaml")

@@ -32,12 +32,11 @@ MAX_EXCLUDED = 500
 
 
 class Headline(NamedTuple):
-    """One of the large figures: what, how much, its interval and how that is made."""
+    """One of the large figures: what, how much, and its interval."""
 
     title: str
     value: str
     interval: str
-    method: str
 
 
 class Rate(NamedTuple):
@@ -170,17 +169,16 @@ def _reason(run: Run) -> str:
 
 def _headlines(result: Mapping[str, Any]) -> list[Headline]:
     """The test figures that are recorded."""
-    over = "over the folds" if "folds" in result else "Wilson"
     figures = [
-        *((f"{n}-way one-shot", f"oneshot/{n}/acc", percent, "Wilson") for n in _ways(result)),
-        ("Accuracy", "test/acc", percent, over),
-        ("AUC", "test/auc", fixed(3), "DeLong"),
-        ("Equal error rate", "test/eer", percent, "bootstrap"),
-        ("Loss", "test/loss", fixed(4), "normal"),
+        *((f"{n}-way one-shot", f"oneshot/{n}/acc", percent) for n in _ways(result)),
+        ("Accuracy", "test/acc", percent),
+        ("AUC", "test/auc", fixed(3)),
+        ("Equal error rate", "test/eer", percent),
+        ("Loss", "test/loss", fixed(4)),
     ]
     return [
-        Headline(title, number(result[key], write), interval(result.get(f"{key}_ci"), write), method)
-        for title, key, write, method in figures
+        Headline(title, number(result[key], write), interval(result.get(f"{key}_ci"), write))
+        for title, key, write in figures
         if result.get(key) is not None
     ]
 
@@ -292,16 +290,23 @@ def _notes(run: Run) -> list[str]:
     if not any(key.startswith(("val/", "test/")) for key in result):
         return notes
     if any(key.startswith("test/") for key in result):
+        over = "Student's, over the folds" if "folds" in result else "Wilson's"
         notes.append(
             "The intervals treat the pairs as independent draws. They are not quite, since a person or a "
-            "photo can be in several pairs, so the true uncertainty is somewhat larger. Accuracy: Wilson's "
-            "interval; AUC: DeLong's; loss: Student's; equal error rate: bootstrap over pairs, 1,000 "
-            "resamples."
+            f"photo can be in several pairs, so the true uncertainty is somewhat larger. Accuracy: {over}; "
+            "AUC: DeLong's; loss: Student's; equal error rate: bootstrap over pairs, 1,000 resamples."
         )
-        notes.append(
-            f"One run with one seed{_seed(result)}: another seed trains another network, and the intervals "
-            "do not say how far its figures would be from these. Runs with several seeds do."
-        )
+        members = result.get("run")
+        if isinstance(members, list):
+            notes.append(
+                f"An ensemble of {len(members)} runs: the intervals are about these networks, and do not say how far "
+                "the figures of others would be. Configuration and seed on this page are those of the first."
+            )
+        else:
+            notes.append(
+                f"One run with one seed{_seed(result)}: another seed trains another network, and the intervals "
+                "do not say how far its figures would be from these. Runs with several seeds do."
+            )
     if protocol == "view1" and dataset.startswith("lfw"):
         notes.append(
             "View 1 of LFW is meant for development. Figures on it are development figures, not to be "
@@ -320,9 +325,10 @@ def _notes(run: Run) -> list[str]:
         )
     if "folds" in result:
         notes.append(
-            f"Accuracy is the mean over {result['folds']} folds, each scored by a network trained on the others; its "
-            f"standard error is {percent(result['test/acc_se'])}, and the interval Student's. All other figures "
-            "are of the pairs of all folds together, whose scores each fold's own calibration makes comparable."
+            f"Accuracy is the mean over {result['folds']} folds, each scored by a network trained on the others and "
+            f"with the threshold chosen without it; its standard error is {percent(result['test/acc_se'])}. Folds "
+            "share most of what they are trained on, so they vary a little less than networks of new data would. All "
+            "other figures are of the pairs of all folds together: each fold's own calibration makes scores comparable."
         )
     objective = config.get("objective")
     if run.history and isinstance(objective, dict) and objective.get("name") != "bce":
@@ -349,6 +355,11 @@ def _origin_of_threshold(run: Run) -> str:
     if origin := run.result.get("threshold_origin"):
         return f"Threshold {run.threshold:.4g} on the probability: {origin}."
     if run.config.get("threshold") == run.threshold:
+        if (run.result.get("calibration/slope", 1.0), run.result.get("calibration/intercept", 0.0)) != (1.0, 0.0):
+            return (
+                f"Threshold {run.threshold:g}: fixed before training, on probabilities that were calibrated on the "
+                "validation pairs."
+            )
         return (
             f"Threshold {run.threshold:g} on the probability: fixed by the configuration before training, "
             "not tuned on any pairs."

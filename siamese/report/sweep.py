@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from siamese.files import write_csv_atomically, write_text_atomically
 from siamese.report.jobs import Group, Job, Sweep, luckiest, read_jobs, read_sweep, spread, standard_error
-from siamese.report.sweep_page import ABOUT_DIFFERENCES, COLUMNS, about_chance, render
+from siamese.report.sweep_page import ABOUT_DIFFERENCES, COLUMNS, NO_CHOICE, about_chance, render
 from siamese.report.text import markdown_table, one_line
 
 FIGURES = (
@@ -80,6 +80,8 @@ def markdown(sweep: Sweep) -> str:
 
 def _choice(sweep: Sweep) -> list[str]:
     """What validation chooses, and what choosing by the test pairs would have claimed."""
+    if not sweep.can_choose:
+        return [NO_CHOICE]
     chosen, flattered = sweep.groups[0], luckiest(sweep.groups)
 
     def told(one: Group) -> str:

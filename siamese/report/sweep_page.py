@@ -59,6 +59,12 @@ HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "l
 ABOUT_DIFFERENCES = f"{ABOUT_INTERVALS} McNemar's test is about two single networks with the same seed."
 
 
+NO_CHOICE = (
+    "The configurations were validated or tested on different pairs: their figures cannot be compared, and validation "
+    "chooses none of them."
+)
+
+
 def render(sweep: Sweep) -> str:
     """The page as HTML; everything that comes from files is escaped."""
     jobs, groups = sweep.jobs, sweep.groups
@@ -90,11 +96,15 @@ def render(sweep: Sweep) -> str:
         about_differences=ABOUT_DIFFERENCES,
         scale=about_chance(groups),
         heat_maps=_heat_maps(sweep),
-        curves=to_svg(overlaid_curves_figure(runs, colors)) if any(run.history for run in runs) else None,
-        roc=to_svg(overlaid_roc_figure(runs, colors)) if any(not np.isnan(run.tpr[0]) for run in runs) else None,
+        curves=to_svg(overlaid_curves_figure(runs, colors), "Learning curves of all runs; their ends are in the tables")
+        if any(run.history for run in runs)
+        else None,
+        roc=to_svg(overlaid_roc_figure(runs, colors), "ROC of all runs; their areas are in the tables")
+        if any(not np.isnan(run.tpr[0]) for run in runs)
+        else None,
         jobs=[_job_view(job, sweep.settings, number.get(job), colors, longest) for job in jobs],
         training_time=duration(sum(job.number("train_seconds") or 0 for job in jobs)),
-        notes=_notes(jobs, groups),
+        notes=_notes(sweep),
         script=(Path(__file__).parent / "sweep.js").read_text(encoding="utf-8"),
     )
 
@@ -132,7 +142,7 @@ def _command(folder: Path) -> str:
 def _choice_cards(sweep: Sweep) -> list[dict[str, str]]:
     """The configuration that validation chooses, and the one that choosing by the test pairs would have claimed."""
     groups = sweep.groups
-    if not groups:
+    if not groups or not sweep.can_choose:
         return []
     chosen, flattered = groups[0], luckiest(groups)
     first = "Chosen by validation accuracy" if len(groups) > 1 else "The configuration"
@@ -239,12 +249,18 @@ def _shaded(grid: Grid, column: Column) -> list[tuple[str, list[dict[str, Any] |
     return rows
 
 
-def _notes(jobs: Sequence[Job], groups: Sequence[Group]) -> list[str]:
+def _notes(sweep: Sweep) -> list[str]:
     """What a reader must know to take the figures for what they are."""
+    jobs, groups = sweep.jobs, sweep.groups
     notes = [
         "Configurations are sorted, and the best one chosen, by the mean validation accuracy of their seeds, of equal "
         "ones by validation loss. The test pairs choose nothing."
+        if sweep.can_choose
+        else NO_CHOICE
     ]
+    again = sum(job.status == "done" for job in jobs) - sum(len(one.jobs) for one in groups)
+    if again:
+        notes.append(f"{count(again, 'job')} with the configuration and the seed of another: each seed counts once.")
     if any(len(one.jobs) > 1 for one in groups):
         notes.append(
             "mean ± standard error is over seeds: how far another set of seeds would move the mean. It does not tell "
@@ -267,7 +283,8 @@ def _notes(jobs: Sequence[Job], groups: Sequence[Group]) -> list[str]:
 
 def about_chance(groups: Sequence[Group]) -> list[str]:
     """How far chance alone moves an accuracy, a line a test set."""
-    about = {(job.result["dataset"], job.result["protocol"], job.result["n_test"]) for g in groups for job in g.jobs}
+    keys = ("dataset", "protocol", "n_test")
+    about = {tuple(job.result[key] for key in keys) for g in groups for job in g.jobs if job.result.keys() >= {*keys}}
     return [
         f"{dataset}, {protocol}: one standard error of a single accuracy on {n} test pairs is up to "
         f"{50 / math.sqrt(n):.1f} points."
