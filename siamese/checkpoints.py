@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class MemoryCheckpointIO(CheckpointIO):
-    """Keeps checkpoints in memory, under the names of files that are never written."""
+    """Keeps checkpoints in memory, under the names of files that are never written, links in them resolved."""
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, Any]] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         """Keep a copy."""
-        self._kept[str(path)] = copy.deepcopy(checkpoint)
+        self._kept[os.path.realpath(path)] = copy.deepcopy(checkpoint)
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The checkpoint kept under this name."""
-        return self._kept[str(path)]
+        return self._kept[os.path.realpath(path)]
 
     def remove_checkpoint(self, path: _PATH) -> None:
         """Forget it."""
-        self._kept.pop(str(path), None)
+        self._kept.pop(os.path.realpath(path), None)
 
 
 def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool = False) -> SiameseNetwork:

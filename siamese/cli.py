@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -52,7 +53,10 @@ def run_app(main: Callable[[], object]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:
-        # A job ends by itself; what comes here was raised while Hydra composed or prepared it.
+        # A job ends by itself. What comes here was raised while Hydra composed the configuration, or by a launcher.
+        if Guard.has_composed:
+            traceback.print_exc()
+            _end(error)
         _end(ConfigError(_reason(error)))
     raise SystemExit(0)
 
@@ -110,8 +114,11 @@ def swept_values() -> str:
 class Guard(Callback):
     """Hydra callback: ends a run that cannot work before anything is written; keeps a sweep's page fresh."""
 
+    has_composed = False
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, the data and the output folder of a single run."""
+        Guard.has_composed = True
         try:
             _check(config, kwargs["config_name"], Path(config.hydra.run.dir))
         except (Exception, Interrupted) as error:
@@ -120,6 +127,7 @@ class Guard(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """End a sweep of which no job can work, or whose folder holds another."""
+        Guard.has_composed = True
         try:
             _check_sweep(config, kwargs["config_name"])
         except (Exception, Interrupted) as error:
@@ -138,11 +146,10 @@ def _job(run: Callable[[RunFolder], float]) -> float:
     _catch_signals()  # a launcher may have started another process for the job
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
-    finished_before = folder.is_done
     try:
         return run(folder)
     except (Exception, Interrupted) as error:
-        if not finished_before:
+        if not folder.is_done:  # what is done stays so, whatever comes after
             with contextlib.suppress(OSError):  # as on a full disk: the reason is told all the same
                 folder.record_failure(error, f"{hydra.job.name}.log")
         if isinstance(error, Interrupted) or hydra.mode != RunMode.MULTIRUN:
@@ -172,6 +179,10 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
             raise
         if folder is not None:
             RunFolder(folder).check(train)
+        if train.trainer.accelerator == "gpu":
+            from siamese.hardware import pick_device  # imports torch
+
+            pick_device(train)
         data, protocol = train.data, train.protocol
     else:
         wanted = configuration.load_eval(cfg)
@@ -187,7 +198,7 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
 def _check_sweep(config: DictConfig, config_name: str) -> None:
     folder = Path(config.hydra.sweep.dir)
     held = sorted(folder.glob("*/result.json"))
-    if held and not any(override.replace(" ", "") == "resume=true" for override in config.hydra.overrides.task):
+    if held and not any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task):
         raise ConfigError(
             f"{folder} already holds a sweep ({len(held)} jobs); give resume=true to go on with it, or another "
             "hydra.sweep.dir"

@@ -76,6 +76,8 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     recorded = folder.result
     if recorded is not None and recorded["status"] == "done":
         log.info("%s is done already", folder.path)
+        if not (folder.path / "report.html").is_file():  # stopped while it was drawn
+            write_report(folder, [], config, recorded)
         return recorded
     started = time.perf_counter()
     device = pick_device(config)
@@ -92,8 +94,10 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     network = network_of(config, arithmetic.dft, one_view=True)  # several views are for the finished network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
-    if device.type == "cpu" and norm_pool.library() is None:
-        log.info("the package was installed without a C++ compiler: training takes up to half as long again")
+    if device.type == "cpu" and config.model.name == "koch" and norm_pool.library() is None:
+        log.info(
+            "siamese/models/norm_pool.cpp is not compiled: training takes up to half as long again (README: Start)"
+        )
     module = build_module(config, network, data)
     checkpoint_io = build_checkpoint_io(config)
     trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)

@@ -27,7 +27,7 @@ class Interrupted(SystemExit):
         self.signal = signal.Signals(signum)
 
     def __str__(self) -> str:
-        return f"interrupted by {self.signal.name}; the same command with resume=true and this output folder goes on"
+        return f"interrupted by {self.signal.name}; training goes on with the same command, its folder and resume=true"
 
 
 class RunFolder:
@@ -173,6 +173,8 @@ def _find_run(name: str, config: EvalConfig) -> Member:
             "finish it with train.py, its output folder and resume=true"
         )
     trained = read_yaml(folder.config)
+    if trained.trainer.accelerator == "gpu":  # what was trained on one can be scored without
+        trained = trained.model_copy(update={"trainer": trained.trainer.model_copy(update={"accelerator": "auto"})})
     if "folds" in result:
         raise ConfigError(f"run={name}: it holds a network for each fold; name the folder of one, as {name}/fold_01")
     if trained.checkpoint == "none":

@@ -15,12 +15,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT
+from hydra.types import RunMode
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from siamese.runs import Interrupted
+from siamese import cli
+from siamese.runs import Interrupted, RunFolder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -142,6 +146,53 @@ def test_a_signal_while_a_line_is_logged_is_not_lost() -> None:
             log.warning("a line")
     copy = pickle.loads(pickle.dumps(raised.value))  # as it comes out of another process
     assert (copy.code, str(copy)) == (130, str(raised.value))
+
+
+def test_what_is_done_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal while the report is drawn."""
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), job=None, mode=RunMode.RUN)
+    monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(cli, "_catch_signals", lambda: None)
+
+    def job(folder: RunFolder) -> float:
+        folder.record(status="done", figure=1.0)
+        raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        cli._job(job)
+    assert ended.value.code == 143
+    assert result_of(tmp_path) == {"status": "done", "figure": 1.0}
+
+
+def test_what_a_launcher_dies_of_is_no_bad_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed() -> None:
+        raise RuntimeError("a worker was killed")
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(cli, "_catch_signals", lambda: None)
+    for composed, code in ((True, 1), (False, 2)):
+        monkeypatch.setattr(cli.Guard, "has_composed", composed)
+        with pytest.raises(SystemExit) as ended:
+            cli.run_app(killed)
+        assert ended.value.code == code
+        told = capsys.readouterr().err
+        assert told.splitlines()[-1] == "error: RuntimeError: a worker was killed"
+        assert ("Traceback" in told) == composed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(run_script: Run, tiny_overrides: list[str], tmp_path: Path) -> None:
+    """Told before anything is written; and what was trained on one can be scored without."""
+    done = run_script("train.py", *tiny_overrides, "trainer=gpu")
+    assert (done.returncode, list((tmp_path / "work").iterdir())) == (2, [])
+    assert done.stderr.startswith("error: trainer.accelerator=gpu: torch sees no GPU here")
+    run_script("train.py", *tiny_overrides, "max_epochs=1", "hydra.run.dir=run")
+    config = tmp_path / "work/run/config.yaml"
+    config.write_text(config.read_text().replace("accelerator: cpu", "accelerator: gpu"))
+    scored = run_script("eval.py", "run=run", "hydra.run.dir=eval")
+    assert scored.returncode == 0, scored.stderr
 
 
 def test_a_sweep_with_a_failing_job(run_script: Run, tiny_overrides: list[str], tmp_path: Path) -> None:

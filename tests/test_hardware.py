@@ -84,6 +84,21 @@ def test_ways_differ_by_rounding_only() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ({"name": "resnet", "widths": [8, 16], "blocks": [1, 1]}, 32),
+        ({"name": "multicrop", "widths": [8, 16], "blocks": [1, 1], "crops": [1.0, 0.5], "crop_size": 32}, 48),
+        ({"name": "torchvision", "backbone": "resnet18"}, 64),
+    ],
+    ids=["resnet", "multicrop", "torchvision"],
+)
+def test_bf16_is_not_taken_for_wrong_where_embeddings_are_normalized(model: dict[str, Any], size: int) -> None:
+    """Their length is a constant: its gradient would be rounding alone."""
+    (_, exact), (_, bf16) = (time_step(Arithmetic(p, "direct"), model, 3, size, repeats=0) for p in ("32", "bf16"))
+    assert (bf16 - exact).norm() / exact.norm() < hardware.AGREES
+
+
 def test_the_choice_is_recorded_and_a_resumed_run_keeps_it(
     tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sysconfig
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +85,23 @@ def test_the_number_of_threads_does_not_matter(norm: bool) -> None:
         assert all(map(torch.equal, one, other))
 
 
+@pytest.mark.skipif(
+    not (shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").is_file()),
+    reason="no compiler, or Python without its headers",
+)
+def test_it_is_built_where_there_is_a_compiler() -> None:
+    """Installation says nothing where building fails, and the tests here would all be skipped."""
+    assert library() is not None
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_parameters_in_bfloat16_are_left_to_torch(train: bool) -> None:
+    ours, x = BatchNormMaxPoolReLU2d(3).bfloat16().train(train), torch.randn(2, 3, 4, 4).bfloat16()
+    reference = nn.BatchNorm2d(3).bfloat16().train(train)
+    with torch.no_grad():
+        assert torch.equal(ours(x), nn.functional.max_pool2d(reference(x), 2).relu())
+
+
 @compiled
 def test_of_equal_maxima_the_first_gets_the_gradient_and_nan_stays() -> None:
     x = torch.full((1, 2, 2, 4), 3.0)
@@ -109,7 +129,7 @@ def test_gradients_in_evaluation_reach_the_parameters() -> None:
 def test_without_the_library_the_network_is_the_same(batchnorm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = {"name": "koch", "batchnorm": batchnorm, "dropout": 0.0, "init": "torch"}
     model |= {"widths": [4, 6, 6, 8], "embedding_dim": 16}
-    a, b = torch.rand(2, 4, 1, 80, 80)
+    a, b = torch.rand(2, 4, 1, 80, 80, generator=torch.Generator().manual_seed(0))
     found = []
     for built in (True, False):
         if not built:
@@ -120,4 +140,5 @@ def test_without_the_library_the_network_is_the_same(batchnorm: bool, monkeypatc
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in network.parameters()), *network.buffers()])
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(1 + one.abs().max()))
+        # Of a bias before normalization the gradient is 0, to rounding of what is summed for it.
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=4e-3 * float(1 + one.abs().max()))

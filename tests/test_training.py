@@ -189,6 +189,10 @@ def test_what_is_kept_of_a_finished_run(tiny_config: Make, tmp_path: Path) -> No
         )
     again = run(tiny_config(checkpoint="none", resume=True), tmp_path / "none")
     assert again == results["none"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    linked = run(tiny_config(checkpoint="none"), tmp_path / "link/run")
+    assert without_times(linked) == without_times(results["none"])
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(
@@ -335,6 +339,10 @@ def test_a_finished_run_is_returned_as_recorded(tiny_config: Make, tmp_path: Pat
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")}
     assert run(tiny_config(max_epochs=1, resume=True), tmp_path / "a") == first
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")} == before
+    page = (tmp_path / "a/report.html").read_bytes()
+    (tmp_path / "a/report.html").unlink()  # stopped while it was drawn
+    run(tiny_config(max_epochs=1, resume=True), tmp_path / "a")
+    assert (tmp_path / "a/report.html").read_bytes() == page
     with pytest.raises(ConfigError, match="batch_size=8, not 4"):
         run(tiny_config(max_epochs=1, batch_size=4, resume=True), tmp_path / "a")
     (tmp_path / "a/result.json").unlink()

@@ -43,8 +43,9 @@ class BatchNormMaxPoolReLU2d(nn.BatchNorm2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, h, w]."""
         self._check_input_dim(x_BCHW)
-        # Gradients through fixed statistics, which training never asks for, are left to torch.
-        if not _fits(x_BCHW) or (torch.is_grad_enabled() and not self.training):
+        # Gradients through fixed statistics, which training never asks for, are left to torch, and parameters that are
+        # not float32.
+        if not _fits(x_BCHW) or self.weight.dtype != torch.float32 or (torch.is_grad_enabled() and not self.training):
             return nn.functional.max_pool2d(super().forward(x_BCHW), 2).relu_()
         y_BChw: Tensor
         if not self.training:
