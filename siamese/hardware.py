@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 import siamese
@@ -119,21 +120,32 @@ def _ways(config: TrainConfig) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _measured(key: str, cache: Path) -> tuple[str, str]:
-    """The answer to ``key``: of this process, of an earlier one (a file in ``cache``), or measured now."""
+    """The answer to ``key``: of this process, of another one (a file in ``cache``), or measured now."""
     file = cache / f"arithmetic-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    try:
-        answer = json.loads(file.read_text(encoding="utf-8"))
-        if answer["key"] != key:
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        answer = {"key": key, **_measure(*json.loads(key)[1])}
-        with contextlib.suppress(OSError):  # not being able to remember is no reason to end
-            cache.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
+    answer = _remembered(file, key)
+    if answer is None:
+        with contextlib.ExitStack() as stack:
+            # One process measures, the others of a sweep wait: they would slow it down, and might choose otherwise.
+            with contextlib.suppress(OSError):  # not being able to write is no reason to end
+                cache.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(file.with_suffix(".lock")))
+            answer = _remembered(file, key)
+            if answer is None:
+                answer = {"key": key, **_measure(*json.loads(key)[1])}
+                with contextlib.suppress(OSError):
+                    write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
     log.info(
         "arithmetic on this machine: %s; a step of %d images took %s", " ".join(answer["best"]), IMAGES, answer["told"]
     )
     return answer["best"][0], answer["best"][1]
+
+
+def _remembered(file: Path, key: str) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(file.read_text(encoding="utf-8"))
+        return answer if answer["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _measure(precision: str, ways: list[str], channels: int, size: int, model: dict[str, Any]) -> dict[str, Any]:

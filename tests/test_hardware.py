@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,21 @@ def test_auto_refuses_a_bf16_that_is_wrong(tiny_config: Make, machine: dict[Any,
         file.write_text("[cut")
     hardware._measured.cache_clear()
     assert choose_arithmetic(tiny_config(precision="auto"), CPU) == ("32", "dft")
+
+
+def test_of_jobs_that_ask_at_once_one_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def measure(*question: Any) -> dict[str, Any]:
+        time.sleep(0.2)
+        measured.append(question)
+        return {"best": ["bf16", f"way {len(measured)}"], "told": ""}
+
+    monkeypatch.setattr(hardware, "_measure", measure)
+    with ThreadPoolExecutor(3) as jobs:
+        asked = [jobs.submit(hardware._measured.__wrapped__, '["machine", ["auto"]]', tmp_path) for _ in range(3)]
+    assert {job.result() for job in asked} == {("bf16", "way 1")}
+    assert measured == [("auto",)]
 
 
 @pytest.mark.parametrize(
