@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import shutil
@@ -168,6 +169,27 @@ def test_damaged_entries_are_built_anew(
     np.testing.assert_array_equal(after.pixels, before.pixels)
     assert ("damaged" in caplog.text) == (damage != "leftover")
     assert [path.name for path in entry.parent.iterdir() if path.is_dir()] == [entry.name]
+
+
+def test_a_failure_of_the_machine_is_not_remembered(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, options: ImageOptions) -> object:
+        if path.name == "0.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return decode(path, options)
+
+    monkeypatch.setattr(images, "decode", failing)
+    assert "Input/output error" in load_images(folder, ["0.png", "1.png"], options(tmp_path)).excluded["0.png"]
+    monkeypatch.setattr(images, "decode", decode)
+    assert load_images(folder, ["0.png", "1.png"], options(tmp_path)).excluded == {}
+
+    def starved(path: Path, options: ImageOptions) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "decode", starved)
+    with pytest.raises(MemoryError):
+        load_images(folder, ["0.png", "2.png"], options(tmp_path))
 
 
 def test_failed_build_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

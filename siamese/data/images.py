@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -25,6 +26,9 @@ from siamese.config import ImageOptions
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
+
+OF_THE_FILE = {None, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""Error numbers of a file that is no image; Pillow's own errors have none. All others may be gone the next time."""
 
 CHUNK = 64
 """Images that a thread decodes at a time."""
@@ -78,8 +82,10 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
     """The named images below ``root``, from the cache when nothing changed since they were decoded.
 
     The cache holds one entry for each (folder, names, options); an entry is stale when any file's size or
-    modification time differs, and is then replaced. It is built in a temporary folder that is renamed when
-    complete, so a killed build leaves nothing that could be read; of several processes one builds it.
+    modification time differs, and is then replaced. What could not be read for another reason than the file itself (a
+    disk or network that failed, a missing permission) is excluded this time and not remembered. An entry is built in a
+    temporary folder that is renamed when complete, so a killed build leaves nothing that could be read; of several
+    processes one builds it.
 
     Args:
         root: the image folder.
@@ -98,8 +104,9 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
         with FileLock(slot / "lock"):
             found = _read(slot / signature)
             if found is None:
-                found = _build(root, names, options, progress)
-                _write(slot, signature, found)
+                found, lasting = _build(root, names, options, progress)
+                if lasting:
+                    _write(slot, signature, found)
     except OSError as error:
         raise DataError(f"data.cache={options.cache}: {error}; name a folder that can be written") from None
     return found
@@ -125,7 +132,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bool) -> ImageArray:
+def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bool) -> tuple[ImageArray, bool]:
+    """Decode all, and whether another time would find the same: not where the machine failed instead of a file."""
+    failures: list[str] = []
+
     def attempt(name: str) -> NDArray[np.uint8] | str:
         try:
             return decode(root / name, options)
@@ -133,8 +143,13 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
             return "missing"
         except UnidentifiedImageError:
             return "not an image, or of a type that Pillow does not read"
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-            return f"does not decode: {' '.join(str(error).split()) or type(error).__name__}"
+            reason = f"does not decode: {' '.join(str(error).split()) or type(error).__name__}"
+            if isinstance(error, OSError) and error.errno not in OF_THE_FILE:
+                failures.append(reason)
+            return reason
 
     # Pillow gives up the interpreter lock while it decodes and resizes; image by image, handing it over would cost
     # as much as that gains.
@@ -152,7 +167,7 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
     side = options.image_size
     empty = np.zeros((0, options.channels, side, side), np.uint8)
     pixels = np.stack([image for _, image in good]) if good else empty
-    return ImageArray([name for name, _ in good], pixels, bad)
+    return ImageArray([name for name, _ in good], pixels, bad), not failures
 
 
 def _write(slot: Path, signature: str, images: ImageArray) -> None:
