@@ -48,6 +48,7 @@ from siamese.models.siamese import SiameseNetwork
 from siamese.module import SiameseModule
 from siamese.objectives.build import build_objective
 from siamese.report.html import PROTOCOLS, titled
+from siamese.report.load import OUTCOMES
 from siamese.report.run import write_run_report
 from siamese.runs import RunFolder
 from siamese.scoring import embed_images, fit_backend, score_pairs
@@ -308,7 +309,7 @@ def judge(
         summary = summarise(decision.calibration.logits(scores[split]), pairs.labels.numpy(), decision.threshold)
         # The four counts and the intervals are those of the test.
         keep = ("loss", "acc", "auc") if split == "val" else summary
-        figures |= {name if name in ("tp", "fp", "tn", "fn") else f"{split}/{name}": summary[name] for name in keep}
+        figures |= {name if name in OUTCOMES else f"{split}/{name}": summary[name] for name in keep}
     write_csv_atomically(folder.path / "predictions.csv", PREDICTION_COLUMNS, rows)
     figures["threshold"] = decision.threshold
     if isinstance(threshold, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,13 +200,17 @@ def test_people_with_few_images_can_be_left_out(tiny_data: dict[str, object]) ->
         set_up(tiny_data, protocol=UNRESTRICTED, sampling=SamplingConfig(min_images=50))
 
 
-def test_people_in_both_lists_are_refused(tiny_data: dict[str, object], tiny_root, tmp_path) -> None:
+def with_list(tiny_root: Path, tmp_path: Path, name: str, other: str) -> Path:
+    """The tiny faces with one list in the place of another."""
     root = tmp_path / "mixed"
     root.mkdir()
     for file in tiny_root.iterdir():
-        (root / file.name).symlink_to(file)
-    (root / "peopleDevTrain.txt").unlink()
-    (root / "peopleDevTrain.txt").write_bytes((tiny_root / "peopleDevTest.txt").read_bytes())
+        (root / file.name).symlink_to(tiny_root / (other if file.name == name else file.name))
+    return root
+
+
+def test_people_in_both_lists_are_refused(tiny_data: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
+    root = with_list(tiny_root, tmp_path, "peopleDevTrain.txt", "peopleDevTest.txt")
     data = SyntheticData.model_validate({**tiny_data, "root": str(root)})
     with pytest.raises(DataError, match=r"peopleDevTrain\.txt: \d+ of its people are in the test pairs too"):
         read_listed(data, UNRESTRICTED)
@@ -215,14 +220,9 @@ def test_people_in_both_lists_are_refused(tiny_data: dict[str, object], tiny_roo
 
 
 def test_people_in_both_lists_of_pairs_are_warned_of(
-    tiny_data: dict[str, object], tiny_root, tmp_path, caplog: pytest.LogCaptureFixture
+    tiny_data: dict[str, object], tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = tmp_path / "mixed"
-    root.mkdir()
-    for file in tiny_root.iterdir():
-        (root / file.name).symlink_to(file)
-    (root / "pairsDevTest.txt").unlink()
-    (root / "pairsDevTest.txt").write_bytes((tiny_root / "pairsDevTrain.txt").read_bytes())
+    root = with_list(tiny_root, tmp_path, "pairsDevTest.txt", "pairsDevTrain.txt")
     set_up({**tiny_data, "root": str(root)})
     assert "people are in pairsDevTrain.txt and in pairsDevTest.txt" in caplog.text
 

@@ -106,7 +106,7 @@ def _variance_over_pairs(
     of_person += np.bincount(ends[apart, 1], residual_P[apart], len(number))
     # Two pairs of the same two people share both, and the sum over people has counted them twice.
     _, couple = np.unique(np.sort(ends[apart], axis=1), axis=0, return_inverse=True)
-    twice = np.bincount(couple.reshape(-1), residual_P[apart]) if apart.any() else np.zeros(0)
+    twice = np.bincount(couple.reshape(-1), residual_P[apart])
     together, alone = (of_person**2).sum() - (twice**2).sum(), (residual_P**2).sum()
     return float(max(together, alone)) / len(people) ** 2, max(1.0, len(number) - 1.0)
 

@@ -20,9 +20,9 @@ class MultiCropEncoder(Encoder):
     """Residual networks on central crops of several sizes, their embeddings side by side (as Sun, Wang and Tang 2014,
     "Deep Learning Face Representation from Predicting 10,000 Classes", section 3.2, with face patches).
 
-    Each network's embedding of an image is scaled to length 1, so that all count alike. They
-    share no weights; objectives on groups train each by a loss of its own (`siamese.objectives.groups.EachPart`), which
-    keeps them as different as networks trained apart; those on pairs have one loss for all.
+    Each network's embedding of an image is scaled to length 1, so that all count alike. They share no weights;
+    objectives on groups train each by a loss of its own (`siamese.objectives.groups.EachPart`), which keeps them as
+    different as networks trained apart; those on pairs have one loss for all.
 
     Args:
         in_channels: 1 (grey) or 3 (RGB).
