@@ -220,7 +220,7 @@ def test_malformed_people_list(write, text, line, what):
 def test_unreadable_files_are_named(write, tmp_path, read):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'none.txt'}: no such file")):
         read(tmp_path / "none.txt")
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: cannot be read: Is a directory")):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: is not a regular file")):
         read(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         read(tmp_path / "a\0b")

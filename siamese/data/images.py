@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -33,7 +34,10 @@ OF_THE_FILE = {None, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLON
 CHUNK = 64
 """Images that a thread decodes at a time."""
 
-FORMAT = 1
+LARGEST = 100_000_000
+"""Pixels of a photo that is still decoded: 0.3 GB in colour. More is a mistake, or meant to exhaust the memory."""
+
+FORMAT = 2
 """Version of what the pixels mean; raise it when decoding changes, and old caches are built anew."""
 
 _RESAMPLING = {
@@ -62,12 +66,18 @@ class ImageArray:
 def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
     """One image file as uint8 [C, H, W]: turned as its EXIF says, grey or RGB, cropped, resized.
 
+    What is transparent is shown on white, of an animation the first picture, and of 16 bits the upper eight.
+
     Raises:
-        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing, no usable image, or smaller
-            than the crop.
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing, no usable image, smaller
+            than the crop, or has more than `LARGEST` pixels.
     """
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
+        raise ValueError("not a regular file")
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB" if options.color else "L")
+        if file.width * file.height > LARGEST:
+            raise ValueError(f"{file.width} x {file.height} pixels, which is more than {LARGEST:,}")
+        image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB" if options.color else "L")
     if options.crop is not None:
         if min(image.size) < options.crop:
             raise ValueError(f"{image.width} x {image.height} pixels, which is less than data.crop={options.crop}")
@@ -76,6 +86,18 @@ def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
     side = options.image_size
     image = image.resize((side, side), _RESAMPLING[options.interpolation])
     return np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image without transparency whose bands have eight bits."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, of which none says what is white")
+    if image.mode.startswith("I"):  # Pillow would cut off what is above 255 when it converts these
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
 
 
 def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
@@ -173,7 +195,10 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
 def _write(slot: Path, signature: str, images: ImageArray) -> None:
     temporary = Path(tempfile.mkdtemp(prefix="building-", dir=slot))
     try:
-        np.save(temporary / "pixels.npy", images.pixels)
+        with (temporary / "pixels.npy").open("xb") as file:
+            # Not np.save, which tells of a full disk as of two numbers.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(images.pixels))
+            file.write(images.pixels.data)
         index = {"names": images.names, "excluded": images.excluded, "crc32": _checksum(images.pixels)}
         (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
         for old in slot.iterdir():

@@ -169,6 +169,8 @@ class _Lines:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+            raise DataError(f"{path}: is not a regular file (expected one of LFW's lists)")
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (expected one of LFW's lists)") from None
