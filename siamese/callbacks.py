@@ -1,4 +1,4 @@
-"""Lightning callbacks: the record of epochs, and what makes a resumed run equal to an undisturbed one."""
+"""Lightning callbacks: the record of epochs, when to stop, and what makes a resumed run equal to an undisturbed one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 
+from siamese import signals
+from siamese.errors import TrainingError
 from siamese.files import write_csv_atomically
 from siamese.report.load import HISTORY_COLUMNS
 
@@ -28,14 +30,16 @@ class History(Callback):
         self.monitor = monitor
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
+        self._before = 0.0  # seconds that the epoch had taken when it was interrupted
         self._lr = 0.0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock. (Lightning leaves out ``on_train_epoch_start`` in the first epoch of a resumed run.)"""
-        if batch_idx == 0:
-            self._started = time.perf_counter()
+        if batch_idx == 0 or not self._started:
+            self._started = time.perf_counter() - self._before
+            self._before = 0.0
             self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -46,6 +50,7 @@ class History(Callback):
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **metrics}
         row |= {"lr": self._lr, "seconds": round(time.perf_counter() - self._started, 3)}
         self.rows.append(row)
+        self._started = 0.0
         write_csv_atomically(self.file, HISTORY_COLUMNS, ([r.get(c, "") for c in HISTORY_COLUMNS] for r in self.rows))
         for logger in trainer.loggers:
             logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=trainer.current_epoch + 1)
@@ -57,12 +62,13 @@ class History(Callback):
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
+        """The rows so far, and the time that the epoch which goes on has taken."""
+        return {"rows": list(self.rows), "seconds": time.perf_counter() - self._started if self._started else 0.0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows up to the checkpoint; what was written after it is trained again."""
         self.rows = list(state_dict["rows"])
+        self._before = state_dict["seconds"]
 
 
 class StepSeed(Callback):
@@ -90,24 +96,74 @@ class ResumableEarlyStopping(EarlyStopping):
             trainer.should_stop = True
 
 
+class StopDiverged(Callback):
+    """Ends training when the loss is no number any more, before what came of it is saved.
+
+    On a GPU, which a look at every loss would have wait, every `EVERY` steps and at the end of an epoch.
+    """
+
+    EVERY = 20
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the loss of the step.
+
+        Raises:
+            TrainingError: it is infinite or NaN.
+        """
+        loss = outputs["loss"]
+        look = loss.device.type == "cpu" or trainer.is_last_batch or trainer.global_step % self.EVERY == 0
+        if look and not torch.isfinite(loss):
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            raise TrainingError(
+                f"the training loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) "
+                f"with a learning rate of {rate:.3g}; give a lower learning_rate, trainer.gradient_clip_val or "
+                "precision=32 (checkpoints/ has the weights from before)"
+            )
+
+
+class StopOnSignal(Checkpoint):
+    """Ends training for a signal that waits (`siamese.signals.deferred`), when `KeepLast` before it has saved."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signals back from Lightning, which has just set handlers of its own."""
+        signals.reclaim_signals()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop between steps; after the last of an epoch its validation comes first."""
+        if (signum := signals.received()) and not trainer.is_last_batch:
+            raise signals.Interrupted(signum)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop between epochs."""
+        if signum := signals.received():
+            raise signals.Interrupted(signum)
+
+
 class KeepLast(Checkpoint):
-    """Keeps ``last.ckpt``, all that is needed to go on: before the first step, then at ends of epochs.
+    """Keeps ``last.ckpt``, all that is needed to go on: before the first step, then at ends of epochs or every N steps.
 
     An epoch that ends within ``EVERY`` seconds of the last time is left out: writing 470 MB takes longer than short
-    epochs do, and a run that goes on repeats less than that. (Lightning calls a `Checkpoint` after other callbacks and
-    in the order given: the state saved here knows the best epoch only if ``ModelCheckpoint`` stands before it.)
+    epochs do, and a run that goes on repeats less than that. When a signal waits, it is saved whatever the time.
+    (Lightning calls a `Checkpoint` after other callbacks and in the order given: the state saved here knows the best
+    epoch only if ``ModelCheckpoint`` stands before it.)
 
     Args:
         file: ``last.ckpt``.
         save_final: save at the end whatever the time.
+        steps: save after every so many steps instead (of an epoch's last one, after its validation).
     """
 
     EVERY = 30.0
     """Seconds."""
 
-    def __init__(self, file: Path, save_final: bool) -> None:
+    def __init__(self, file: Path, save_final: bool, steps: int | None = None) -> None:
         self.file = file
         self.save_final = save_final
+        self.steps = steps
         self._saved = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,9 +171,21 @@ class KeepLast(Checkpoint):
         if not self.file.exists():
             self._save(trainer)
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save between steps."""
+        due = self.steps is not None and trainer.global_step % self.steps == 0
+        if (due or signals.received()) and not trainer.is_last_batch:
+            self._save(trainer)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after a whole epoch, validation included."""
-        if time.monotonic() - self._saved >= self.EVERY:
+        if self.steps is None:
+            due = time.monotonic() - self._saved >= self.EVERY
+        else:
+            due = trainer.global_step % self.steps == 0
+        if due or signals.received():
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -25,11 +25,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written all or nothing and straight to disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Write a checkpoint; its folder is made."""
+        """Write a checkpoint; its folder is made.
+
+        Raises:
+            OSError: it cannot be written; the one before is left as it was.
+        """
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary:
-            torch.save(checkpoint, temporary)
+        with replacing(file) as temporary, temporary.open("xb") as out:
+            try:
+                torch.save(checkpoint, out)
+            except RuntimeError as error:  # torch tells of a full disk as of positions in a file
+                cause = error.__context__
+                if not isinstance(cause, OSError):
+                    raise
+                raise OSError(cause.errno, cause.strerror, str(file)) from None
 
 
 class MemoryCheckpointIO(CheckpointIO):

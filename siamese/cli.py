@@ -7,14 +7,16 @@ a sweep with a failed job among them. Torch and Lightning are imported only when
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import yaml
@@ -31,8 +33,15 @@ from omegaconf.errors import OmegaConfBaseException
 from siamese import config as configuration
 from siamese.config import LfwData, OneShotProtocol, TrainProtocol
 from siamese.data.sources import check_data, prepare_data
-from siamese.errors import ConfigError, UnknownKeyError, UserError
-from siamese.runs import Interrupted, RunFolder, find_runs
+from siamese.errors import ConfigError, TrainingError, UnknownKeyError, UserError
+from siamese.runs import RunFolder, claim, find_runs, release
+from siamese.signals import REQUEUE, Interrupted, catch_signals, requeue, was_requeued
+
+SWEEP_PROCESS = "SIAMESE_SWEEP_PROCESS"
+"""Environment variable with the number of the process that runs a sweep, for the ones that it starts."""
+
+ORPHANS_MAY_TAKE = 60.0
+"""Seconds in which a job whose sweep was killed stops and saves; a resumed sweep waits that long for its folder."""
 
 
 class JobFailedError(Exception):
@@ -43,7 +52,7 @@ def run_app(main: Callable[[], object]) -> NoReturn:
     """Call a function decorated with ``hydra.main`` and end the process with the exit code of the contract."""
     # Hydra prints several lines and ends with 1 on its own, unless told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    _catch_signals()
+    catch_signals()
     try:
         main()
     except (Interrupted, JobFailedError) as error:
@@ -120,7 +129,9 @@ class Guard(Callback):
         """Check the configuration, the data and the output folder of a single run."""
         Guard.has_composed = True
         try:
-            _check(config, kwargs["config_name"], Path(config.hydra.run.dir))
+            folder = Path(config.hydra.run.dir)
+            _check(config, kwargs["config_name"], folder)
+            claim(folder)  # before Hydra writes into it
         except (Exception, Interrupted) as error:
             # Hydra turns an exception in a callback into a warning and goes on; SystemExit passes.
             _end(error)
@@ -130,6 +141,8 @@ class Guard(Callback):
         Guard.has_composed = True
         try:
             _check_sweep(config, kwargs["config_name"])
+            claim(Path(config.hydra.sweep.dir))
+            os.environ[SWEEP_PROCESS] = str(os.getpid())
         except (Exception, Interrupted) as error:
             _end(error)
 
@@ -143,19 +156,32 @@ class Guard(Callback):
 
 def _job(run: Callable[[RunFolder], float]) -> float:
     """Run one job and record how it ended; in a sweep a failure is left to Hydra, which goes on."""
-    _catch_signals()  # a launcher may have started another process for the job
+    catch_signals()  # a launcher may have started another process for the job
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    try:
+        claim(folder.path, ORPHANS_MAY_TAKE if in_sweep else 0.0)
+    except UserError as error:
+        if in_sweep:
+            raise JobFailedError(f"job {hydra.job.num} failed: {error}") from None
+        _end(error)
+    if in_sweep:
+        _end_with_sweep()
     try:
         return run(folder)
     except (Exception, Interrupted) as error:
         if not folder.is_done:  # what is done stays so, whatever comes after
             with contextlib.suppress(OSError):  # as on a full disk: the reason is told all the same
                 folder.record_failure(error, f"{hydra.job.name}.log")
-        if isinstance(error, Interrupted) or hydra.mode != RunMode.MULTIRUN:
-            _end(error)
-        raise JobFailedError(f"job {hydra.job.num} failed: {_reason(error)}") from None
+        hint = ""
+        if folder.last.exists() and not isinstance(error, Interrupted | UserError | TrainingError):
+            hint = "; what was saved goes on with the same command, its folder and resume=true"
+        if isinstance(error, Interrupted) or not in_sweep:
+            _end(error, hint)
+        raise JobFailedError(f"job {hydra.job.num} failed: {_reason(error)}{hint}") from None
     finally:
+        release(folder.path)
         gc.collect()  # trainer and network refer to each other: half a gigabyte that the next job would find taken
         gc.unfreeze()
 
@@ -198,7 +224,8 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
 def _check_sweep(config: DictConfig, config_name: str) -> None:
     folder = Path(config.hydra.sweep.dir)
     held = sorted(folder.glob("*/result.json"))
-    if held and not any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task):
+    resume = any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task)
+    if held and not (resume or was_requeued()):
         raise ConfigError(
             f"{folder} already holds a sweep ({len(held)} jobs); give resume=true to go on with it, or another "
             "hydra.sweep.dir"
@@ -228,32 +255,40 @@ def _jobs(config: DictConfig) -> Iterator[list[str]]:
         yield from batch
 
 
-def _end(error: BaseException) -> NoReturn:
+def _end(error: BaseException, hint: str = "") -> NoReturn:
     """Print the reason in one line and end with its exit code."""
     if isinstance(error, Interrupted):
         code = error.code
+        if error.signal == REQUEUE and not requeue():
+            print("warning: SLURM did not take the job for another start", file=sys.stderr)
     elif isinstance(error, UserError | HydraException | OmegaConfBaseException):
         code = 2
     else:
         code = 1
-    print(f"error: {_reason(error)}", file=sys.stderr, flush=True)
+    print(f"error: {_reason(error)}{hint}", file=sys.stderr, flush=True)
     raise SystemExit(code) from None
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, UserError | Interrupted | JobFailedError):
+    if isinstance(error, UserError | TrainingError | Interrupted | JobFailedError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return str(configuration.composition_error(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "the disk"
+        return f"{where}: {error.strerror}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _catch_signals() -> None:
-    """Turn SIGINT and SIGTERM into `Interrupted`, unless a launcher has plans of its own for them."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(signum, _interrupt)
+def _end_with_sweep() -> None:
+    """In a process that a sweep has started: stop, as after SIGTERM, soon after the sweep's own process was killed."""
+    sweep = os.environ.get(SWEEP_PROCESS)
+    if sweep != str(os.getppid()) or any(thread.name == SWEEP_PROCESS for thread in threading.enumerate()):
+        return
 
+    def watch() -> None:
+        while os.getppid() == int(sweep):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(signum)
+    threading.Thread(target=watch, name=SWEEP_PROCESS, daemon=True).start()

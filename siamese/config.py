@@ -310,6 +310,31 @@ class LoggerConfig(Section):
         return self
 
 
+class CheckpointConfig(Section):
+    """What is written of a network, and when."""
+
+    keep: Literal["best", "all", "none"] = Field("best", description="of a finished run; none writes nothing at all")
+    every: Annotated[Literal["epoch"] | int, PlainValidator(lambda value: _every(value))] = Field(
+        "epoch", description="last.ckpt: at ends of epochs, half a minute apart at least; or every so many steps"
+    )
+
+    @model_validator(mode="after")
+    def _something_is_written(self) -> CheckpointConfig:
+        if self.keep == "none" and self.every != "epoch":
+            raise ValueError(f"every={self.every} with keep=none: nothing is written; leave one of them out")
+        return self
+
+
+def _every(value: object) -> str | int:
+    if value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"{value!r} is neither epoch nor a number of steps, 1 or more")
+
+
+def _keep(value: object) -> object:
+    return {"keep": value} if isinstance(value, str) else value
+
+
 Setting = Literal["restricted", "unrestricted"]
 """Whether only the listed pairs and their labels may be used, or names may form further ones."""
 
@@ -376,7 +401,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="of the average of the weights that is scored; 0: none")
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = "auto"
     convolution: Literal["auto", "direct", "dft"] = "auto"
-    checkpoint: Literal["best", "all", "none"] = "best"
+    checkpoint: Annotated[CheckpointConfig, BeforeValidator(_keep)] = CheckpointConfig()
     resume: bool = False
     data: DataConfig
     model: ModelConfig

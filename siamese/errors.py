@@ -19,3 +19,7 @@ class UnknownKeyError(ConfigError):
 
 class DataError(UserError):
     """Data that is missing, malformed or unusable."""
+
+
+class TrainingError(Exception):
+    """Training cannot go on, for another reason than bad configuration or data; one line, exit code 1."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +27,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import siamese
+from siamese import signals
 from siamese.callbacks import (
     History,
     KeepLast,
     ResumableEarlyStopping,
     StepSeed,
+    StopDiverged,
+    StopOnSignal,
     best_epoch,
     mode_of,
     read_history,
@@ -38,6 +43,7 @@ from siamese.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, load_net
 from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
 from siamese.data.module import PairDataModule
 from siamese.data.sources import LAYOUTS, image_root
+from siamese.errors import TrainingError
 from siamese.evaluation.decision import Decision, choose_decision
 from siamese.evaluation.summary import summarise
 from siamese.files import write_csv_atomically
@@ -104,16 +110,16 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
-    with logging_redirect_tqdm():
+    with logging_redirect_tqdm(), signals.deferred(), _explaining_memory(config):
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     history = read_history(folder.history)
 
     scoring = time.perf_counter()
-    weights = checkpoint_io.load_checkpoint(folder.best) if config.checkpoint == "none" else folder.best
+    weights = checkpoint_io.load_checkpoint(folder.best) if config.checkpoint.keep == "none" else folder.best
     network = load_network(weights, config, arithmetic.dft)
     if config.backend.name != "network":
         network.head = fit_backend(config.backend, network, data, device, arithmetic.bf16)
-        if config.checkpoint != "none":
+        if config.checkpoint.keep != "none":
             save_backend(network.head, folder.backend)
     scores = score_splits(network, data, device, arithmetic.bf16)
     decision = choose_decision(scores["val"], data.val.labels.numpy(), config.fitted_calibration, config.threshold)
@@ -128,13 +134,29 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
         score_seconds=round(time.perf_counter() - scoring, 2),
         total_seconds=round(time.perf_counter() - started, 2),
     )
-    if config.checkpoint != "all":
+    if config.checkpoint.keep != "all":
         folder.last.unlink(missing_ok=True)  # it was for going on, which is over
     if config.logger.projector:
         show_test_images(trainer.loggers, network, data, device, arithmetic.bf16)
     write_report(folder, trainer.loggers, config, result)
     announce(result)
     return result
+
+
+@contextmanager
+def _explaining_memory(config: TrainConfig) -> Iterator[None]:
+    """Tell what to do where a batch does not fit into memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        told = str(error).lower()
+        if isinstance(error, RuntimeError) and not any(
+            words in told for words in ("out of memory", "allocate memory", "not enough memory")
+        ):
+            raise
+        raise TrainingError(
+            f"out of memory with batch_size={config.batch_size}; give a smaller one, or a smaller data.image_size"
+        ) from error
 
 
 def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
@@ -216,8 +238,8 @@ def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | 
 
 
 def build_checkpoint_io(config: TrainConfig) -> CheckpointIO:
-    """What writes checkpoints: a thread beside the training; or, under ``checkpoint=none``, memory alone."""
-    return MemoryCheckpointIO() if config.checkpoint == "none" else AsyncCheckpointIO(AtomicCheckpointIO())
+    """What writes checkpoints: a thread beside the training; or, under ``checkpoint.keep=none``, memory alone."""
+    return MemoryCheckpointIO() if config.checkpoint.keep == "none" else AsyncCheckpointIO(AtomicCheckpointIO())
 
 
 def build_trainer(
@@ -238,12 +260,15 @@ def build_trainer(
     )  # fmt: skip
     callbacks: list[L.Callback] = [
         StepSeed(config.seed),
+        StopDiverged(),
         History(folder.history, config.monitor),
         ResumableEarlyStopping(config.monitor, patience=config.patience, mode=mode_of(config.monitor)),
         keep_best,
     ]
-    if config.checkpoint != "none":
-        callbacks += [KeepLast(folder.last, save_final=config.checkpoint == "all")]
+    if config.checkpoint.keep != "none":
+        steps = None if config.checkpoint.every == "epoch" else config.checkpoint.every
+        callbacks.append(KeepLast(folder.last, config.checkpoint.keep == "all", steps))
+    callbacks.append(StopOnSignal())
     if show_bar:
         callbacks.append(TQDMProgressBar(leave=False))
     # Deterministic torch would fill each new tensor before an operation overwrites it: a sixth of a training step, for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
@@ -15,11 +14,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
+from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import BinaryAccuracy
 
 from siamese.config import AugmentationConfig
 from siamese.data.augmentation import augment
 from siamese.data.module import GroupBatch, PairBatch
+from siamese.errors import TrainingError
 from siamese.evaluation.decision import choose_decision
 from siamese.evaluation.metrics import accuracy, auc, bce_with_logits
 from siamese.models.siamese import SiameseNetwork
@@ -77,7 +78,11 @@ class SiameseModule(L.LightningModule):
         self.average = averaged(network, ema_decay) if ema_decay else None
         self._config = config or {}
         self._scored: list[tuple[Tensor, Tensor]] = []
+        # In every checkpoint, so that a run which was stopped in the middle of an epoch ends it with the same figures.
+        self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_accuracy = BinaryAccuracy(validate_args=False)
+        for metric in (self.train_loss, self.train_accuracy):
+            metric.persistent(True)
 
     def forward(self, image1: Tensor, image2: Tensor) -> Tensor:
         """Both images of each pair, float [B, C, H, W] in [0, 1] -> scores [B]; of the average, not in training."""
@@ -85,17 +90,22 @@ class SiameseModule(L.LightningModule):
         scores: Tensor = network(image1, image2)
         return scores
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Forget the epoch before: a checkpoint saved at its end still has its figures."""
+        if batch_idx == 0:
+            self.train_loss.reset()
+            self.train_accuracy.reset()
+
     def training_step(self, batch: PairBatch | GroupBatch, batch_idx: int) -> Tensor:
         """One step's loss."""
         loss = self._loss_of_groups(batch) if isinstance(batch, GroupBatch) else self._loss_of_pairs(batch)
-        size = len(batch[0])
-        self.log(
-            "train/loss", loss.detach(), on_step=False, on_epoch=True, logger=False, prog_bar=True, batch_size=size
-        )
+        self.train_loss(loss.detach(), len(batch[0]))
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, logger=False, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let the average follow the weights."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, which the average follows."""
+        super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.network)
 
@@ -151,12 +161,18 @@ class SiameseModule(L.LightningModule):
     def _log_scored(self, split: str) -> None:
         scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._scored, strict=True))
         self._scored.clear()
-        figures = {"loss": math.nan, "acc": math.nan, "auc": math.nan}
-        if np.isfinite(scores).all():
-            decision = choose_decision(scores, labels, self._calibration, self._threshold)
-            figures["loss"] = float(bce_with_logits(decision.calibration.logits(scores), labels).mean())
-            figures["acc"] = accuracy(decision.predict(scores), labels)
-            figures["auc"] = auc(scores, labels)
+        if not np.isfinite(scores).all():
+            raise TrainingError(
+                f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores of the {split} pairs are no finite numbers "
+                f"after epoch {self.current_epoch + 1}; give a lower learning_rate, trainer.gradient_clip_val or "
+                "precision=32 (checkpoints/ has the weights from before)"
+            )
+        decision = choose_decision(scores, labels, self._calibration, self._threshold)
+        figures = {
+            "loss": float(bce_with_logits(decision.calibration.logits(scores), labels).mean()),
+            "acc": accuracy(decision.predict(scores), labels),
+            "auc": auc(scores, labels),
+        }
         for name, value in figures.items():
             self.log(f"{split}/{name}", value, logger=split == "test", prog_bar=split == "val", batch_size=len(labels))
 

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-import signal
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock, Timeout
+
 from siamese.config import EvalConfig, ImageOptions, TrainConfig, read_yaml, to_plain, write_yaml
 from siamese.errors import ConfigError
 from siamese.files import flatten, write_text_atomically
+from siamese.signals import Interrupted, was_requeued
 
+log = logging.getLogger(__name__)
 
-class Interrupted(SystemExit):
-    """SIGINT or SIGTERM was received; not an Exception, so that nothing mistakes it for a failed job.
-
-    A `SystemExit`, because libraries let that pass where they catch all else (tqdm's log handler: a signal that came
-    while a line was written was printed as a logging error, and training went on).
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.code = 128 + signum
-        self.signal = signal.Signals(signum)
-
-    def __str__(self) -> str:
-        return f"interrupted by {self.signal.name}; training goes on with the same command, its folder and resume=true"
+_held: dict[Path, FileLock] = {}
 
 
 class RunFolder:
@@ -82,7 +73,7 @@ class RunFolder:
                     "give another output folder"
                 )
             return
-        if not config.resume:
+        if not config.resume and not was_requeued():
             raise ConfigError(
                 f"{self.path} already holds a run ({result.get('status')}); "
                 "give resume=true to go on with it, or another output folder"
@@ -121,6 +112,42 @@ class RunFolder:
         self.record(status="interrupted" if interrupted else "failed", error=reason)
         with (self.path / log_name).open("a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
+
+
+def claim(folder: Path, wait: float = 0.0) -> None:
+    """Hold a folder, which is made when missing, for this process until `release` or its end, however it ends.
+
+    Args:
+        folder: of a run or of a sweep.
+        wait: seconds to wait for another process that holds it.
+
+    Raises:
+        ConfigError: another process holds it, or it cannot be written.
+    """
+    key = folder.resolve()
+    if key in _held:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise ConfigError(
+            f"{folder} is in use by another process; wait until that has ended, or give another output folder"
+        ) from None
+    except NotImplementedError:
+        log.warning("%s: the file system has no locks; make sure that no other process uses this folder", folder)
+        return
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); give another output folder") from None
+    _held[key] = lock
+
+
+def release(folder: Path) -> None:
+    """Let others have a folder that this process has claimed."""
+    lock = _held.pop(folder.resolve(), None)
+    if lock is not None:
+        lock.release()
 
 
 PREPROCESSING = ("image_size", "color", "crop", "interpolation")
@@ -177,7 +204,7 @@ def _find_run(name: str, config: EvalConfig) -> Member:
         trained = trained.model_copy(update={"trainer": trained.trainer.model_copy(update={"accelerator": "auto"})})
     if "folds" in result:
         raise ConfigError(f"run={name}: it holds a network for each fold; name the folder of one, as {name}/fold_01")
-    if trained.checkpoint == "none":
+    if trained.checkpoint.keep == "none":
         raise ConfigError(f"run={name}: it was trained with checkpoint=none, so its weights were not kept")
     wanted = config.protocol.name if config.protocol else trained.protocol.name
     if wanted != trained.protocol.name and not (wanted == "oneshot" and trained.protocol.name == "view1"):

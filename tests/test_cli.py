@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,8 @@ from hydra.types import RunMode
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from siamese import cli
-from siamese.runs import Interrupted, RunFolder
+from siamese.runs import RunFolder
+from siamese.signals import Interrupted
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -105,31 +105,6 @@ def test_eval_refuses_what_it_cannot_score(run_script: Run, tmp_path: Path, argu
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["unfinished"]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_leave_a_run_that_can_go_on(
-    tiny_overrides: list[str], tmp_path: Path, signum: signal.Signals, code: int
-) -> None:
-    folder = tmp_path / "run"
-    command = [
-        sys.executable, str(ROOT / "train.py"), *tiny_overrides, "max_epochs=100000", "patience=100000",
-        f"hydra.run.dir={folder}",
-    ]  # fmt: skip
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + 100
-            while not (folder / "history.csv").is_file() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            process.send_signal(signum)
-            _, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == code, errors
-    assert errors.splitlines()[-1].startswith(f"error: interrupted by {signum.name}")
-    assert result_of(folder)["status"] == "interrupted"
-    assert (folder / "checkpoints/last.ckpt").is_file()
-    assert "Interrupted" in (folder / "train.log").read_text()
-
-
 def test_a_signal_while_a_line_is_logged_is_not_lost() -> None:
     """tqdm's log handler catches and prints whatever it does not know to be an end of the process."""
 
@@ -152,7 +127,7 @@ def test_what_is_done_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A signal while the report is drawn."""
     hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), job=None, mode=RunMode.RUN)
     monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
-    monkeypatch.setattr(cli, "_catch_signals", lambda: None)
+    monkeypatch.setattr(cli, "catch_signals", lambda: None)
 
     def job(folder: RunFolder) -> float:
         folder.record(status="done", figure=1.0)
@@ -171,7 +146,7 @@ def test_what_a_launcher_dies_of_is_no_bad_configuration(
         raise RuntimeError("a worker was killed")
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(cli, "_catch_signals", lambda: None)
+    monkeypatch.setattr(cli, "catch_signals", lambda: None)
     for composed, code in ((True, 1), (False, 2)):
         monkeypatch.setattr(cli.Guard, "has_composed", composed)
         with pytest.raises(SystemExit) as ended:

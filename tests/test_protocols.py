@@ -20,7 +20,8 @@ from siamese.evaluation.calibration import fit_platt
 from siamese.evaluation.metrics import sigmoid
 from siamese.experiment import train
 from siamese.folds import train_folds
-from siamese.runs import Interrupted, RunFolder
+from siamese.runs import RunFolder
+from siamese.signals import Interrupted
 
 Make = Callable[..., TrainConfig]
 Result = dict[str, Any]

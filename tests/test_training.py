@@ -27,8 +27,9 @@ from siamese.experiment import build_optimizer, build_scheduler, train
 from siamese.models.build import network_of
 from siamese.module import SiameseModule, averaged
 from siamese.objectives.pairs import BinaryCrossEntropy
-from siamese.runs import Interrupted, RunFolder
+from siamese.runs import RunFolder
 from siamese.scoring import score_pairs
+from siamese.signals import Interrupted
 from siamese.tracking import THUMBNAIL
 
 Make = Callable[..., TrainConfig]
@@ -601,5 +602,6 @@ def test_bf16_trains_and_scores(tiny_config: Make, tmp_path: Path) -> None:
 
 def test_history_state_is_plain(tmp_path: Path) -> None:
     history = History(tmp_path / "history.csv", "val/loss")
-    history.load_state_dict({"rows": [{"epoch": 1.0, "val/loss": 2.0}]})
-    assert history.state_dict() == {"rows": [{"epoch": 1.0, "val/loss": 2.0}]}
+    state = {"rows": [{"epoch": 1.0, "val/loss": 2.0}], "seconds": 0.0}
+    history.load_state_dict(state)
+    assert history.state_dict() == state

@@ -6,8 +6,9 @@ Shapes: N images, P pairs, B pairs in a batch, M images in a batch, C channels, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -122,15 +123,37 @@ class DrawnGroups(Dataset[GroupIndices]):
         return GroupIndices(*drawn, torch.empty(0, dtype=torch.int64))
 
 
-def batch_loader(batches: Dataset[Any], sampler: Iterable[Any]) -> DataLoader[Any]:
-    """One item of the data set for each item of the sampler, which is a whole batch already."""
-    # batch_size=None: the sampler's batches are taken as they are. No workers: there is nothing to wait for.
-    return DataLoader(batches, sampler=sampler, batch_size=None)
+class BatchLoader(DataLoader[Any]):
+    """One item of the data set for each item of the sampler, which is a whole batch already.
+
+    It goes on in the middle of an epoch: Lightning keeps its state in checkpoints.
+    """
+
+    def __init__(self, batches: Dataset[Any], sampler: Iterable[Any]) -> None:
+        # batch_size=None: the sampler's batches are taken as they are. No workers: there is nothing to wait for.
+        super().__init__(batches, sampler=sampler, batch_size=None)
+        self._given = 0  # batches of this epoch
+        self._skip = 0  # of the next
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield the batches of an epoch, or what is left of one."""
+        self._given, self._skip = self._skip, 0
+        for batch in islice(super().__iter__(), self._given, None):
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch have been given."""
+        return {"given": self._given % len(self)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Give only the batches after these, the next time."""
+        self._skip = state_dict["given"]
 
 
-def pair_loader(pairs: PairSet, batch_size: int, shuffle: bool = False, seed: int = 0) -> DataLoader[PairIndices]:
+def pair_loader(pairs: PairSet, batch_size: int, shuffle: bool = False, seed: int = 0) -> BatchLoader:
     """Batches of a `PairSet`: (image indices int64 [B, 2], labels int64 [B])."""
-    return batch_loader(pairs, PairBatchSampler(len(pairs), batch_size, shuffle, seed))
+    return BatchLoader(pairs, PairBatchSampler(len(pairs), batch_size, shuffle, seed))
 
 
 class PairDataModule(L.LightningDataModule):
@@ -266,20 +289,20 @@ class PairDataModule(L.LightningDataModule):
         """All images, uint8 [N, C, H, W], on the device last used."""
         return self._pixels
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> BatchLoader:
         """Training pairs, or groups, in a new order every epoch."""
         if self.people is not None:
             by_name: type[PeopleSampler] = GroupBatchSampler if self.groups else NamedPairSampler
             sampler = by_name(self.people, self.batch_size, self.sampling, self.seed)
-            return batch_loader(DrawnGroups() if self.groups else DrawnPairs(), sampler)
+            return BatchLoader(DrawnGroups() if self.groups else DrawnPairs(), sampler)
         pairs = PairsAsGroups(self.train) if self.groups else self.train
-        return batch_loader(pairs, PairBatchSampler(len(self.train), self.batch_size, shuffle=True, seed=self.seed))
+        return BatchLoader(pairs, PairBatchSampler(len(self.train), self.batch_size, shuffle=True, seed=self.seed))
 
-    def val_dataloader(self) -> DataLoader[PairIndices]:
+    def val_dataloader(self) -> BatchLoader:
         """Validation pairs in order."""
         return pair_loader(self.val, self.batch_size)
 
-    def test_dataloader(self) -> DataLoader[PairIndices]:
+    def test_dataloader(self) -> BatchLoader:
         """Test pairs in order."""
         return pair_loader(self.test, self.batch_size)
 

@@ -1,0 +1,363 @@
+"""A run that is killed, however often and wherever, ends as one that was not: weights, figures, predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import ROOT
+
+from siamese import experiment, signals
+from siamese.callbacks import read_history
+from siamese.config import TrainConfig
+from siamese.data.lists import Pair
+from siamese.data.module import BatchLoader, PairSet, pair_loader
+from siamese.errors import ConfigError, TrainingError
+from siamese.experiment import train
+from siamese.runs import RunFolder, claim, release
+from siamese.signals import Interrupted
+
+Make = Callable[..., TrainConfig]
+
+RESNET = {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 16, "dropout": 0.2}
+KOCH = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
+NAMES = {"name": "view1", "setting": "unrestricted"}
+FACE = {"flip": True, "rotation": 5.0, "erase": 0.5}
+
+KINDS: dict[str, dict[str, Any]] = {
+    "koch, listed pairs": {"model": KOCH},
+    "koch, pairs by names": {"model": KOCH, "protocol": NAMES, "augmentation": FACE, "ema_decay": 0.9},
+    "resnet, groups by names": {
+        "model": RESNET, "protocol": NAMES, "objective": {"name": "ntxent"}, "augmentation": FACE, "ema_decay": 0.9,
+        "backend": {"name": "plda"},
+    },
+    "resnet, groups of listed pairs": {
+        "model": RESNET, "objective": {"name": "ntxent", "views": 2, "pair_weight": 1.0}, "augmentation": FACE,
+        "scheduler": {"name": "cosine", "warmup_epochs": 1}, "monitor": "val/auc",
+    },
+}  # fmt: skip
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if "seconds" not in key}
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Everything that two finished runs left behind, but for times."""
+    results = [without_times(json.loads((run / "result.json").read_text())) for run in (one, other)]
+    assert results[0] == results[1]
+    assert results[0]["status"] == "done"
+    for name in ("predictions.csv", "excluded.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    weights = [torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for run in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
+    rows = [[without_times(row) for row in read_history(run / "history.csv")] for run in (one, other)]
+    assert rows[0] == rows[1]
+
+
+class At(L.Callback):
+    """Does something after a step, before the checkpoint of that step."""
+
+    def __init__(self, step: int, do: Callable[[], None]) -> None:
+        self.step, self.do = step, do
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            self.do()
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Has trainers that are built from now on do something after a step; step 0 for nothing."""
+    build = experiment.build_trainer
+
+    def arrange(step: int, do: Callable[[], None]) -> None:
+        def build_with(*args: Any) -> L.Trainer:
+            trainer = build(*args)
+            trainer.callbacks.insert(0, At(step, do))
+            return trainer
+
+        monkeypatch.setattr(experiment, "build_trainer", build_with)
+
+    return arrange
+
+
+def die() -> None:
+    raise Interrupted(signal.SIGKILL)  # as if: nothing is saved any more
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
+    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str
+) -> None:
+    options = {"batch_size": 4, "max_epochs": 3, "checkpoint": {"every": 2}, **KINDS[kind]}
+    train(tiny_config(**options), RunFolder(tmp_path / "whole"))
+    steps = torch.load(tmp_path / "whole/checkpoints/best.ckpt", weights_only=True)["global_step"]
+    assert steps >= 3
+    # In the first step, right before and after one that is saved, in the last of an epoch and in the first of another.
+    for step in (1, 3, 4, 6, 7, 9):
+        at_step(step, die)
+        with pytest.raises(Interrupted):
+            train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    at_step(0, die)
+    train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    assert_equal(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_no_step_is_done_twice_that_was_saved(
+    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None]
+) -> None:
+    options = {"batch_size": 4, "max_epochs": 2, "checkpoint": {"every": 2}, "model": KOCH}
+    at_step(5, die)
+    with pytest.raises(Interrupted):
+        train(tiny_config(**options), RunFolder(tmp_path / "cut"))
+    saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 4
+    seen: list[int] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+            seen.append(trainer.global_step)
+
+    build = experiment.build_trainer
+
+    def watched(*args: Any) -> L.Trainer:
+        trainer = build(*args)
+        trainer.callbacks = [Watch(), *(c for c in trainer.callbacks if not isinstance(c, At))]
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "build_trainer", watched)
+        train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    assert seen == list(range(4, 12))
+
+
+def test_a_loader_goes_on_within_an_epoch() -> None:
+    pairs = PairSet([Pair("a", "b", 0)] * 20, torch.arange(40).reshape(20, 2), torch.zeros(20, dtype=torch.int64))
+
+    def loader() -> BatchLoader:
+        return pair_loader(pairs, 3, shuffle=True, seed=5)
+
+    first, whole = loader(), [batch.indices.tolist() for batch in loader()]
+    given = [batch.indices.tolist() for _, batch in zip(range(4), first, strict=False)]
+    assert given == whole[:4]
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    assert first.state_dict() == {"given": 4}
+    assert [batch.indices.tolist() for batch in second] == whole[4:]
+    assert [batch.indices.tolist() for batch in second] == whole  # the epoch after it is whole again
+    assert second.state_dict() == {"given": 0}
+    next(iter(second))
+    assert [batch.indices.tolist() for batch in second] == whole
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_the_first_signal_saves_and_the_second_does_not_wait(
+    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], step: int
+) -> None:
+    """After step 2 in the middle of the first epoch; step 6 is the last of it, and its validation still comes."""
+    options = {"batch_size": 4, "max_epochs": 2, "model": KOCH}
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for signum in before:
+            signal.signal(signum, signal.SIG_DFL)
+        signals.catch_signals()
+        train(tiny_config(**options), RunFolder(tmp_path / "whole"))
+
+        at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted) as raised:
+            train(tiny_config(**options), RunFolder(tmp_path / "cut"))
+        assert raised.value.code == 143
+        saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == step
+        assert len(read_history(tmp_path / "cut/history.csv") if step == 6 else []) == step // 6
+
+        def twice() -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        at_step(step + 1, twice)
+        with pytest.raises(Interrupted) as raised:
+            train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+        assert raised.value.code == 143
+        saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == step  # nothing was saved since
+
+        at_step(0, die)
+        train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+        assert_equal(tmp_path / "cut", tmp_path / "whole")
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def test_slurm_starts_a_job_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Make) -> None:
+    tool = tmp_path / "scontrol"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert not signals.requeue()
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert signals.requeue()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "16")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert signals.requeue()
+    assert (tmp_path / "asked").read_text().splitlines() == ["requeue 17", "requeue 16_3"]
+    monkeypatch.setenv("SLURM_JOB_ID", "17; rm -rf ~")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
+    assert not signals.requeue()
+
+    folder = RunFolder(tmp_path / "run")
+    folder.start(tiny_config())
+    with pytest.raises(ConfigError, match="resume=true"):
+        folder.check(tiny_config())
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # a job that was begun before goes on, asked or not
+    folder.check(tiny_config())
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_signals_from_outside_save_and_end_with_their_code(
+    tiny_overrides: list[str], tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    tool = tmp_path / "scontrol"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    tool.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "17", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    folder = tmp_path / "run"
+    command = [
+        sys.executable, str(ROOT / "train.py"), *tiny_overrides, "max_epochs=100000", "patience=100000",
+        f"hydra.run.dir={folder}",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | (slurm if signum == signal.SIGUSR1 else {}),
+    ) as process:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 100
+            while not (folder / "history.csv").is_file() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signum)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == code, errors
+    *_, waiting, last = errors.splitlines()
+    assert waiting == f"{signum.name}: stopping after this step; once more to stop at once"
+    assert last.startswith(f"error: interrupted by {signum.name}")
+    assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
+    saved = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    rows = read_history(folder / "history.csv")
+    assert saved["epoch"] in (len(rows) - 1, len(rows))  # where it was stopped, not half a minute before
+    assert "Interrupted" in (folder / "train.log").read_text()
+    assert (tmp_path / "asked").exists() == (signum == signal.SIGUSR1)
+
+
+def test_a_folder_belongs_to_one_process(tiny_config: Make, tmp_path: Path, run_script: Callable[..., Any]) -> None:
+    folder = tmp_path / "work/run"
+    claim(folder)
+    try:
+        claim(folder)  # this process has it
+        for options in ([], ["resume=true"]):
+            done = run_script("train.py", "data=synthetic", "hydra.run.dir=run", "data.root=faces", *options)
+            assert done.returncode == 2
+            assert done.stderr == (
+                "error: run is in use by another process; wait until that has ended, or give another output folder\n"
+            )
+        assert sorted(path.name for path in folder.iterdir()) == [".lock"]
+        done = run_script("train.py", "-m", "data=synthetic", "hydra.sweep.dir=run", "data.root=faces", "seed=0,1")
+        assert done.returncode == 2
+        assert "run is in use by another process" in done.stderr
+    finally:
+        release(folder)
+    claim(folder)
+    release(folder)
+
+
+def test_a_loss_that_is_no_number_ends_training_and_keeps_the_weights_from_before(
+    tiny_config: Make, tmp_path: Path
+) -> None:
+    options = {"batch_size": 4, "max_epochs": 3, "optimizer": {"name": "sgd"}, "learning_rate": 1e30, "model": RESNET}
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=r"loss is (nan|inf) at step \d+ \(epoch 1\) with a learning rate of 1e\+30"
+    ):
+        train(tiny_config(**options, checkpoint={"every": 1}), folder)
+    saved = torch.load(folder.last, weights_only=True)
+    assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+
+
+# --- killed from outside ----------------------------------------------------------------------------------
+
+
+def command_of(kind: str, overrides: list[str]) -> list[str]:
+    options = {
+        "koch, listed pairs": ["model.dropout=0.2"],
+        "koch, pairs by names": [
+            "protocol.setting=unrestricted", "augmentation=face", "ema_decay=0.9", "data.split=people",
+        ],
+        "resnet, groups by names": [
+            "model=resnet", "~model.batchnorm", "model.widths=[4,8]", "model.blocks=[1,1]", "objective=ntxent",
+            "protocol.setting=unrestricted", "augmentation=face", "backend=plda", "ema_decay=0.9",
+        ],
+        "resnet, groups of listed pairs": [
+            "model=resnet", "~model.batchnorm", "model.widths=[4,8]", "model.blocks=[1,1]", "objective=ntxent",
+            "objective.views=2", "objective.pair_weight=1", "augmentation=face", "scheduler=cosine", "monitor=val/auc",
+        ],
+    }[kind]  # fmt: skip
+    kept = [word for word in overrides if not (kind.startswith("resnet") and word.startswith("model."))]
+    options = [word for word in options if word != "~model.batchnorm"]
+    return [
+        sys.executable, str(ROOT / "train.py"), *kept, *options, "batch_size=4", "max_epochs=60", "patience=60",
+        "checkpoint.every=7", "resume=true",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(
+    tiny_overrides: list[str], tmp_path: Path, kind: str
+) -> None:
+    """SIGKILL, six times, anywhere between the first step and the end."""
+    rng = random.Random(kind)
+    command = command_of(kind, tiny_overrides)
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, f"hydra.run.dir={folder}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def seconds_of_training() -> float:
+        return sum(row["seconds"] for row in read_history(tmp_path / "whole/history.csv"))
+
+    assert start("whole").wait(timeout=300) == 0
+    kills = 0
+    while kills < 6:
+        before = (tmp_path / "cut/result.json").stat().st_mtime_ns if kills else 0
+        process = start("cut")
+        while process.poll() is None and not (
+            (tmp_path / "cut/result.json").is_file() and (tmp_path / "cut/result.json").stat().st_mtime_ns > before
+        ):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1 + 0.4 * seconds_of_training()))
+        if process.poll() is not None:
+            break  # it was done before it could be killed
+        process.kill()
+        process.wait()
+        kills += 1
+    assert kills >= 3
+    assert start("cut").wait(timeout=300) == 0
+    assert_equal(tmp_path / "cut", tmp_path / "whole")
