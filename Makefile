@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format reproduction tensorboard clean
+.PHONY: help demo test test-all lint audit format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,15 @@ test: $(READY)  ## the quick tests (minutes)
 test-all: $(READY)  ## all tests, with training on the real LFW where LFW_ROOT or ../shared/lfw has it
 	$(BIN)/python -m pytest -n auto
 
-lint: $(READY)  ## style (ruff) and types (mypy)
+lint: $(READY)  ## style (ruff), types (mypy), and whether the installed packages fit together
+	$(BIN)/python -m pip check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(READY)  ## look the installed packages up among known vulnerabilities (needs the network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[audit]'
+	$(BIN)/pip-audit --local --skip-editable
 
 format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -361,3 +361,59 @@ def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(
     assert kills >= 3
     assert start("cut").wait(timeout=300) == 0
     assert_equal(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("whom", ["the sweep alone", "the sweep and its jobs"])
+def test_a_sweep_killed_at_random_moments_does_each_job_once(
+    tiny_overrides: list[str], tmp_path: Path, launcher: str, whom: str
+) -> None:
+    """Twelve jobs, five times SIGKILL; under joblib they have processes of their own, which may outlive the sweep."""
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the launcher is an extra")
+    rng = random.Random(launcher + whom)
+    kept = [word for word in tiny_overrides if not word.startswith(("batch_size", "max_epochs"))]
+    command = [
+        sys.executable, str(ROOT / "train.py"), "-m", *kept, "batch_size=4,8", "seed=0,1,2", "model.dropout=0,0.2",
+        "max_epochs=5", "checkpoint.every=5", "resume=true", f"hydra/launcher={launcher}",
+        *(["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []),
+    ]  # fmt: skip
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / f"{folder}.txt").open("ab") as told:
+            return subprocess.Popen(
+                [*command, f"hydra.sweep.dir={folder}"], cwd=tmp_path, stdout=told, stderr=told,
+                start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def done(folder: str) -> dict[str, int]:
+        """The finished jobs, and when their predictions were written."""
+        found = {}
+        for file in (tmp_path / folder).glob("*/result.json"):
+            if json.loads(file.read_text())["status"] == "done":
+                found[file.parent.name] = (file.parent / "predictions.csv").stat().st_mtime_ns
+        return found
+
+    began = time.monotonic()
+    assert start("whole").wait(timeout=900) == 0, (tmp_path / "whole.txt").read_text()[-2000:]
+    length = time.monotonic() - began
+    finished: dict[str, int] = {}
+    for _ in range(5):
+        process = start("cut")
+        time.sleep(rng.uniform(0.05, 0.3) * length)
+        assert process.poll() is None, "it was done before it could be killed"
+        if whom == "the sweep alone":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        now = done("cut")
+        assert finished.items() <= now.items()  # what was done stayed as it was
+        finished = now
+    last = start("cut")
+    assert last.wait(timeout=900) == 0, (tmp_path / "cut.txt").read_text()[-2000:]
+    assert finished.items() <= done("cut").items()
+    assert len(done("cut")) == 12
+    for job in range(12):
+        assert_equal(tmp_path / "cut" / str(job), tmp_path / "whole" / str(job))
