@@ -101,7 +101,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     network = network_of(config, arithmetic.dft, one_view=True)  # several views are for the finished network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
-    if device.type == "cpu" and config.model.name == "koch" and norm_pool.library() is None:
+    if device.type == "cpu" and config.model.name != "torchvision" and norm_pool.library() is None:
         log.info(
             "siamese/models/norm_pool.cpp is not compiled: training takes up to half as long again (README: Start)"
         )

@@ -149,10 +149,19 @@ TORCHVISION = {"name": "torchvision", "backbone": "resnet18", "weights": None, "
 
 
 @pytest.mark.parametrize("pooling", ["flatten", "average"])
-@pytest.mark.parametrize(("channels", "size"), [(1, 33), (3, 64)])
-def test_residual_network_takes_any_size(pooling: str, channels: int, size: int) -> None:
-    network = build_network({**RESNET, "pooling": pooling}, channels, size, objective={"name": "ntxent"})
-    side = -(-size // 8)
+@pytest.mark.parametrize(
+    ("stem", "channels", "size", "side"),
+    [
+        ("pool", 1, 33, 4),
+        ("pool", 3, 64, 8),
+        ("pool", 1, 8, 1),
+        ("conv", 1, 33, 5),
+        ("conv", 3, 64, 8),
+        ("conv", 1, 8, 1),
+    ],
+)
+def test_residual_network_takes_any_size(pooling: str, stem: str, channels: int, size: int, side: int) -> None:
+    network = build_network({**RESNET, "pooling": pooling, "stem": stem}, channels, size, objective={"name": "ntxent"})
     assert network.encoder.features(torch.rand(2, channels, size, size)).shape == (2, 16, side, side)
     assert network.embed(torch.rand(2, channels, size, size)).shape == (2, 8)
 

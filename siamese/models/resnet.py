@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from siamese.models.encoder import Encoder
+from siamese.models.norm_pool import BatchNormMaxPoolReLU2d
 
 
 class ResidualBlock(nn.Module):
@@ -44,7 +45,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetEncoder(Encoder):
-    """A convolution at full resolution, stages of residual blocks each of which halves the image, and a linear layer.
+    """A convolution at full resolution, a stage of residual blocks for each halving of the image, and a linear layer.
 
     What the last stage gives is averaged over its places or, which keeps where things are in an aligned face,
     flattened. Batch normalization without parameters of its own ends it, so that none of the embedding's dimensions
@@ -56,11 +57,13 @@ class ResNetEncoder(Encoder):
         widths: channels of each stage; the first is also that of the convolution before.
         blocks: residual blocks in each stage.
         pooling: ``average`` or ``flatten``.
+        stem: how the image is first halved: ``pool``, maximum pooling after the convolution at full resolution, or
+            ``conv``, by the first residual block as in the later stages, which takes a third longer.
         dropout: probability that an input of the linear layer is zeroed in training, in [0, 1).
         embedding_dim: D.
 
     Raises:
-        ValueError: ``pooling`` is unknown.
+        ValueError: ``pooling`` or ``stem`` is unknown.
     """
 
     def __init__(
@@ -70,23 +73,28 @@ class ResNetEncoder(Encoder):
         widths: Sequence[int] = (32, 64, 128, 256),
         blocks: Sequence[int] = (1, 1, 1, 1),
         pooling: str = "flatten",
+        stem: str = "pool",
         dropout: float = 0.0,
         embedding_dim: int = 256,
     ) -> None:
         super().__init__()
         if pooling not in ("average", "flatten"):
             raise ValueError(f"pooling={pooling!r} is neither 'average' nor 'flatten'")
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(inplace=True),
-        ]
+        if stem not in ("pool", "conv"):
+            raise ValueError(f"stem={stem!r} is neither 'pool' nor 'conv'")
         width, side = widths[0], input_size
-        for stage_width, count in zip(widths, blocks, strict=True):
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
+        if stem == "pool":
+            layers.append(BatchNormMaxPoolReLU2d(width))
+            side //= 2
+        else:
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        for stage, (stage_width, count) in enumerate(zip(widths, blocks, strict=True)):
+            halves = stage > 0 or stem == "conv"
             for k in range(count):
-                layers.append(ResidualBlock(width, stage_width, stride=1 if k else 2))
+                layers.append(ResidualBlock(width, stage_width, stride=2 if halves and k == 0 else 1))
                 width = stage_width
-            side = -(-side // 2)
+            side = -(-side // 2) if halves else side
         self.features = nn.Sequential(*layers)
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(1) if pooling == "average" else nn.Identity()
         places = 1 if pooling == "average" else side * side
