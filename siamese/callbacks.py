@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from siamese import signals
 from siamese.errors import TrainingError
@@ -33,6 +34,11 @@ class History(Callback):
         self._before = 0.0  # seconds that the epoch had taken when it was interrupted
         self._lr = 0.0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the epochs before a resumption to loggers that begin a new file."""
+        for row in self.rows:
+            self._log(row, [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)])
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -52,14 +58,17 @@ class History(Callback):
         self.rows.append(row)
         self._started = 0.0
         write_csv_atomically(self.file, HISTORY_COLUMNS, ([r.get(c, "") for c in HISTORY_COLUMNS] for r in self.rows))
-        for logger in trainer.loggers:
-            logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=trainer.current_epoch + 1)
+        self._log(row, trainer.loggers)
         told = [f"{name} {row[name]:.4f}" for name in HISTORY_COLUMNS if name in row and "/" in name]
         log.info(
             "epoch %d/%s  %s  %.1f s%s",
             row["epoch"], trainer.max_epochs, "  ".join(told), row["seconds"],
             "  best" if best_epoch(self.rows, self.monitor) == row["epoch"] else "",
         )  # fmt: skip
+
+    def _log(self, row: dict[str, float], loggers: list[Logger]) -> None:
+        for logger in loggers:
+            logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=int(row["epoch"]))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, and the time that the epoch which goes on has taken."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from siamese.files import write_csv_atomically
 from siamese.hardware import choose_arithmetic, pick_device
 from siamese.report.load import OUTCOMES, Prediction, read_predictions
 from siamese.runs import RunFolder
+from siamese.signals import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,13 @@ def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None
         protocol = config.protocol.model_copy(update={"fold": fold})
         of_fold = config.model_copy(update={"protocol": protocol, "resume": True})
         one.check(of_fold)
-        train(of_fold, one, f"{label or config.name}-fold{fold}")
+        try:
+            train(of_fold, one, f"{label or config.name}-fold{fold}")
+        except (Exception, Interrupted) as error:
+            if not one.is_done:
+                with suppress(OSError):
+                    one.record_failure(error)
+            raise
     result = pool_folds(folder, started)
     write_report(folder, [], config, result)
     announce(result)

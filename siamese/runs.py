@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from siamese.config import EvalConfig, ImageOptions, TrainConfig, read_yaml, to_plain, write_yaml
 from siamese.errors import ConfigError
-from siamese.files import flatten, write_text_atomically
+from siamese.files import flatten, remove_unfinished, write_text_atomically
 from siamese.signals import Interrupted, was_requeued
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,13 @@ class RunFolder:
             )
 
     def start(self, config: TrainConfig, **facts: Any) -> None:
-        """Record the configuration, and in a fresh ``result.json`` that the run goes on."""
+        """Record the configuration, and in a fresh ``result.json`` that the run goes on.
+
+        What a killed process left half written is removed.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.checkpoints):
+            remove_unfinished(folder)
         write_text_atomically(self.config, write_yaml(config))
         self._write_result({"status": "running", **facts})
 

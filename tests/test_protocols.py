@@ -163,6 +163,7 @@ def test_view_2_goes_on_with_the_fold_it_was_stopped_in(
         train_folds(config, RunFolder(tmp_path / "cut"))
     trained = {file.parent.name: file.stat().st_mtime_ns for file in tmp_path.glob("cut/fold_*/predictions.csv")}
     assert sorted(trained) == ["fold_01", "fold_02", "fold_03"]
+    assert json.loads((tmp_path / "cut/fold_04/result.json").read_text())["status"] == "interrupted"
     monkeypatch.setattr(folds, "train", train)
     resumed = train_folds(config.model_copy(update={"resume": True}), RunFolder(tmp_path / "cut"))
     assert without_times(resumed) == without_times(undisturbed)

@@ -111,9 +111,14 @@ def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
         at_step(step, die)
         with pytest.raises(Interrupted):
             train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    half = tmp_path / "cut/checkpoints/.last.ckpt.0123456789ab.tmp"
+    half.write_bytes(b"what a killed process had written")
     at_step(0, die)
     train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
     assert_equal(tmp_path / "cut", tmp_path / "whole")
+    assert not half.exists()
+    logged = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("cut", "whole")]
+    assert len(logged[0]) == len(logged[1]) >= 1 + 3
 
 
 def test_no_step_is_done_twice_that_was_saved(
