@@ -57,7 +57,9 @@ class History(Callback):
         row |= {"lr": self._lr, "seconds": round(time.perf_counter() - self._started, 3)}
         self.rows.append(row)
         self._started = 0.0
-        write_csv_atomically(self.file, HISTORY_COLUMNS, ([r.get(c, "") for c in HISTORY_COLUMNS] for r in self.rows))
+        if trainer.is_global_zero:
+            table = ([r.get(c, "") for c in HISTORY_COLUMNS] for r in self.rows)
+            write_csv_atomically(self.file, HISTORY_COLUMNS, table)
         self._log(row, trainer.loggers)
         told = [f"{name} {row[name]:.4f}" for name in HISTORY_COLUMNS if name in row and "/" in name]
         log.info(
@@ -132,6 +134,25 @@ class StopDiverged(Callback):
             )
 
 
+class ShareSignals(Callback):
+    """Tells all processes that train together of a signal that one of them has received."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Between steps."""
+        self._share(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Between epochs."""
+        self._share(trainer)
+
+    @staticmethod
+    def _share(trainer: L.Trainer) -> None:
+        signum = torch.tensor(float(signals.received() or 0), device=trainer.strategy.root_device)
+        signals.receive(int(trainer.strategy.reduce(signum, reduce_op="max")))
+
+
 class StopOnSignal(Checkpoint):
     """Ends training for a signal that waits (`siamese.signals.deferred`), when `KeepLast` before it has saved."""
 
@@ -177,7 +198,7 @@ class KeepLast(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, so that a run interrupted in its first epoch can go on too; unless it is resumed from that file."""
-        if not self.file.exists():
+        if trainer.ckpt_path is None:
             self._save(trainer)
 
     def on_train_batch_end(
@@ -194,7 +215,8 @@ class KeepLast(Checkpoint):
             due = time.monotonic() - self._saved >= self.EVERY
         else:
             due = trainer.global_step % self.steps == 0
-        if due or signals.received():
+        # All processes or none: saving, they wait for each other.
+        if trainer.strategy.broadcast(due) or signals.received():
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

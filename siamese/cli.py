@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import logging
 import os
 import signal
 import sys
@@ -34,7 +35,7 @@ from siamese import config as configuration
 from siamese.config import LfwData, OneShotProtocol, TrainProtocol
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, TrainingError, UnknownKeyError, UserError
-from siamese.runs import RunFolder, claim, find_runs, release
+from siamese.runs import RunFolder, claim, find_runs, is_main, release
 from siamese.signals import REQUEUE, Interrupted, catch_signals, requeue, was_requeued
 
 SWEEP_PROCESS = "SIAMESE_SWEEP_PROCESS"
@@ -75,14 +76,15 @@ def train_job(cfg: DictConfig) -> float:
 
     def run(folder: RunFolder) -> float:
         config = configuration.load_train(cfg)
-        folder.check(config)
+        if is_main():
+            folder.check(config)
         if config.protocol.name == "view2" and config.protocol.fold is None:
             from siamese.folds import train_folds as train
         else:
             from siamese.experiment import train
 
         gc.freeze()  # what is imported stays; the collection after the job need not look through it
-        return float(train(config, folder, swept_values() or config.name)[config.monitor])
+        return float(train(config, folder, swept_values() or config.name).get(config.monitor, "nan"))
 
     return _job(run)
 
@@ -128,6 +130,8 @@ class Guard(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, the data and the output folder of a single run."""
         Guard.has_composed = True
+        if not is_main():
+            return
         try:
             folder = Path(config.hydra.run.dir)
             _check(config, kwargs["config_name"], folder)
@@ -160,6 +164,9 @@ def _job(run: Callable[[RunFolder], float]) -> float:
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     in_sweep = hydra.mode == RunMode.MULTIRUN
+    if not is_main():
+        logging.getLogger().setLevel(logging.WARNING)
+        return run(folder)
     try:
         claim(folder.path, ORPHANS_MAY_TAKE if in_sweep else 0.0)
     except UserError as error:

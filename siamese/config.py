@@ -293,9 +293,16 @@ class TrainerConfig(Section):
     """What is handed to Lightning's Trainer."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(1, ge=1, description="processes on a machine that train together, each with a GPU of its own")
+    nodes: int = Field(1, ge=1, description="machines; more than one are started by torchrun or SLURM")
     deterministic: bool = Field(True, description="only algorithms that give the same bits every time")
     gradient_clip_val: float | None = Field(None, gt=0)
     progress_bar: bool | None = Field(None, description="null: when the output is a terminal")
+
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return self.devices * self.nodes
 
 
 class LoggerConfig(Section):
@@ -483,6 +490,15 @@ class TrainConfig(Section):
         unchanged = not self.augmentation.changes and self.model.dropout == 0
         if unchanged and getattr(self.objective, "views", 1) > 1:
             raise ValueError("objective.views=2 without augmentation shows each image twice; give augmentation=face")
+        return self
+
+    @model_validator(mode="after")
+    def _each_process_has_a_share(self) -> TrainConfig:
+        if self.trainer.processes > 1 and self.batch_size < 2 * self.trainer.processes:
+            raise ValueError(
+                f"batch_size={self.batch_size}: {self.trainer.processes} processes take a share each; give at least "
+                f"{2 * self.trainer.processes}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from numpy.typing import NDArray
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
@@ -32,6 +33,7 @@ from siamese.callbacks import (
     History,
     KeepLast,
     ResumableEarlyStopping,
+    ShareSignals,
     StepSeed,
     StopDiverged,
     StopOnSignal,
@@ -40,9 +42,11 @@ from siamese.callbacks import (
     read_history,
 )
 from siamese.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, load_network, save_backend
+from siamese.collective import leave
 from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
 from siamese.data.module import PairDataModule
 from siamese.data.sources import LAYOUTS, image_root
+from siamese.distributed import other_processes
 from siamese.errors import TrainingError
 from siamese.evaluation.decision import Decision, choose_decision
 from siamese.evaluation.summary import summarise
@@ -56,7 +60,7 @@ from siamese.objectives.build import build_objective
 from siamese.report.html import PROTOCOLS, titled
 from siamese.report.load import OUTCOMES
 from siamese.report.run import write_run_report
-from siamese.runs import RunFolder
+from siamese.runs import RunFolder, is_main
 from siamese.scoring import embed_images, fit_backend, score_pairs
 from siamese.tracking import RunTensorBoardLogger, as_folder_name, log_configuration, log_embedding, log_result
 
@@ -81,7 +85,8 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
         UserError: the data or the device that the configuration asks for cannot be used.
     """
     recorded = folder.result
-    if recorded is not None and recorded["status"] == "done":
+    main = is_main()  # of several processes that train together the one that writes
+    if main and recorded is not None and recorded["status"] == "done":
         log.info("%s is done already", folder.path)
         if not (folder.path / "report.html").is_file():  # stopped while it was drawn
             write_report(folder, [], config, recorded)
@@ -93,7 +98,8 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
         recorded_arithmetic(recorded) if recorded and "precision" in recorded else choose_arithmetic(config, device)
     )
     label = (recorded or {}).get("label") or label or config.name
-    folder.start(config, **describe(config, device, arithmetic), label=label)
+    if main:
+        folder.start(config, **describe(config, device, arithmetic), label=label)
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
 
@@ -110,8 +116,11 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
-    with logging_redirect_tqdm(), signals.deferred(), _explaining_memory(config):
+    with logging_redirect_tqdm(), signals.deferred(), other_processes(config, folder), _explaining_memory(config):
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+        leave()
+    if not main:
+        return {}
     history = read_history(folder.history)
 
     scoring = time.perf_counter()
@@ -174,8 +183,9 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
     try:
         data.setup()
     finally:
-        excluded = sorted(data.images.excluded.items())
-        write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
+        if is_main():
+            excluded = sorted(data.images.excluded.items())
+            write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
     sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
     trained_on = f"{len(data.train):,} training"
     if data.people is not None:
@@ -190,7 +200,8 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
                 few,
                 config.sampling.images_per_person,
             )
-    folder.record(**sizes, n_excluded=len(data.images.excluded))
+    if is_main():
+        folder.record(**sizes, n_excluded=len(data.images.excluded))
     log.info("%s: %s, %d validation, %d test pairs", config.data.name, trained_on, len(data.val), len(data.test))
     return data
 
@@ -259,6 +270,7 @@ def build_trainer(
         save_weights_only=True, enable_version_counter=False,
     )  # fmt: skip
     callbacks: list[L.Callback] = [
+        *([ShareSignals()] if config.trainer.processes > 1 else []),
         StepSeed(config.seed),
         StopDiverged(),
         History(folder.history, config.monitor),
@@ -276,7 +288,10 @@ def build_trainer(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.nodes,
+        strategy=build_strategy(config, device),
+        use_distributed_sampler=False,  # `siamese.collective` shares the batches out
         precision="bf16-mixed" if arithmetic.bf16 else "32-true",
         max_epochs=config.max_epochs,
         deterministic=config.trainer.deterministic,
@@ -290,6 +305,13 @@ def build_trainer(
         num_sanity_val_steps=0,
         default_root_dir=folder.path,
     )
+
+
+def build_strategy(config: TrainConfig, device: torch.device) -> Strategy | str:
+    """How several processes train together; nothing of that for a single one."""
+    if config.trainer.processes == 1:
+        return "auto"
+    return DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
 
 
 def build_logger(config: TrainConfig, path: Path, label: str) -> Logger:
@@ -397,12 +419,14 @@ def write_report(folder: RunFolder, loggers: list[Logger], config: TrainConfig, 
 
 def quiet_lightning() -> None:
     """Silence what Lightning says about choices that are made here on purpose, and nothing else."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for package in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(package).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # batches are gathered from memory
         ".*exists and is not empty.*",  # a resumed run's checkpoints
         ".*is smaller than the logging interval.*",  # logged by the epoch
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's own affair
+        ".*recommended to use `self.log.*sync_dist=True.*",  # figures are of the pairs of all processes already
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -66,8 +67,13 @@ def pick_device(config: TrainConfig) -> torch.device:
     """
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=auto or trainer=cpu")
+    if config.trainer.accelerator != "cpu" and 0 < torch.cuda.device_count() < config.trainer.devices:
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices}: torch sees {torch.cuda.device_count()} GPUs here; give at most "
+            "so many, or trainer.accelerator=cpu"
+        )
     use_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if use_gpu else torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:
@@ -104,6 +110,8 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
         return Arithmetic(config.precision, config.convolution)
     if config.precision == "32":
         return Arithmetic("32", ways[0])
+    if config.trainer.processes > 1:  # which would measure one another, and might not agree
+        return Arithmetic("32" if config.precision == "auto" else config.precision, ways[0])
     machine = [PROBE, device_name(device), torch.__version__, siamese.__version__, norm_pool.library() is not None]
     data = config.data
     question = [config.precision, ways, data.channels, data.image_size, to_plain(config.model)]

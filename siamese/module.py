@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import BinaryAccuracy
 
+from siamese.collective import gather, share
 from siamese.config import AugmentationConfig
-from siamese.data.augmentation import augment
+from siamese.data.augmentation import augment, draws_for
 from siamese.data.module import GroupBatch, PairBatch
 from siamese.errors import TrainingError
 from siamese.evaluation.decision import choose_decision
@@ -79,8 +80,9 @@ class SiameseModule(L.LightningModule):
         self._config = config or {}
         self._scored: list[tuple[Tensor, Tensor]] = []
         # In every checkpoint, so that a run which was stopped in the middle of an epoch ends it with the same figures.
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.train_accuracy = BinaryAccuracy(validate_args=False)
+        # (Each of several processes has those of the whole batch.)
+        self.train_loss = MeanMetric(nan_strategy="disable", sync_on_compute=False)
+        self.train_accuracy = BinaryAccuracy(validate_args=False, sync_on_compute=False)
         for metric in (self.train_loss, self.train_accuracy):
             metric.persistent(True)
 
@@ -99,7 +101,7 @@ class SiameseModule(L.LightningModule):
     def training_step(self, batch: PairBatch | GroupBatch, batch_idx: int) -> Tensor:
         """One step's loss."""
         loss = self._loss_of_groups(batch) if isinstance(batch, GroupBatch) else self._loss_of_pairs(batch)
-        self.train_loss(loss.detach(), len(batch[0]))
+        self.train_loss(loss.detach(), len(batch.groups if isinstance(batch, GroupBatch) else batch.label))
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, logger=False, prog_bar=True)
         return loss
 
@@ -138,7 +140,8 @@ class SiameseModule(L.LightningModule):
         checkpoint["config"] = self._config
 
     def _loss_of_pairs(self, batch: PairBatch) -> Tensor:
-        scores = self(augment(batch.image1, self._augmentation), augment(batch.image2, self._augmentation))
+        pairs = len(batch.label)
+        scores = gather(self(self._augmented(batch.image1, pairs), self._augmented(batch.image2, pairs)), pairs)
         loss: Tensor = self.objective(scores, batch.label)
         if isinstance(self.objective, BinaryCrossEntropy):
             # Decided here, not by torchmetrics, which asks for more than the threshold where the report asks for at
@@ -150,13 +153,21 @@ class SiameseModule(L.LightningModule):
         return loss
 
     def _loss_of_groups(self, batch: GroupBatch) -> Tensor:
-        images = torch.cat([augment(batch.images, self._augmentation) for _ in range(self._views)])
-        z_MD = self.network.embed(images)
+        total = len(batch.groups)
+        views = torch.cat([self._augmented(batch.images, total) for _ in range(self._views)])
+        z_MD = torch.cat([gather(z_mD, total) for z_mD in self.network.embed(views).chunk(self._views)])
         loss: Tensor = self.objective(z_MD, batch.groups.repeat(self._views), batch.label)
         return loss
 
+    def _augmented(self, x_BCHW: Tensor, total: int) -> Tensor:
+        """This process's images of a batch of ``total``, changed as one process would change them."""
+        if not self._augmentation.changes:
+            return x_BCHW
+        return augment(x_BCHW, self._augmentation, share(draws_for(total)))
+
     def _score(self, batch: PairBatch) -> None:
-        self._scored.append((self(batch.image1, batch.image2).float(), batch.label))
+        scores = self(batch.image1, batch.image2).float()
+        self._scored.append((gather(scores, len(batch.label)), batch.label))
 
     def _log_scored(self, split: str) -> None:
         scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._scored, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +118,12 @@ class RunFolder:
         self.record(status="interrupted" if interrupted else "failed", error=reason)
         with (self.path / log_name).open("a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
+
+
+def is_main() -> bool:
+    """Whether this process may write: the only one, or of several that train together the first."""
+    ranks = ("RANK", "LOCAL_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") in ("", "0") for name in ranks)
 
 
 def claim(folder: Path, wait: float = 0.0) -> None:

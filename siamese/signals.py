@@ -72,6 +72,13 @@ def received() -> signal.Signals | None:
     return _received if _deferring else None
 
 
+def receive(signum: int) -> None:
+    """Let a signal wait that another process has received; 0 for none."""
+    global _received
+    if signum and _deferring and _received is None:
+        _received = signal.Signals(signum)
+
+
 def requeue() -> bool:
     """Ask SLURM to start this job again; whether it will."""
     job = os.environ.get("SLURM_JOB_ID", "")

@@ -19,7 +19,12 @@ DRAWS = 13
 """Numbers drawn for an image, whatever is switched on: what one option does, does not change what another draws."""
 
 
-def augment(x_BCHW: Tensor, options: AugmentationConfig) -> Tensor:
+def draws_for(images: int) -> Tensor:
+    """What decides how images are changed: float32 [images, `DRAWS`], uniform from 0 to 1."""
+    return torch.rand(images, DRAWS)
+
+
+def augment(x_BCHW: Tensor, options: AugmentationConfig, u: Tensor | None = None) -> Tensor:
     """Change each image in its own way, within what ``options`` allows.
 
     Mirrored, turned, sheared, scaled and moved in one step (bilinear; outside the image its border goes on), then the
@@ -28,13 +33,14 @@ def augment(x_BCHW: Tensor, options: AugmentationConfig) -> Tensor:
     Args:
         x_BCHW: float [B, C, H, W] in [0, 1].
         options: what may change, and how much; amounts are uniform between both extremes (of a scale, its logarithm).
+        u: what was drawn for these images with `draws_for`; drawn now when None.
 
     Returns:
         as ``x_BCHW``, which is left as it is; itself when nothing is switched on.
     """
     if not options.changes:
         return x_BCHW
-    u = torch.rand(len(x_BCHW), DRAWS)
+    u = draws_for(len(x_BCHW)) if u is None else u
     flip_B = (u[:, 0] < 0.5) & options.flip
     x_BCHW = _move(x_BCHW, u[:, 1:6], flip_B, options)
     x_BCHW = _light(x_BCHW, u[:, 6:8], options)

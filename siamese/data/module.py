@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from siamese.collective import share
 from siamese.config import DataConfig, SamplingConfig, TrainProtocol
 from siamese.data.images import ImageArray, load_images
 from siamese.data.lists import Pair, people_of
@@ -309,10 +310,14 @@ class PairDataModule(L.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: PairIndices | GroupIndices, device: torch.device, dataloader_idx: int
     ) -> PairBatch | GroupBatch:
-        """Gather the images of a batch of indices on ``device``; the array is moved there at first use."""
+        """Gather the images of a batch of indices on ``device``; the array is moved there at first use.
+
+        Of several processes that train together each gathers its share of the images; labels and groups are of all.
+        """
         if self._pixels.device != device:
             self._pixels = self._pixels.to(device)
         first, *rest = (part.to(device, non_blocking=True) for part in batch)
+        first = share(first)
         if isinstance(batch, GroupIndices):
             groups, labels = rest
             return GroupBatch(to_float(self._pixels[first]), groups, labels.float())
