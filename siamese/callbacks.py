@@ -149,8 +149,8 @@ class ShareSignals(Callback):
 
     @staticmethod
     def _share(trainer: L.Trainer) -> None:
-        signum = torch.tensor(float(signals.received() or 0), device=trainer.strategy.root_device)
-        signals.receive(int(trainer.strategy.reduce(signum, reduce_op="max")))
+        signum = torch.tensor(float(signals.waiting() or 0), device=trainer.strategy.root_device)
+        signals.agree(int(trainer.strategy.reduce(signum, reduce_op="max")))
 
 
 class StopOnSignal(Checkpoint):

@@ -116,7 +116,13 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
-    with logging_redirect_tqdm(), signals.deferred(), other_processes(config, folder), _explaining_memory(config):
+    together = config.trainer.processes > 1
+    with (
+        logging_redirect_tqdm(),
+        signals.deferred(together),
+        other_processes(config, folder),
+        _explaining_memory(config),
+    ):
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
         leave()
     if not main:

@@ -18,7 +18,9 @@ REQUEUE = signal.SIGUSR1
 
 _ours: set[signal.Signals] = set()
 _deferring = False
-_received: signal.Signals | None = None
+_shared = False
+_waiting: signal.Signals | None = None
+_agreed: signal.Signals | None = None
 
 
 class Interrupted(SystemExit):
@@ -55,28 +57,37 @@ def reclaim_signals() -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Within, the first signal is only remembered, for `received` to tell; it is raised at the end at the latest."""
-    global _deferring, _received
-    _deferring, _received = True, None
+def deferred(shared: bool = False) -> Iterator[None]:
+    """Within, the first signal only waits, for `received` to tell; it is raised at the end at the latest.
+
+    Args:
+        shared: several processes train together, and must stop at the same step: `received` tells of a signal only
+            when they have agreed on it.
+    """
+    global _deferring, _shared, _waiting, _agreed
+    _deferring, _shared, _waiting, _agreed = True, shared, None, None
     try:
         yield
     finally:
         _deferring = False
-    if _received is not None:
-        raise Interrupted(_received)
+    if signum := _agreed or _waiting:
+        raise Interrupted(signum)
+
+
+def waiting() -> signal.Signals | None:
+    """The signal that this process has received and not yet raised."""
+    return _waiting if _deferring else None
+
+
+def agree(signum: int) -> None:
+    """All processes that train together know of a signal (0 for none)."""
+    global _agreed
+    _agreed = signal.Signals(signum) if signum else None
 
 
 def received() -> signal.Signals | None:
-    """The signal that waits, if any."""
-    return _received if _deferring else None
-
-
-def receive(signum: int) -> None:
-    """Let a signal wait that another process has received; 0 for none."""
-    global _received
-    if signum and _deferring and _received is None:
-        _received = signal.Signals(signum)
+    """The signal for which to stop at the next moment at which nothing is lost."""
+    return _agreed if _shared and _deferring else waiting()
 
 
 def requeue() -> bool:
@@ -98,10 +109,10 @@ def was_requeued() -> bool:
 
 
 def _receive(signum: int, frame: FrameType | None) -> None:
-    global _received
-    if _deferring and _received is None:
-        _received = signal.Signals(signum)
+    global _waiting
+    if _deferring and _waiting is None:
+        _waiting = signal.Signals(signum)
         # Not the log: it may be what was interrupted.
-        os.write(2, f"{_received.name}: stopping after this step; once more to stop at once\n".encode())
+        os.write(2, f"{_waiting.name}: stopping after this step; once more to stop at once\n".encode())
         return
     raise Interrupted(signum)
