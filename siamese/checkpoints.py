@@ -20,6 +20,11 @@ from siamese.models.backends import BACKENDS
 from siamese.models.build import network_of
 from siamese.models.siamese import SiameseNetwork
 
+UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError
+)  # fmt: skip
+"""What reading a checkpoint raises that is none, is cut short, or holds code."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written all or nothing and straight to disk."""
@@ -40,6 +45,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 if not isinstance(cause, OSError):
                     raise
                 raise OSError(cause.errno, cause.strerror, str(file)) from None
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """A checkpoint to go on from.
+
+        Raises:
+            DataError: it is damaged, holds more than plain data, or lacks what going on takes.
+        """
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            missing = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"} - checkpoint.keys()
+        except UNREADABLE as error:
+            raise DataError(
+                f"{path}: training cannot go on from it ({_first_line(error)}); delete it to start anew"
+            ) from None
+        if missing:
+            raise DataError(f"{path}: training cannot go on from it (no {min(missing)}); delete it to start anew")
+        return dict(checkpoint)
 
 
 class MemoryCheckpointIO(CheckpointIO):
@@ -82,7 +106,7 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
         state = checkpoint["state_dict"]
     except FileNotFoundError:
         raise DataError(f"{source}: no such checkpoint; name the folder of a run that kept its weights") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{source}: is no checkpoint that can be loaded safely ({_first_line(error)})") from None
     prefix = "average.module." if "average.n_averaged" in state else "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -113,7 +137,7 @@ def load_backend(file: Path, name: str, embedding_dim: int) -> nn.Module:
         head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         raise DataError(f"{file}: no such file; give backend={name} to eval.py, which fits it anew") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{file}: is no fitted backend={name} ({_first_line(error)}); give it to eval.py") from None
     return head
 

@@ -47,7 +47,7 @@ from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, Trai
 from siamese.data.module import PairDataModule
 from siamese.data.sources import LAYOUTS, image_root
 from siamese.distributed import other_processes
-from siamese.errors import TrainingError
+from siamese.errors import DataError, TrainingError
 from siamese.evaluation.decision import Decision, choose_decision
 from siamese.evaluation.summary import summarise
 from siamese.files import write_csv_atomically
@@ -121,7 +121,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
         logging_redirect_tqdm(),
         signals.deferred(together),
         other_processes(config, folder),
-        _explaining_memory(config),
+        _explaining(config, folder),
     ):
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
         leave()
@@ -159,12 +159,16 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
 
 
 @contextmanager
-def _explaining_memory(config: TrainConfig) -> Iterator[None]:
-    """Tell what to do where a batch does not fit into memory."""
+def _explaining(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
+    """Tell what to do where a batch does not fit into memory, or a checkpoint not to the network."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         told = str(error).lower()
+        if "error(s) in loading state_dict" in told:
+            raise DataError(
+                f"{folder.last}: its weights do not fit the run's config.yaml; delete it to start anew"
+            ) from None
         if isinstance(error, RuntimeError) and not any(
             words in told for words in ("out of memory", "allocate memory", "not enough memory")
         ):

@@ -23,7 +23,7 @@ from siamese.callbacks import read_history
 from siamese.config import TrainConfig
 from siamese.data.lists import Pair
 from siamese.data.module import BatchLoader, PairSet, pair_loader
-from siamese.errors import ConfigError, TrainingError
+from siamese.errors import ConfigError, DataError, TrainingError
 from siamese.experiment import train
 from siamese.runs import RunFolder, claim, release
 from siamese.signals import Interrupted
@@ -206,6 +206,69 @@ def test_the_first_signal_saves_and_the_second_does_not_wait(
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def damaged(kind: str, file: Path, tmp_path: Path) -> None:
+    whole = torch.load(file, weights_only=True)
+    match kind:
+        case "cut short":
+            file.write_bytes(file.read_bytes()[:-1000])
+        case "empty":
+            file.write_bytes(b"")
+        case "a web page":
+            file.write_text("<html>")
+        case "a folder":
+            file.unlink()
+            file.mkdir()
+        case "code inside":
+            torch.save({**whole, "state_dict": Payload(tmp_path / "ran")}, file)
+        case "code beside":
+            torch.save({**whole, "more": Payload(tmp_path / "ran")}, file)
+        case "a list":
+            torch.save([1, 2], file)
+        case "weights alone":
+            torch.save({"state_dict": whole["state_dict"]}, file)
+        case "another architecture":
+            torch.save({**whole, "state_dict": {"network.x": torch.zeros(1)}}, file)
+        case "another width":
+            state = {
+                name: torch.cat([value, value]) if value.dim() else value for name, value in whole["state_dict"].items()
+            }
+            torch.save({**whole, "state_dict": state}, file)
+
+
+class Payload:
+    """Pickled, a file that is made when it is read with code allowed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut short", "empty", "a web page", "a folder", "code inside", "code beside", "a list", "weights alone",
+        "another architecture", "another width",
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_is_damaged_or_a_strangers_is_refused_in_one_line(
+    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str
+) -> None:
+    options = {"batch_size": 4, "max_epochs": 2, "model": KOCH, "checkpoint": {"every": 2}}
+    at_step(5, die)
+    with pytest.raises(Interrupted):
+        train(tiny_config(**options), RunFolder(tmp_path / "cut"))
+    at_step(0, die)
+    last = RunFolder(tmp_path / "cut").last
+    damaged(kind, last, tmp_path)
+    with pytest.raises(DataError, match=r"delete it to start anew") as caught:
+        train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    assert str(caught.value).startswith(f"{last}: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_slurm_starts_a_job_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Make) -> None:
