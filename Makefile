@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint audit format reproduction tensorboard clean
+FUZZ_SECONDS ?= 600
+.PHONY: help demo test test-all lint audit fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,11 @@ lint: $(READY)  ## style (ruff), types (mypy), and whether the installed package
 audit: $(READY)  ## look the installed packages up among known vulnerabilities (needs the network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[audit]'
 	$(BIN)/pip-audit --local --skip-editable
+
+fuzz: $(READY)  ## random lists and images, FUZZ_SECONDS=600 each
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz.py lists $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz.py images $(FUZZ_SECONDS)
 
 format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
