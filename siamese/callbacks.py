@@ -79,7 +79,7 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows up to the checkpoint; what was written after it is trained again."""
         self.rows = list(state_dict["rows"])
-        self._before = state_dict["seconds"]
+        self._before = state_dict.get("seconds", 0.0)  # from before it was kept
 
 
 class StepSeed(Callback):
@@ -110,10 +110,17 @@ class ResumableEarlyStopping(EarlyStopping):
 class StopDiverged(Callback):
     """Ends training when the loss is no number any more, before what came of it is saved.
 
-    On a GPU, which a look at every loss would have wait, every `EVERY` steps and at the end of an epoch.
+    On a GPU, which a look at every loss would have wait, every `EVERY` steps, at ends of epochs, and before weights are
+    saved.
+
+    Args:
+        steps: they are saved after every so many; None for ends of epochs.
     """
 
     EVERY = 20
+
+    def __init__(self, steps: int | None = None) -> None:
+        self.steps = steps
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -124,8 +131,8 @@ class StopDiverged(Callback):
             TrainingError: it is infinite or NaN.
         """
         loss = outputs["loss"]
-        look = loss.device.type == "cpu" or trainer.is_last_batch or trainer.global_step % self.EVERY == 0
-        if look and not torch.isfinite(loss):
+        saved = trainer.is_last_batch or signals.received() or trainer.global_step % (self.steps or self.EVERY) == 0
+        if (saved or loss.device.type == "cpu" or trainer.global_step % self.EVERY == 0) and not torch.isfinite(loss):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             raise TrainingError(
                 f"the training loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) "
@@ -134,31 +141,35 @@ class StopDiverged(Callback):
             )
 
 
-class ShareSignals(Callback):
-    """Tells all processes that train together of a signal that one of them has received."""
+class HearSignals(Callback):
+    """Takes the signals back from Lightning, which sets handlers of its own.
+
+    And tells all processes that train together of one that any of them has received.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take them back."""
+        signals.reclaim_signals()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Between steps."""
-        self._share(trainer)
+        """Agree between steps."""
+        self._agree(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Between epochs."""
-        self._share(trainer)
+        """Agree between epochs."""
+        self._agree(trainer)
 
     @staticmethod
-    def _share(trainer: L.Trainer) -> None:
-        signum = torch.tensor(float(signals.waiting() or 0), device=trainer.strategy.root_device)
-        signals.agree(int(trainer.strategy.reduce(signum, reduce_op="max")))
+    def _agree(trainer: L.Trainer) -> None:
+        if trainer.world_size > 1:
+            signum = torch.tensor(float(signals.waiting() or 0), device=trainer.strategy.root_device)
+            signals.agree(int(trainer.strategy.reduce(signum, reduce_op="max")))
 
 
 class StopOnSignal(Checkpoint):
     """Ends training for a signal that waits (`siamese.signals.deferred`), when `KeepLast` before it has saved."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals back from Lightning, which has just set handlers of its own."""
-        signals.reclaim_signals()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from torch import nn
 
 from siamese.config import TrainConfig
@@ -64,6 +64,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if missing:
             raise DataError(f"{path}: training cannot go on from it (no {min(missing)}); delete it to start anew")
         return dict(checkpoint)
+
+
+class WaitingCheckpointIO(AsyncCheckpointIO):
+    """Lightning's thread that writes beside the training, one checkpoint at a time.
+
+    A disk that is slower than the training holds it up, instead of filling the memory with what is still to be written.
+    """
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Wait for the checkpoint before, then hand this one to the thread."""
+        if self._executor is not None:
+            self._executor.submit(lambda: None).result()
+        super().save_checkpoint(*args, **kwargs)
 
 
 class MemoryCheckpointIO(CheckpointIO):

@@ -35,7 +35,7 @@ from siamese import config as configuration
 from siamese.config import LfwData, OneShotProtocol, TrainProtocol
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, TrainingError, UnknownKeyError, UserError
-from siamese.runs import RunFolder, claim, find_runs, is_main, release
+from siamese.runs import RunFolder, claim, find_runs, is_first, is_main, release
 from siamese.signals import REQUEUE, Interrupted, catch_signals, requeue, was_requeued
 
 SWEEP_PROCESS = "SIAMESE_SWEEP_PROCESS"
@@ -76,7 +76,7 @@ def train_job(cfg: DictConfig) -> float:
 
     def run(folder: RunFolder) -> float:
         config = configuration.load_train(cfg)
-        if is_main():
+        if is_main(config.trainer.processes):
             folder.check(config)
         if config.protocol.name == "view2" and config.protocol.fold is None:
             from siamese.folds import train_folds as train
@@ -86,7 +86,7 @@ def train_job(cfg: DictConfig) -> float:
         gc.freeze()  # what is imported stays; the collection after the job need not look through it
         return float(train(config, folder, swept_values() or config.name).get(config.monitor, "nan"))
 
-    return _job(run)
+    return _job(run, _processes(cfg))
 
 
 def eval_job(cfg: DictConfig) -> float:
@@ -130,7 +130,7 @@ class Guard(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration, the data and the output folder of a single run."""
         Guard.has_composed = True
-        if not is_main():
+        if not is_main(_processes(config)):
             return
         try:
             folder = Path(config.hydra.run.dir)
@@ -158,13 +158,13 @@ class Guard(Callback):
             write_sweep_report(Path(config.hydra.sweep.dir))
 
 
-def _job(run: Callable[[RunFolder], float]) -> float:
+def _job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
     """Run one job and record how it ended; in a sweep a failure is left to Hydra, which goes on."""
     catch_signals()  # a launcher may have started another process for the job
     hydra = HydraConfig.get()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     in_sweep = hydra.mode == RunMode.MULTIRUN
-    if not is_main():
+    if not is_main(processes):
         logging.getLogger().setLevel(logging.WARNING)
         return run(folder)
     try:
@@ -229,6 +229,8 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
 
 
 def _check_sweep(config: DictConfig, config_name: str) -> None:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise ConfigError("torchrun starts the processes of one run, not of a sweep; leave -m or torchrun out")
     folder = Path(config.hydra.sweep.dir)
     held = sorted(folder.glob("*/result.json"))
     resume = any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task)
@@ -266,7 +268,7 @@ def _end(error: BaseException, hint: str = "") -> NoReturn:
     """Print the reason in one line and end with its exit code."""
     if isinstance(error, Interrupted):
         code = error.code
-        if error.signal == REQUEUE and not requeue():
+        if error.signal == REQUEUE and is_first() and not requeue():
             print("warning: SLURM did not take the job for another start", file=sys.stderr)
     elif isinstance(error, UserError | HydraException | OmegaConfBaseException):
         code = 2
@@ -288,14 +290,35 @@ def _reason(error: BaseException) -> str:
 
 
 def _end_with_sweep() -> None:
-    """In a process that a sweep has started: stop, as after SIGTERM, soon after the sweep's own process was killed."""
-    sweep = os.environ.get(SWEEP_PROCESS)
-    if sweep != str(os.getppid()) or any(thread.name == SWEEP_PROCESS for thread in threading.enumerate()):
+    """In a process that joblib has started: stop, as after SIGTERM, soon after the sweep's own process was killed.
+
+    (What submitit has started is to outlive it.)
+    """
+    sweep = os.environ.get(SWEEP_PROCESS, "")
+    if sweep in ("", str(os.getpid())) or "SUBMITIT_EXECUTOR" in os.environ:
         return
 
+    def is_gone() -> bool:
+        try:
+            os.kill(int(sweep), 0)
+        except ProcessLookupError:
+            return True
+        return False
+
     def watch() -> None:
-        while os.getppid() == int(sweep):
+        while not is_gone():
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name=SWEEP_PROCESS, daemon=True).start()
+    if is_gone():  # joblib's processes take further jobs from their queue
+        os._exit(128 + signal.SIGTERM)
+    if not any(thread.name == SWEEP_PROCESS for thread in threading.enumerate()):
+        threading.Thread(target=watch, name=SWEEP_PROCESS, daemon=True).start()
+
+
+def _processes(config: DictConfig) -> int:
+    """How many processes train together; 1 where the configuration does not say so rightly, which is told later."""
+    try:
+        return int(config.trainer.devices) * int(config.trainer.nodes)
+    except (OmegaConfBaseException, TypeError, ValueError):
+        return 1

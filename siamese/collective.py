@@ -7,6 +7,7 @@ process has. But batch normalization takes the statistics of each share, and dro
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -67,4 +68,5 @@ class _AllGather(torch.autograd.Function):
 def leave() -> None:
     """Dissolve the group of processes, if one was formed."""
     if processes() > 1:
-        dist.destroy_process_group()
+        with suppress(RuntimeError):  # one of the others may be gone
+            dist.destroy_process_group()

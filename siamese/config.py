@@ -99,7 +99,8 @@ class ResidualModel(Section):
     widths: list[Annotated[int, Field(ge=1)]] = Field([32, 64, 128, 256], min_length=1, max_length=6)
     blocks: list[Annotated[int, Field(ge=1)]] = Field([1, 1, 1, 1], min_length=1, max_length=6)
     pooling: Literal["average", "flatten"] = "flatten"
-    stem: Literal["pool", "conv"] = Field("pool", description="how the image is first halved")
+    # Not the default of conf/: that of runs which were recorded before there was a choice.
+    stem: Literal["pool", "conv"] = Field("conv", description="how the image is first halved")
     dropout: float = Field(0.0, ge=0, lt=1)
     embedding_dim: int = Field(256, ge=1)
 

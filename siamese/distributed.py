@@ -18,15 +18,28 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from siamese.config import TrainConfig, read_yaml
-from siamese.errors import TrainingError
-from siamese.runs import RunFolder, is_main
-from siamese.signals import catch_signals
+from siamese.errors import TrainingError, UserError
+from siamese.runs import RunFolder
+from siamese.signals import Interrupted, catch_signals, waiting
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 20.0
 """Seconds in which the first process may end by itself after another one has died, before it is ended."""
+
+SAVING_MAY_TAKE = 120.0
+"""The same after a signal, when the others end as soon as the first one alone is still writing."""
+
+FIRST_PROCESS = "SIAMESE_FIRST_PROCESS"
+"""Environment variable with the number of the process that has started this one."""
+
+
+def started_outside(processes: int) -> bool:
+    """Whether torchrun or SLURM has started as many processes as train together."""
+    return any(os.environ.get(name) == str(processes) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 @contextlib.contextmanager
@@ -36,17 +49,18 @@ def other_processes(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
     Raises:
         TrainingError: one of them died.
     """
-    if config.trainer.processes == 1 or "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+    processes = config.trainer.processes
+    if processes == 1 or started_outside(processes):
         yield
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # As torchrun sets them: Lightning then takes the processes for started.
-    count = str(config.trainer.processes)
     environment = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": secrets.token_hex(8),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": secrets.token_hex(8),
+        "RANK": "0", "LOCAL_RANK": "0", FIRST_PROCESS: str(os.getpid()),
     }  # fmt: skip
     found = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
     started = [
@@ -54,10 +68,11 @@ def other_processes(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
             [sys.executable, "-m", "siamese.distributed", str(folder.path.resolve())],
             env=os.environ | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": found},
         )
-        for rank in range(1, config.trainer.processes)
+        for rank in range(1, processes)
     ]
-    before = dict(os.environ)
-    os.environ.update(environment | {"RANK": "0", "LOCAL_RANK": "0"})
+    before = {name: os.environ.get(name) for name in (*environment, "OMP_NUM_THREADS")}
+    threads = torch.get_num_threads()  # Lightning gives each process its part of the cores
+    os.environ.update(environment)
     over = threading.Event()
     threading.Thread(target=_watch, args=(started, folder, over), daemon=True).start()
     try:
@@ -65,18 +80,19 @@ def other_processes(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
         for process in started:
             process.wait(timeout=60)
     except Exception as error:
-        if not isinstance(error, TrainingError) and (told := _dead(started, wait=2.0)):
+        if not isinstance(error, TrainingError | UserError) and (told := _dead(started, wait=2.0)):
             raise TrainingError(f"{told}; what was saved goes on with resume=true") from error
         raise
     finally:
         over.set()
         for process in started:
             process.kill()
-        for name in (*environment, "RANK", "LOCAL_RANK"):
-            if name in before:
-                os.environ[name] = before[name]
-            else:
+        torch.set_num_threads(threads)
+        for name, value in before.items():
+            if value is None:
                 os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _dead(started: list[subprocess.Popen[bytes]], wait: float) -> str:
@@ -95,22 +111,24 @@ def _watch(started: list[subprocess.Popen[bytes]], folder: RunFolder, over: thre
     """End this process where it waits for one that has died, as it would on a GPU."""
     while not over.wait(1.0):
         if told := _dead(started, wait=0.0):
-            if over.wait(PATIENCE):
+            if over.wait(SAVING_MAY_TAKE if waiting() else PATIENCE):
                 return
-            error = TrainingError(f"{told}; what was saved goes on with resume=true")
+            error: BaseException = TrainingError(f"{told}; what was saved goes on with resume=true")
+            if signum := waiting():
+                error = Interrupted(signum)
             with contextlib.suppress(OSError):
                 folder.record_failure(error)
             print(f"error: {error}", file=sys.stderr, flush=True)
             for process in started:
                 process.kill()
-            os._exit(1)
+            os._exit(128 + signum if signum else 1)
 
 
 def _end_with_the_first() -> None:
-    parent = os.getppid()
+    first = int(os.environ[FIRST_PROCESS])
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == first:
             time.sleep(1)
         os._exit(1)
 
@@ -121,12 +139,14 @@ def main(folder: str) -> None:
     """One of the processes that the first has started: train, and write nothing."""
     from siamese.experiment import train
 
-    assert not is_main()
     logging.basicConfig(level=logging.WARNING)
     catch_signals()
     _end_with_the_first()
     run = RunFolder(Path(folder))
-    train(read_yaml(run.config), run)
+    try:
+        train(read_yaml(run.config), run)
+    except (TrainingError, UserError):
+        raise SystemExit(1) from None  # the first process has the same, and tells it
 
 
 if __name__ == "__main__":

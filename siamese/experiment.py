@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -20,8 +21,9 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
@@ -30,10 +32,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import siamese
 from siamese import signals
 from siamese.callbacks import (
+    HearSignals,
     History,
     KeepLast,
     ResumableEarlyStopping,
-    ShareSignals,
     StepSeed,
     StopDiverged,
     StopOnSignal,
@@ -41,7 +43,13 @@ from siamese.callbacks import (
     mode_of,
     read_history,
 )
-from siamese.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, load_network, save_backend
+from siamese.checkpoints import (
+    AtomicCheckpointIO,
+    MemoryCheckpointIO,
+    WaitingCheckpointIO,
+    load_network,
+    save_backend,
+)
 from siamese.collective import leave
 from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
 from siamese.data.module import PairDataModule
@@ -85,8 +93,10 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
         UserError: the data or the device that the configuration asks for cannot be used.
     """
     recorded = folder.result
-    main = is_main()  # of several processes that train together the one that writes
-    if main and recorded is not None and recorded["status"] == "done":
+    main = is_main(config.trainer.processes)
+    if recorded is not None and recorded["status"] == "done":
+        if not main:
+            return {}
         log.info("%s is done already", folder.path)
         if not (folder.path / "report.html").is_file():  # stopped while it was drawn
             write_report(folder, [], config, recorded)
@@ -123,8 +133,12 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
         other_processes(config, folder),
         _explaining(config, folder),
     ):
-        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
-        leave()
+        try:
+            trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+        except SIGTERMException:  # Lightning's answer, before its handlers are replaced
+            raise signals.Interrupted(signal.SIGTERM) from None
+        finally:
+            leave()
     if not main:
         return {}
     history = read_history(folder.history)
@@ -193,7 +207,7 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
     try:
         data.setup()
     finally:
-        if is_main():
+        if is_main(config.trainer.processes):
             excluded = sorted(data.images.excluded.items())
             write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
     sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
@@ -210,7 +224,7 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
                 few,
                 config.sampling.images_per_person,
             )
-    if is_main():
+    if is_main(config.trainer.processes):
         folder.record(**sizes, n_excluded=len(data.images.excluded))
     log.info("%s: %s, %d validation, %d test pairs", config.data.name, trained_on, len(data.val), len(data.test))
     return data
@@ -260,7 +274,7 @@ def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | 
 
 def build_checkpoint_io(config: TrainConfig) -> CheckpointIO:
     """What writes checkpoints: a thread beside the training; or, under ``checkpoint.keep=none``, memory alone."""
-    return MemoryCheckpointIO() if config.checkpoint.keep == "none" else AsyncCheckpointIO(AtomicCheckpointIO())
+    return MemoryCheckpointIO() if config.checkpoint.keep == "none" else WaitingCheckpointIO(AtomicCheckpointIO())
 
 
 def build_trainer(
@@ -279,16 +293,16 @@ def build_trainer(
         folder.checkpoints, filename="best", monitor=config.monitor, mode=mode_of(config.monitor),
         save_weights_only=True, enable_version_counter=False,
     )  # fmt: skip
+    steps = None if config.checkpoint.every == "epoch" else config.checkpoint.every
     callbacks: list[L.Callback] = [
-        *([ShareSignals()] if config.trainer.processes > 1 else []),
+        HearSignals(),
         StepSeed(config.seed),
-        StopDiverged(),
+        StopDiverged(steps),
         History(folder.history, config.monitor),
         ResumableEarlyStopping(config.monitor, patience=config.patience, mode=mode_of(config.monitor)),
         keep_best,
     ]
     if config.checkpoint.keep != "none":
-        steps = None if config.checkpoint.every == "epoch" else config.checkpoint.every
         callbacks.append(KeepLast(folder.last, config.checkpoint.keep == "all", steps))
     callbacks.append(StopOnSignal())
     if show_bar:

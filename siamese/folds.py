@@ -11,6 +11,8 @@ import numpy as np
 
 from siamese.config import TrainConfig, View2Protocol
 from siamese.data.sources import count_folds, prepare_data
+from siamese.distributed import started_outside
+from siamese.errors import ConfigError
 from siamese.evaluation.intervals import mean_interval
 from siamese.evaluation.metrics import tar_at_far
 from siamese.evaluation.summary import summarise
@@ -37,6 +39,10 @@ def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None
     Raises:
         UserError: the data or the device that the configuration asks for cannot be used.
     """
+    if config.trainer.processes > 1 and started_outside(config.trainer.processes):
+        raise ConfigError(
+            "torchrun and SLURM start the processes of one training; with them give protocol.fold=1, 2, ..."
+        )
     if folder.is_done:
         log.info("%s is done already", folder.path)
         return folder.result or {}

@@ -120,10 +120,15 @@ class RunFolder:
             log.write("".join(traceback.format_exception(error)))
 
 
-def is_main() -> bool:
-    """Whether this process may write: the only one, or of several that train together the first."""
+def is_first() -> bool:
+    """Whether this process is the first of those that a launcher has started, if one has."""
     ranks = ("RANK", "LOCAL_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") in ("", "0") for name in ranks)
+
+
+def is_main(processes: int) -> bool:
+    """Whether this process may write: of several that train together the first."""
+    return processes == 1 or is_first()
 
 
 def claim(folder: Path, wait: float = 0.0) -> None:
@@ -212,8 +217,10 @@ def _find_run(name: str, config: EvalConfig) -> Member:
             "finish it with train.py, its output folder and resume=true"
         )
     trained = read_yaml(folder.config)
-    if trained.trainer.accelerator == "gpu":  # what was trained on one can be scored without
-        trained = trained.model_copy(update={"trainer": trained.trainer.model_copy(update={"accelerator": "auto"})})
+    # What was trained on GPUs can be scored without, and by one process.
+    accelerator = "auto" if trained.trainer.accelerator == "gpu" else trained.trainer.accelerator
+    alone = {"accelerator": accelerator, "devices": 1, "nodes": 1}
+    trained = trained.model_copy(update={"trainer": trained.trainer.model_copy(update=alone)})
     if "folds" in result:
         raise ConfigError(f"run={name}: it holds a network for each fold; name the folder of one, as {name}/fold_01")
     if trained.checkpoint.keep == "none":

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 REQUEUE = signal.SIGUSR1
@@ -113,6 +113,7 @@ def _receive(signum: int, frame: FrameType | None) -> None:
     if _deferring and _waiting is None:
         _waiting = signal.Signals(signum)
         # Not the log: it may be what was interrupted.
-        os.write(2, f"{_waiting.name}: stopping after this step; once more to stop at once\n".encode())
+        with suppress(OSError):  # as when whoever read it was stopped by the same Ctrl-C
+            os.write(2, f"{_waiting.name}: stopping after this step; once more to stop at once\n".encode())
         return
     raise Interrupted(signum)

@@ -329,7 +329,7 @@ def test_signals_from_outside_save_and_end_with_their_code(
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     saved = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     rows = read_history(folder / "history.csv")
-    assert saved["epoch"] in (len(rows) - 1, len(rows))  # where it was stopped, not half a minute before
+    assert saved["global_step"] >= 3 * len(rows) > 0  # where it was stopped, not half a minute before
     assert "Interrupted" in (folder / "train.log").read_text()
     assert (tmp_path / "asked").exists() == (signum == signal.SIGUSR1)
 
@@ -421,10 +421,12 @@ def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(
         ):
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 2 + 0.12 * seconds_of_training()))
-        assert process.poll() is None, "it was done before it could be killed"
+        if process.poll() is not None:
+            break  # done before it could be killed
         process.kill()
         process.wait()
         kills += 1
+    assert kills >= 5
     assert start("cut").wait(timeout=300) == 0
     assert_equal(tmp_path / "cut", tmp_path / "whole")
 
@@ -467,7 +469,7 @@ def test_a_sweep_killed_at_random_moments_does_each_job_once(
     finished: dict[str, int] = {}
     for _ in range(5):
         process = start("cut")
-        time.sleep(rng.uniform(0.05, 0.3) * length)
+        time.sleep(rng.uniform(0.03, 0.18) * length)
         assert process.poll() is None, "it was done before it could be killed"
         if whom == "the sweep alone":
             process.kill()

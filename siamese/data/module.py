@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from siamese.collective import share
+from siamese.collective import processes, share
 from siamese.config import DataConfig, SamplingConfig, TrainProtocol
 from siamese.data.images import ImageArray, load_images
 from siamese.data.lists import Pair, people_of
@@ -154,7 +154,7 @@ class BatchLoader(DataLoader[Any]):
 
 def pair_loader(pairs: PairSet, batch_size: int, shuffle: bool = False, seed: int = 0) -> BatchLoader:
     """Batches of a `PairSet`: (image indices int64 [B, 2], labels int64 [B])."""
-    return BatchLoader(pairs, PairBatchSampler(len(pairs), batch_size, shuffle, seed))
+    return BatchLoader(pairs, PairBatchSampler(len(pairs), batch_size, shuffle, seed, least=2 * processes()))
 
 
 class PairDataModule(L.LightningDataModule):
@@ -297,7 +297,10 @@ class PairDataModule(L.LightningDataModule):
             sampler = by_name(self.people, self.batch_size, self.sampling, self.seed)
             return BatchLoader(DrawnGroups() if self.groups else DrawnPairs(), sampler)
         pairs = PairsAsGroups(self.train) if self.groups else self.train
-        return BatchLoader(pairs, PairBatchSampler(len(self.train), self.batch_size, shuffle=True, seed=self.seed))
+        least = 2 * processes()
+        return BatchLoader(
+            pairs, PairBatchSampler(len(pairs), self.batch_size, shuffle=True, seed=self.seed, least=least)
+        )
 
     def val_dataloader(self) -> BatchLoader:
         """Validation pairs in order."""

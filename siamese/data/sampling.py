@@ -23,18 +23,18 @@ Ints = NDArray[np.int64]
 class PairBatchSampler(Sampler[Tensor]):
     """Rows of a `PairSet`, a batch at a time.
 
-    A last batch of a single pair joins the one before it: batch normalization has no statistics of one.
+    A last batch of fewer than ``least`` pairs joins the one before it: batch normalization has no statistics of one.
     """
 
-    def __init__(self, pairs: int, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(self, pairs: int, batch_size: int, shuffle: bool = False, seed: int = 0, least: int = 2) -> None:
         self.pairs = pairs
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
         full, rest = divmod(pairs, batch_size)
         self.sizes = [batch_size] * full + [rest] * (rest > 0)
-        if rest == 1 and full:
-            self.sizes[-2:] = [batch_size + 1]
+        if 0 < rest < least and full:
+            self.sizes[-2:] = [batch_size + rest]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
