@@ -196,7 +196,7 @@ def test_failed_build_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", fail)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", fail)
     with pytest.raises(DataError, match=r"data\.cache=.*No space left"):
         load_images(folder, NAMES, options(tmp_path))
     assert not [path for path in (tmp_path / "cache").glob("*/*") if path.is_dir()]

@@ -197,8 +197,9 @@ def _write(slot: Path, signature: str, images: ImageArray) -> None:
     try:
         with (temporary / "pixels.npy").open("xb") as file:
             # Not np.save, which tells of a full disk as of two numbers.
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(images.pixels))
-            file.write(images.pixels.data)
+            pixels = np.ascontiguousarray(images.pixels)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
+            file.write(pixels.data)
         index = {"names": images.names, "excluded": images.excluded, "crc32": _checksum(images.pixels)}
         (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
         for old in slot.iterdir():
