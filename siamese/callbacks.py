@@ -36,8 +36,9 @@ class History(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Give the epochs before a resumption to loggers that begin a new file."""
+        anew: list[Logger] = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
         for row in self.rows:
-            self._log(row, [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)])
+            self._log(row, anew)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -132,7 +133,8 @@ class StopDiverged(Callback):
         """
         loss = outputs["loss"]
         saved = trainer.is_last_batch or signals.received() or trainer.global_step % (self.steps or self.EVERY) == 0
-        if (saved or loss.device.type == "cpu" or trainer.global_step % self.EVERY == 0) and not torch.isfinite(loss):
+        due = loss.device.type == "cpu" or trainer.global_step % self.EVERY == 0
+        if (saved or due) and not torch.isfinite(loss):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             raise TrainingError(
                 f"the training loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) "

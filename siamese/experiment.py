@@ -126,19 +126,8 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
-    together = config.trainer.processes > 1
-    with (
-        logging_redirect_tqdm(),
-        signals.deferred(together),
-        other_processes(config, folder),
-        _explaining(config, folder),
-    ):
-        try:
-            trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
-        except SIGTERMException:  # Lightning's answer, before its handlers are replaced
-            raise signals.Interrupted(signal.SIGTERM) from None
-        finally:
-            leave()
+    with logging_redirect_tqdm(), other_processes_and_signals(config, folder), _explaining(config, folder):
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     if not main:
         return {}
     history = read_history(folder.history)
@@ -170,6 +159,18 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     write_report(folder, trainer.loggers, config, result)
     announce(result)
     return result
+
+
+@contextmanager
+def other_processes_and_signals(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
+    """Within, the processes that train with this one run, and the first signal waits until all is saved."""
+    with signals.deferred(shared=config.trainer.processes > 1), other_processes(config, folder):
+        try:
+            yield
+        except SIGTERMException:  # Lightning's answer, before its handlers are replaced
+            raise signals.Interrupted(signal.SIGTERM) from None
+        finally:
+            leave()
 
 
 @contextmanager
