@@ -24,6 +24,7 @@ from siamese.errors import ConfigError
 from siamese.files import write_text_atomically
 from siamese.models import norm_pool
 from siamese.models.build import build_encoder
+from siamese.models.unfold_conv import cpu_has_bf16
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ AGREES = 0.5
 
 About 0.2 where bf16 works (rounding moves maxima and signs in a random network); a kernel that is wrong gives 1."""
 
-PROBE = 2
+PROBE = 3
 """Which version of `time_step` gave an answer; those of an earlier one are asked anew."""
 
 IMAGES = 32
@@ -97,15 +98,22 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
     """What ``precision`` and ``convolution`` ask for, with ``auto`` filled in for this machine.
 
     On a GPU: bf16 from compute capability 8.0 on, direct convolutions. On the CPU float32 goes through spectra, and
-    where bf16 is allowed a training step of the encoder's convolutions is timed in each way: bf16 is taken when it
-    is `WORTH` it and its gradients agree with those of float32 (on some processors and versions of torch it is
-    slow, or wrong). The answer is remembered in the folder ``data.cache``.
+    where the processor has bf16 and it is allowed a training step of the encoder's convolutions is timed in each way:
+    bf16 is taken when it is `WORTH` it and its gradients agree with those of float32 (on some processors and versions
+    of torch it is slow, or wrong). The answer is remembered in the folder ``data.cache``.
     """
     ways = _ways(config)
     if device.type == "cuda":
         capable = torch.cuda.get_device_capability(device) >= (8, 0)
         precision = ("bf16" if capable else "32") if config.precision == "auto" else config.precision
         return Arithmetic(precision, "direct" if config.convolution == "auto" else config.convolution)
+    if not cpu_has_bf16():
+        if config.precision == "bf16":
+            log.warning(
+                "precision=bf16: this processor has no arithmetic for it, and torch's own takes several times as long "
+                "as precision=32, which auto would take"
+            )
+        return Arithmetic("32" if config.precision == "auto" else config.precision, ways[0])
     if config.convolution != "auto" and config.precision != "auto":
         return Arithmetic(config.precision, config.convolution)
     if config.precision == "32":
@@ -145,6 +153,11 @@ def _measured(key: str, cache: Path) -> tuple[str, str]:
     log.info(
         "arithmetic on this machine: %s; a step of %d images took %s", " ".join(answer["best"]), IMAGES, answer["told"]
     )
+    if answer["slowdown"] > 1:  # only where bf16 was asked for
+        log.warning(
+            "precision=bf16 takes %.1f times as long as precision=32 on this machine; auto takes the faster",
+            answer["slowdown"],
+        )
     return answer["best"][0], answer["best"][1]
 
 
@@ -161,6 +174,7 @@ def _measure(precision: str, ways: list[str], channels: int, size: int, model: d
     best = Arithmetic("32", ways[0])
     seconds, gradient = time_step(best, model, channels, size)
     told = [f"{' '.join(best)} {1e3 * seconds:.0f} ms"]
+    fastest = seconds
     limit = seconds / WORTH if precision == "auto" else math.inf
     for way in ways:
         candidate = Arithmetic("bf16", way)
@@ -168,8 +182,8 @@ def _measure(precision: str, ways: list[str], channels: int, size: int, model: d
         difference = float((other - gradient).norm() / gradient.norm())
         told.append(f"{' '.join(candidate)} {1e3 * taken:.0f} ms (gradient off by {difference:.2f})")
         if taken < limit and (difference <= AGREES or precision == "bf16"):
-            best, limit = candidate, taken
-    return {"best": list(best), "told": ", ".join(told)}
+            best, limit, fastest = candidate, taken, taken
+    return {"best": list(best), "told": ", ".join(told), "slowdown": fastest / seconds}
 
 
 def time_step(

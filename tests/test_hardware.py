@@ -32,6 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[tuple[str, str], t
         return seconds, torch.tensor([1.0, error])
 
     monkeypatch.setattr(hardware, "time_step", time_step)
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
     hardware._measured.cache_clear()
     yield figures
     hardware._measured.cache_clear()
@@ -61,13 +62,40 @@ def test_auto_refuses_a_bf16_that_is_wrong(tiny_config: Make, machine: dict[Any,
     assert choose_arithmetic(tiny_config(precision="auto"), CPU) == ("32", "dft")
 
 
+def test_a_bf16_that_is_slower_is_done_as_asked_and_told(
+    tiny_config: Make, machine: dict[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert choose_arithmetic(tiny_config(precision="bf16"), CPU).bf16
+    assert "times as long" not in caplog.text
+    hardware._measured.cache_clear()
+    machine["bf16", "dft"], machine["bf16", "direct"] = (4.0, 0.2), (3.0, 0.2)
+    other = tiny_config(precision="bf16")
+    other = other.model_copy(update={"data": other.data.model_copy(update={"cache": other.data.cache + "-2"})})
+    assert choose_arithmetic(other, CPU) == ("bf16", "direct")
+    assert "precision=bf16 takes 3.0 times as long as precision=32 on this machine" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("precision", "convolution", "taken"),
+    [("auto", "auto", ("32", "dft")), ("auto", "direct", ("32", "direct")), ("bf16", "auto", ("bf16", "dft"))],
+)
+def test_a_processor_without_bf16_is_not_measured(
+    precision: str, convolution: str, taken: tuple[str, str],
+    tiny_config: Make, machine: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    machine.clear()  # measuring would fail
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: False)
+    assert choose_arithmetic(tiny_config(precision=precision, convolution=convolution), CPU) == taken
+    assert ("this processor has no arithmetic for it" in caplog.text) == (precision == "bf16")
+
+
 def test_of_jobs_that_ask_at_once_one_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
     def measure(*question: Any) -> dict[str, Any]:
         time.sleep(0.2)
         measured.append(question)
-        return {"best": ["bf16", f"way {len(measured)}"], "told": ""}
+        return {"best": ["bf16", f"way {len(measured)}"], "told": "", "slowdown": 1.0}
 
     monkeypatch.setattr(hardware, "_measure", measure)
     with ThreadPoolExecutor(3) as jobs:
