@@ -200,6 +200,7 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
     """
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     protocol: TrainProtocol | OneShotProtocol
+    test_only = False
     if config_name == "train":
         try:
             train = configuration.load_train(cfg)
@@ -219,11 +220,12 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
         data, protocol = train.data, train.protocol
     else:
         wanted = configuration.load_eval(cfg)
-        first = find_runs(wanted)[0].config
+        member = find_runs(wanted)[0]
+        first, test_only = member.config, member.test_only
         data, protocol = first.data, wanted.protocol if isinstance(wanted.protocol, OneShotProtocol) else first.protocol
         if folder is not None and RunFolder(folder).result is not None:
             raise ConfigError(f"{folder} already holds a run; give another output folder")
-    check_data(data, protocol)
+    check_data(data, protocol, test_only)
     if fetch and isinstance(data, LfwData):
         prepare_data(data, sys.stderr.isatty(), protocol)
 

@@ -37,12 +37,24 @@ class Section(BaseModel):
 # --- data -------------------------------------------------------------------------------------------------
 
 
+def _crop(value: object) -> object:
+    if (
+        value is None
+        or (isinstance(value, int) and not isinstance(value, bool) and value >= 8)
+        or (isinstance(value, float) and 0 < value <= 1)
+    ):
+        return value
+    raise ValueError(f"{value!r} is neither a number of pixels, 8 or more, nor a share such as 0.6 or 1.0")
+
+
 class ImageOptions(Section):
     """How an image file becomes an array, and where the arrays are kept."""
 
     image_size: int = Field(105, ge=8, le=1024, description="side of the square network input, pixels")
     color: bool = Field(False, description="RGB instead of grey")
-    crop: int | None = Field(None, ge=8, description="side of the central square kept before resizing, pixels")
+    crop: Annotated[int | float | None, PlainValidator(_crop)] = Field(
+        None, description="side of the central square kept before resizing: pixels, or a share of the shorter side"
+    )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     cache: str = Field("data/cache", min_length=1, description="folder of the decoded images")
     split: Literal["pairs", "people"] = Field("pairs", description="what training and validation do not share")
@@ -76,7 +88,39 @@ class SyntheticData(ImageOptions):
     view2_pairs: int = Field(ge=20, multiple_of=20, description="pairs of View 2's ten folds together")
 
 
-DataConfig = Annotated[LfwData | SyntheticData, Field(discriminator="name")]
+class OwnData(ImageOptions):
+    """What data sets of one's own share."""
+
+    crop: Annotated[int | float | None, PlainValidator(_crop)] = 1.0
+    split: Literal["pairs", "people"] = "people"
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share kept for the test: of people, of a list's pairs")
+
+
+class FolderData(OwnData):
+    """A folder of photos for each person; pairs are formed, and people parted, by ``split_seed``."""
+
+    name: Literal["folder"]
+    root: str = Field(min_length=1, description="folder that holds a folder for each person")
+    train_pairs: int = Field(2000, ge=2, multiple_of=2, description="at most, half of one person; setting restricted")
+    val_pairs: int = Field(500, ge=2, multiple_of=2, description="at most, half of them of one person")
+    test_pairs: int = Field(1000, ge=2, multiple_of=2, description="at most, half of them of one person")
+
+    @model_validator(mode="after")
+    def _people_are_parted(self) -> FolderData:
+        if self.split != "people":
+            raise ValueError(f"split={self.split}: data=folder keeps people apart; leave it out")
+        return self
+
+
+class PairsData(OwnData):
+    """A CSV file of pairs: image1, image2, label, and perhaps split."""
+
+    name: Literal["pairs"]
+    list: str = Field(min_length=1, description="the CSV file")
+    root: str | None = Field(None, min_length=1, description="folder of the images; null: that of the list")
+
+
+DataConfig = Annotated[LfwData | SyntheticData | FolderData | PairsData, Field(discriminator="name")]
 
 
 # --- model, objective, optimisation -----------------------------------------------------------------------
@@ -363,6 +407,13 @@ class View2Protocol(Section):
     fold: int | None = Field(None, ge=1, description="this fold alone, counted from 1; null: all")
 
 
+class HoldoutProtocol(Section):
+    """The test of one's own data: pairs of people kept apart."""
+
+    name: Literal["holdout"]
+    setting: Setting = "restricted"
+
+
 class OneShotProtocol(Section):
     """N-way one-shot identification of the test people."""
 
@@ -372,8 +423,8 @@ class OneShotProtocol(Section):
     seed: int = Field(0, ge=0)
 
 
-TrainProtocol = Annotated[View1Protocol | View2Protocol, Field(discriminator="name")]
-EvalProtocol = Annotated[View1Protocol | View2Protocol | OneShotProtocol, Field(discriminator="name")]
+TrainProtocol = Annotated[View1Protocol | View2Protocol | HoldoutProtocol, Field(discriminator="name")]
+EvalProtocol = Annotated[View1Protocol | View2Protocol | HoldoutProtocol | OneShotProtocol, Field(discriminator="name")]
 
 
 Label = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1, max_length=120)]
@@ -446,6 +497,17 @@ class TrainConfig(Section):
             raise ValueError(
                 f"calibration={self.calibration}: objective={self.objective.name} with backend={self.backend.name} "
                 "gives similarities, not logits; give calibration=platt"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _protocol_is_the_datas(self) -> TrainConfig:
+        if isinstance(self.data, OwnData) != (self.protocol.name == "holdout"):
+            wanted = "holdout" if isinstance(self.data, OwnData) else "view1 or view2"
+            raise ValueError(f"protocol={self.protocol.name} is not for data={self.data.name}; give protocol={wanted}")
+        if isinstance(self.data, PairsData) and self.unrestricted:
+            raise ValueError(
+                "data=pairs tells no names that could form further pairs; give protocol.setting=restricted"
             )
         return self
 

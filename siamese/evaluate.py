@@ -63,6 +63,7 @@ def start_evaluation(members: list[Member], config: EvalConfig, folder: RunFolde
     # What the weights were made with counts, whatever they are scored on.
     facts["outside_data"] |= any(member.result["outside_data"] for member in members)
     paths = [str(member.folder.path.resolve()) for member in members]
+    facts["setting"] = first.result.get("setting", facts["setting"])
     if config.protocol is not None:
         facts["protocol"] = config.protocol.name
     folder.start(
@@ -81,7 +82,9 @@ def verify(members: list[Member], refit: bool, folder: RunFolder) -> None:
     scored: list[dict[str, NDArray[np.floating]]] = []
     pairs: list[list[Pair]] = []
     for member in members:
-        data = load_data(member.config, folder)
+        data = load_data(member.config, folder, member.test_only)
+        tested = [row[:2] for row in folder.memberships or () if row[2] == "test"]
+        check_strangers(member, {name for names in tested for name in names}, folder)
         pairs.append(data.val.pairs + data.test.pairs)
         if pairs[-1] != pairs[0]:
             raise DataError(f"{member.folder.path}: other images are unusable for it than for {first.folder.path}")
@@ -100,6 +103,26 @@ def verify(members: list[Member], refit: bool, folder: RunFolder) -> None:
         scores = {split: np.mean([one[split] for one in logits], axis=0) for split in scores}
         decision = choose_decision(scores["val"], labels, "platt", first.config.threshold)
     announce(folder.record(**judge(scores, data, decision, first.config.threshold, folder)))
+
+
+def check_strangers(member: Member, tested: set[str], folder: RunFolder) -> None:
+    """Make sure that nobody of the test was trained on, as far as names of one's own photos tell.
+
+    Args:
+        member: what is tested.
+        tested: names of the people and of the images.
+        folder: of the evaluation.
+
+    Raises:
+        DataError: somebody was, in the same folder of photos.
+    """
+    trained = {name for *names, split in member.folder.memberships or () if split == "train" for name in names}
+    if not (both := trained & tested):
+        return
+    told = f"somebody of the test ({min(both)}) was trained on in {member.folder.path}"
+    if folder.result is not None and folder.result.get("image_root") == member.result.get("image_root"):
+        raise DataError(f"{folder.result['image_root']}: {told}; leave data out, to test on those that it kept apart")
+    log.warning("%s, if the names mean the same: figures are too good for strangers", told)
 
 
 def load_scorer(member: Member, refit: bool, data: PairDataModule | None = None) -> SiameseNetwork:
@@ -151,7 +174,9 @@ def identify(members: list[Member], refit: bool, protocol: OneShotProtocol, fold
             calibration, threshold = member.config.fitted_calibration, member.config.threshold
             decision = choose_decision(val, data.val.labels.numpy(), calibration, threshold)
         scorers.append((network, device, bf16, decision.calibration))
-    people = read_test_people(members[0].config.data, members[0].config.protocol)
+    people = read_test_people(members[0].config.data, members[0].config.protocol, members[0].test_only)
+    for member in members:
+        check_strangers(member, {*people, *(name for images in people.values() for name in images)}, folder)
     listed = [name for images in people.values() for name in images]
     arrays = [
         load_images(image_root(m.config.data), listed, m.config.data, progress=sys.stderr.isatty()) for m in members

@@ -53,7 +53,7 @@ from siamese.checkpoints import (
 from siamese.collective import leave
 from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
 from siamese.data.module import PairDataModule
-from siamese.data.sources import LAYOUTS, image_root
+from siamese.data.sources import has_outside_data, image_root, read_memberships, title
 from siamese.distributed import other_processes
 from siamese.errors import DataError, TrainingError
 from siamese.evaluation.decision import Decision, choose_decision
@@ -68,7 +68,7 @@ from siamese.objectives.build import build_objective
 from siamese.report.html import PROTOCOLS, titled
 from siamese.report.load import OUTCOMES
 from siamese.report.run import write_run_report
-from siamese.runs import RunFolder, is_main
+from siamese.runs import MEMBERSHIP_COLUMNS, RunFolder, is_main
 from siamese.scoring import embed_images, fit_backend, score_pairs
 from siamese.tracking import RunTensorBoardLogger, as_folder_name, log_configuration, log_embedding, log_result
 
@@ -193,8 +193,17 @@ def _explaining(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
-    """The data module, set up; ``excluded.csv`` is written even when nothing usable is left."""
+def load_data(config: TrainConfig, folder: RunFolder, test_only: bool = False) -> PairDataModule:
+    """The data module, set up; ``excluded.csv`` is written even when nothing usable is left.
+
+    Args:
+        config: of the run.
+        folder: where the files go.
+        test_only: all of one's own data is for the test.
+
+    Raises:
+        DataError: as in `PairDataModule.setup`, or photos of one's own are others than when the run was begun.
+    """
     data = PairDataModule(
         config.data,
         config.batch_size,
@@ -203,6 +212,7 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
         protocol=config.protocol,
         groups=config.objective.name not in PAIR_OBJECTIVES,
         sampling=config.sampling,
+        test_only=test_only,
     )
     data.prepare_data()
     try:
@@ -211,6 +221,8 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
         if is_main(config.trainer.processes):
             excluded = sorted(data.images.excluded.items())
             write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
+    if is_main(config.trainer.processes):
+        keep_memberships(config, data, folder)
     sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
     trained_on = f"{len(data.train):,} training"
     if data.people is not None:
@@ -227,8 +239,23 @@ def load_data(config: TrainConfig, folder: RunFolder) -> PairDataModule:
             )
     if is_main(config.trainer.processes):
         folder.record(**sizes, n_excluded=len(data.images.excluded))
-    log.info("%s: %s, %d validation, %d test pairs", config.data.name, trained_on, len(data.val), len(data.test))
+    log.info("%s: %s, %d validation, %d test pairs", title(config.data), trained_on, len(data.val), len(data.test))
     return data
+
+
+def keep_memberships(config: TrainConfig, data: PairDataModule, folder: RunFolder) -> None:
+    """Record who of one's own photos is in which set, for what comes after, and hold a resumed run to it."""
+    members = read_memberships(config.data, data.val.pairs, data.test_only)
+    if members is None:
+        return
+    recorded = folder.memberships
+    if recorded is not None and recorded != members:
+        changed = {row[0] for row in set(recorded) ^ set(members)}
+        raise DataError(
+            f"{image_root(config.data)}: not as it was when the run was begun: {len(changed)} images came, went or "
+            f"are in another set now ({min(changed)}); restore them, or begin another run"
+        )
+    write_csv_atomically(folder.split, MEMBERSHIP_COLUMNS, members)
 
 
 def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataModule) -> SiameseModule:
@@ -373,6 +400,8 @@ def judge(
     rows: list[tuple[object, ...]] = []
     figures: dict[str, Any] = {}
     for split, pairs in (("val", data.val), ("test", data.test)):
+        if not len(pairs):  # nothing but a test
+            continue
         probabilities = decision.probabilities(scores[split])
         for pair, score, probability in zip(pairs.pairs, scores[split], probabilities, strict=True):
             predicted = int(probability >= decision.threshold)
@@ -393,10 +422,10 @@ def describe(config: TrainConfig, device: torch.device, arithmetic: Arithmetic) 
     """The facts about a run that are known before it starts."""
     return {
         "name": config.name,
-        "dataset": config.data.name,
+        "dataset": title(config.data),
         "protocol": config.protocol.name,
         "setting": config.protocol.setting,
-        "outside_data": LAYOUTS[config.data.name].outside_data or getattr(config.model, "weights", None) is not None,
+        "outside_data": has_outside_data(config.data) or getattr(config.model, "weights", None) is not None,
         "image_root": str(image_root(config.data).resolve()),
         "seed": config.seed,
         **arithmetic._asdict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -12,12 +13,24 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from siamese.config import EvalConfig, ImageOptions, TrainConfig, read_yaml, to_plain, write_yaml
+from siamese.config import (
+    EvalConfig,
+    HoldoutProtocol,
+    OwnData,
+    TrainConfig,
+    View1Protocol,
+    read_yaml,
+    to_plain,
+    write_yaml,
+)
 from siamese.errors import ConfigError
 from siamese.files import flatten, remove_unfinished, write_text_atomically
 from siamese.signals import Interrupted, was_requeued
 
 log = logging.getLogger(__name__)
+
+MEMBERSHIP_COLUMNS = ("image", "person", "split")
+"""The columns of ``split.csv``."""
 
 _held: dict[Path, FileLock] = {}
 
@@ -33,6 +46,7 @@ class RunFolder:
         self.backend = self.checkpoints / "backend.ckpt"
         self.history = path / "history.csv"
         self.config = path / "config.yaml"
+        self.split = path / "split.csv"
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -51,6 +65,21 @@ class RunFolder:
         if not isinstance(result, dict):
             raise ConfigError(f"{file}: is no JSON object; restore it or choose another folder")
         return result
+
+    @property
+    def memberships(self) -> list[tuple[str, str, str]] | None:
+        """The rows of ``split.csv``, the sets of one's own images: (image, person, split); None when there is no file.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            with self.split.open(encoding="utf-8", newline="") as file:
+                return [(row["image"], row["person"], row["split"]) for row in csv.DictReader(file)]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise ConfigError(f"{self.split}: cannot be read ({error}); restore it or choose another folder") from None
 
     @property
     def is_done(self) -> bool:
@@ -172,11 +201,19 @@ PREPROCESSING = ("image_size", "color", "crop", "interpolation")
 
 
 class Member(NamedTuple):
-    """A finished run to be scored: where it lies, what is recorded of it, and the configuration to score it with."""
+    """A finished run to be scored.
+
+    Attributes:
+        folder: where it lies.
+        result: what is recorded of it.
+        config: to score it with.
+        test_only: whether that is on photos of one's own that the run has not seen, all of which are for the test.
+    """
 
     folder: RunFolder
     result: dict[str, Any]
     config: TrainConfig
+    test_only: bool = False
 
 
 def find_runs(config: EvalConfig) -> list[Member]:
@@ -191,6 +228,12 @@ def find_runs(config: EvalConfig) -> list[Member]:
         raise ConfigError(f"run={list(names)}: name one folder, or several different ones")
     members = [_find_run(name, config) for name in names]
     first = members[0]
+    if first.test_only and (config.scores_anew or len(members) > 1):
+        what = "an ensemble is calibrated" if len(members) > 1 else "what is scored anew is fitted and calibrated"
+        raise ConfigError(
+            f"data={first.config.data.name}: {what} on training and validation pairs, which other data lacks; leave it "
+            "out"
+        )
     for member in members[1:]:
         for key in ("name", "root", "split", "val_fraction", "split_seed"):
             if getattr(member.config.data, key) != getattr(first.config.data, key):
@@ -225,17 +268,22 @@ def _find_run(name: str, config: EvalConfig) -> Member:
         raise ConfigError(f"run={name}: it holds a network for each fold; name the folder of one, as {name}/fold_01")
     if trained.checkpoint.keep == "none":
         raise ConfigError(f"run={name}: it was trained with checkpoint=none, so its weights were not kept")
+    own = isinstance(trained.data if config.data is None else config.data, OwnData)
+    if own != isinstance(trained.data, OwnData):  # tested on another kind of data than it was trained on
+        holdout, view1 = HoldoutProtocol(name="holdout", setting=trained.protocol.setting), View1Protocol(name="view1")
+        trained = trained.model_copy(update={"protocol": holdout if own else view1})
     wanted = config.protocol.name if config.protocol else trained.protocol.name
-    if wanted != trained.protocol.name and not (wanted == "oneshot" and trained.protocol.name == "view1"):
+    if wanted != trained.protocol.name and not (wanted == "oneshot" and trained.protocol.name in ("view1", "holdout")):
         raise ConfigError(
             f"protocol={wanted}: the run was trained in {trained.protocol.name}, on people that {wanted} tests; train "
             f"anew with protocol={'view1' if wanted == 'oneshot' else wanted}"
         )
-    # Fold and setting are the run's; what the group of options gives by itself asks for nothing.
-    for key, unasked in (("setting", "restricted"), ("fold", None)):
-        asked, own = getattr(config.protocol, key, unasked), getattr(trained.protocol, key, None)
-        if asked not in (unasked, own):
-            raise ConfigError(f"protocol.{key}={asked}: the run was trained with protocol.{key}={own}; leave it out")
+    # Fold and setting are the run's; what the group of options gives by itself asks for nothing. One's own data brings
+    # its setting.
+    for key, unasked in () if own else (("setting", "restricted"), ("fold", None)):
+        asked, given = getattr(config.protocol, key, unasked), getattr(trained.protocol, key, None)
+        if asked not in (unasked, given):
+            raise ConfigError(f"protocol.{key}={asked}: the run was trained with protocol.{key}={given}; leave it out")
     if config.backend is not None:
         changed = {"backend": config.backend, "calibration": "auto"}  # that of another back end need not fit
         trained = trained.model_copy(update=changed)
@@ -243,11 +291,12 @@ def _find_run(name: str, config: EvalConfig) -> Member:
     trained = trained.model_copy(update={key: value for key, value in views.items() if value is not None})
     if config.data is None:
         return Member(folder, result, trained)
-    # How a photo becomes the network's input is the run's, and so are its validation pairs: whom it was trained on does
-    # not change with the images.
-    kept = {key: getattr(trained.data, key) for key in (*PREPROCESSING, "split", "val_fraction", "split_seed")}
+    # How a photo becomes the network's input is the run's, and so are its validation pairs where the lists are LFW's:
+    # whom it was trained on does not change with the images.
+    listed = () if own or isinstance(trained.data, OwnData) else ("split", "val_fraction", "split_seed")
+    kept = {key: getattr(trained.data, key) for key in (*PREPROCESSING, *listed)}
     for key in PREPROCESSING:
         given = getattr(config.data, key)
-        if given not in (kept[key], ImageOptions.model_fields[key].default):
+        if given not in (kept[key], type(config.data).model_fields[key].default):
             raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={kept[key]}; leave it out")
-    return Member(folder, result, trained.model_copy(update={"data": config.data.model_copy(update=kept)}))
+    return Member(folder, result, trained.model_copy(update={"data": config.data.model_copy(update=kept)}), own)

@@ -31,6 +31,9 @@ OPTIONS = sorted(
 NEEDS = {
     ("objective", "arcface"): ["protocol.setting=unrestricted"],
     ("objective", "cosface"): ["protocol.setting=unrestricted"],
+    ("protocol", "holdout"): ["data=folder", "data.root=photos"],
+    ("data", "folder"): ["data.root=photos"],
+    ("data", "pairs"): ["data.list=pairs.csv"],
 }
 """What an option does not work without."""
 

@@ -35,6 +35,15 @@ def test_defaults_are_the_reports_first_run() -> None:
     assert (config.max_epochs, config.patience, config.monitor, config.threshold) == (20, 5, "val/loss", 0.5)
 
 
+def test_a_recipe_takes_photos_of_ones_own() -> None:
+    config = load("experiment=best/quick", "data=folder", "data.root=photos")
+    assert (config.data.name, config.data.crop, config.protocol.name) == ("folder", 0.48, "holdout")
+    assert config.unrestricted
+    assert not load("experiment=best/restricted", "data=pairs", "data.list=a.csv").unrestricted
+    with pytest.raises(ConfigError, match="data=pairs tells no names"):
+        load("experiment=best/quick", "data=pairs", "data.list=a.csv", "protocol.setting=unrestricted")
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_config_file_composes(group: str, option: str) -> None:
     assert load(f"{group}={option}", *NEEDS.get((group, option), []))

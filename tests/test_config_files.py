@@ -11,8 +11,9 @@ from conftest import NEEDS, OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 
 from siamese import config as configuration
-from siamese import experiment
 from siamese.config import TrainConfig
+from siamese.data.lists import read_pairs
+from siamese.data.sources import LAYOUTS
 from siamese.errors import ConfigError
 from siamese.experiment import train
 from siamese.folds import train_folds
@@ -24,6 +25,16 @@ def run(config: TrainConfig, folder: RunFolder) -> dict[str, object]:
     return train(config, folder)
 
 
+def a_list(folder: Path, root: Path) -> Path:
+    """The tiny faces' pairs as a list of one's own."""
+    lines = ["image1,image2,label,split"]
+    for split in ("Train", "Test"):
+        pairs = read_pairs(root / f"pairsDev{split}.txt")
+        lines += [",".join(map(str, [*pair, split.lower()])) for pair in pairs]
+    (folder / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "pairs.csv"
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_config_file_runs(
     group: str, option: str, tiny_overrides: list[str], tiny_root: Path, tmp_path: Path
@@ -31,12 +42,20 @@ def test_every_config_file_runs(
     """One epoch with each option of each group; the LFW sets on the tiny faces laid out as each of them."""
     folder = RunFolder(tmp_path / "run")
     overrides = [*tiny_overrides, "max_epochs=1"]
-    if group == "data" and option != "synthetic":
+    if option in ("folder", "holdout"):
+        overrides = [o for o in overrides if not o.startswith("data")]
+        overrides += ["data=folder", f"data.root={tiny_root / 'lfw'}", f"data.cache={tmp_path / 'cache'}"]
+        overrides += ["data.image_size=65"]
+    elif option == "pairs":
+        overrides = [o for o in overrides if not o.startswith("data")]
+        overrides += ["data=pairs", f"data.list={a_list(tmp_path, tiny_root)}", f"data.root={tiny_root / 'lfw'}"]
+        overrides += [f"data.cache={tmp_path / 'cache'}", "data.image_size=65"]
+    elif group == "data" and option != "synthetic":
         root = tmp_path / "root"
         root.mkdir()
         for file in tiny_root.glob("*.txt"):
             (root / file.name).symlink_to(file)
-        (root / experiment.LAYOUTS[option].images).symlink_to(tiny_root / "lfw")
+        (root / LAYOUTS[option].images).symlink_to(tiny_root / "lfw")
         specific = ("data.root", "data=", *(f"data.{key}" for key in ("seed", "t", "view2")))
         overrides = [o for o in overrides if not o.startswith(specific)] + [f"data={option}", f"data.root={root}"]
     elif group == "experiment":

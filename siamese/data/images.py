@@ -79,10 +79,11 @@ def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
             raise ValueError(f"{file.width} x {file.height} pixels, which is more than {LARGEST:,}")
         image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB" if options.color else "L")
     if options.crop is not None:
-        if min(image.size) < options.crop:
-            raise ValueError(f"{image.width} x {image.height} pixels, which is less than data.crop={options.crop}")
-        left, top = ((side - options.crop) // 2 for side in image.size)
-        image = image.crop((left, top, left + options.crop, top + options.crop))
+        crop = options.crop if isinstance(options.crop, int) else max(1, round(options.crop * min(image.size)))
+        if min(image.size) < crop:
+            raise ValueError(f"{image.width} x {image.height} pixels, which is less than data.crop={crop}")
+        left, top = ((side - crop) // 2 for side in image.size)
+        image = image.crop((left, top, left + crop, top + crop))
     side = options.image_size
     image = image.resize((side, side), _RESAMPLING[options.interpolation])
     return np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)

@@ -15,13 +15,15 @@ written in ASCII digits without sign or leading zero and lies in 1..9999, since 
 from __future__ import annotations
 
 import codecs
+import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from siamese.data.connected import connected
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,10 @@ _INDEX = re.compile(r"[1-9][0-9]{0,3}")
 _FORBIDDEN_IN_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.")
 _SAME = "'name i j'"
 _DIFFERENT = "'name1 i name2 j'"
+
+
+People = dict[str, list[str]]
+"""Names of people -> their images, relative to the image folder."""
 
 
 class Pair(NamedTuple):
@@ -46,14 +52,30 @@ def image_name(person: str, index: int) -> str:
     return f"{person}/{person}_{index:04d}.jpg"
 
 
+def forbidden_in_name(name: str) -> bool:
+    """Whether a name of a file or folder holds what could lead elsewhere or break a line."""
+    return _FORBIDDEN_IN_NAME.search(name) is not None
+
+
 def person_of(image: str) -> str:
-    """The person whose image it is by its name: ``Name/Name_0001.jpg`` -> ``Name``."""
-    return image.rpartition("/")[0]
+    """The person whose image it is by its first folder: ``Name/Name_0001.jpg`` -> ``Name``."""
+    return image.partition("/")[0]
 
 
 def people_of(pairs: Iterable[Pair]) -> set[str]:
     """The names of all people in the pairs."""
     return {person_of(name) for pair in pairs for name in (pair.image1, pair.image2)}
+
+
+def identities(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Each image of the pairs -> who is on it: its first folder, if that agrees with all labels, as LFW's names do.
+
+    Otherwise as far as the labels tell: one name for all images that a chain of same pairs connects.
+    """
+    if all((person_of(pair.image1) == person_of(pair.image2)) == bool(pair.label) for pair in pairs):
+        return {image: person_of(image) for pair in pairs for image in (pair.image1, pair.image2)}
+    alone = ((image, image) for pair in pairs for image in (pair.image1, pair.image2))
+    return connected(itertools.chain(alone, ((pair.image1, pair.image2) for pair in pairs if pair.label)))
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
@@ -68,7 +90,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     (count,) = lines.numbers("the number of same pairs alone on the first line, as in pairsDevTrain.txt", fields=1)
     pairs = _read_block(lines, count)
     lines.finish()
-    _warn_of_duplicates(lines.path, pairs)
+    warn_of_duplicates(lines.path, pairs)
     return pairs
 
 
@@ -84,7 +106,7 @@ def read_folds(path: str | os.PathLike[str]) -> list[list[Pair]]:
     folds, count = lines.numbers("the number of folds and of same pairs in each, as '10<TAB>300'", fields=2)
     blocks = [_read_block(lines, count) for _ in range(folds)]
     lines.finish()
-    _warn_of_duplicates(lines.path, [pair for block in blocks for pair in block])
+    warn_of_duplicates(lines.path, [pair for block in blocks for pair in block])
     return blocks
 
 
@@ -118,7 +140,7 @@ class _Lines:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         # Only line feeds end a line: str.splitlines would also split at characters that a name may hold.
-        lines = [line.removesuffix("\r") for line in _read_text(self.path).split("\n")]
+        lines = [line.removesuffix("\r") for line in read_text(self.path, "one of LFW's lists").split("\n")]
         while lines and not lines[-1].strip():
             lines.pop()
         self._lines = lines
@@ -145,7 +167,7 @@ class _Lines:
     def person(self, name: str) -> str:
         if not name:
             raise self.error("empty name", "a person's name")
-        if _FORBIDDEN_IN_NAME.search(name) or name != name.strip():
+        if forbidden_in_name(name) or name != name.strip():
             raise self.error(
                 f"impossible name {_shown([name])}",
                 "a name without slashes, '..', control characters and blanks around it",
@@ -167,13 +189,18 @@ class _Lines:
             )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, expected: str) -> str:
+    """The text of a list, without a byte order mark.
+
+    Raises:
+        DataError: it is missing, no regular file, or not UTF-8; ``expected`` says what it should be.
+    """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
-            raise DataError(f"{path}: is not a regular file (expected one of LFW's lists)")
+            raise DataError(f"{path}: is not a regular file (expected {expected})")
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file (expected one of LFW's lists)") from None
+        raise DataError(f"{path}: no such file (expected {expected})") from None
     except (OSError, ValueError) as error:  # ValueError: a path that cannot be, with a NUL in it
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read: {reason}") from None
@@ -231,7 +258,8 @@ def _read_subset(lines: _Lines, size: int, seen: set[str]) -> dict[str, int]:
     return subset
 
 
-def _warn_of_duplicates(path: Path, pairs: Iterable[Pair]) -> None:
+def warn_of_duplicates(path: Path, pairs: Iterable[Pair]) -> None:
+    """Log how many pairs are listed more than once, if any are."""
     seen = set()
     duplicates = 0
     for pair in pairs:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from siamese.collective import processes, share
 from siamese.config import DataConfig, SamplingConfig, TrainProtocol
 from siamese.data.images import ImageArray, load_images
-from siamese.data.lists import Pair, people_of
+from siamese.data.lists import Pair, People, identities, people_of
 from siamese.data.sampling import (
     GroupBatchSampler,
     Ints,
@@ -29,7 +29,7 @@ from siamese.data.sampling import (
     PeopleSampler,
     groups_of_pairs,
 )
-from siamese.data.sources import VIEW1, People, image_root, prepare_data, read_listed
+from siamese.data.sources import VIEW1, image_root, prepare_data, read_listed
 from siamese.data.split import Split, people_split, stratified_split
 from siamese.errors import DataError
 
@@ -158,7 +158,7 @@ def pair_loader(pairs: PairSet, batch_size: int, shuffle: bool = False, seed: in
 
 
 class PairDataModule(L.LightningDataModule):
-    """A protocol of a data set in LFW's layout: pairs for training, validation and test.
+    """A protocol of a data set: pairs for training, validation and test.
 
     All images are decoded once into a uint8 array (`siamese.data.images`); batches carry indices into it, and
     the images are gathered and turned into floats on the device of the trainer.
@@ -172,9 +172,10 @@ class PairDataModule(L.LightningDataModule):
         batch_size: pairs in a batch; a batch of groups has twice as many images.
         seed: of the order.
         progress: show bars while decoding.
-        protocol: View 1, or a fold of View 2.
+        protocol: View 1, a fold of View 2, or what one's own data set holds out.
         groups: give training batches as groups of images of one person instead of as pairs.
         sampling: what an epoch shows of each person in the unrestricted setting.
+        test_only: all of one's own data is for the test: ``train`` and ``val`` stay empty.
 
     Attributes (after ``setup``):
         images: the decoded images and the excluded files; there even when ``setup`` finds nothing usable.
@@ -191,6 +192,7 @@ class PairDataModule(L.LightningDataModule):
         protocol: TrainProtocol = VIEW1,
         groups: bool = False,
         sampling: SamplingConfig | None = None,
+        test_only: bool = False,
     ) -> None:
         super().__init__()
         self.data = data
@@ -200,6 +202,7 @@ class PairDataModule(L.LightningDataModule):
         self.protocol = protocol
         self.groups = groups
         self.sampling = sampling or SamplingConfig()
+        self.test_only = test_only
         self.images = ImageArray([], np.empty((0, 0, 0, 0), np.uint8), {})
         self.people: list[Ints] | None = None
         self._pixels = torch.empty(0, dtype=torch.uint8)
@@ -207,7 +210,8 @@ class PairDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Render or download what is missing."""
-        prepare_data(self.data, self.progress, self.protocol)
+        if not self.test_only:  # what is one's own is there, or is missed below
+            prepare_data(self.data, self.progress, self.protocol)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the lists, decode the images, drop unusable pairs, split; later calls do nothing.
@@ -217,19 +221,23 @@ class PairDataModule(L.LightningDataModule):
         """
         if self._is_set_up:
             return
-        listed = read_listed(self.data, self.protocol)
-        if both := people_of(listed.train) & people_of(listed.test):
-            log.warning(
-                "%d people are in %s and in %s (%s): figures on the test pairs are too good for strangers",
-                len(both),
-                listed.train_list,
-                listed.test_list,
-                min(both),
-            )
+        listed = read_listed(self.data, self.protocol, self.test_only)
         pairs = {listed.train_list: listed.train, listed.test_list: listed.test}
-        people = listed.people or {}
+        if listed.val is not None:
+            pairs["validation"] = listed.val
+        person = identities([pair for part in pairs.values() for pair in part])
+        trained, *others = ({person[name] for pair in part for name in pair[:2]} for part in pairs.values())
+        for people, name in zip(others, list(pairs)[1:], strict=True):
+            if both := trained & people:
+                log.warning(
+                    "%d people are in %s and in %s (%s): figures on the latter are too good for strangers",
+                    len(both),
+                    listed.train_list,
+                    name,
+                    min(both),
+                )
         names = [name for part in pairs.values() for pair in part for name in (pair.image1, pair.image2)]
-        names += [name for images_of in people.values() for name in images_of]
+        names += [name for images_of in (listed.people or {}).values() for name in images_of]
         root = image_root(self.data)
         self.images = images = load_images(root, names, self.data, self.progress)
         usable = {name: _usable(part, images) for name, part in pairs.items()}
@@ -241,7 +249,7 @@ class PairDataModule(L.LightningDataModule):
                 dropped,
             )
         for name, part in usable.items():
-            if len({pair.label for pair in part}) < 2:
+            if len({pair.label for pair in part}) < 2 and (pairs[name] or name == listed.test_list):
                 raise DataError(
                     f"{root}: after dropping unusable images {len(part)} of {len(pairs[name])} pairs of {name} "
                     "are left, and not both of a same and a different pair; check data.root (excluded.csv has "
@@ -249,11 +257,15 @@ class PairDataModule(L.LightningDataModule):
                 )
         row = {name: index for index, name in enumerate(images.names)}
         train_pairs = usable[listed.train_list]
-        kept, held_out = self._split(train_pairs)
-        self.train = PairSet.of([train_pairs[i] for i in kept], row)
-        self.val = PairSet.of([train_pairs[i] for i in held_out], row)
+        if listed.val is None:
+            kept, held_out = self._split(train_pairs)
+            val_pairs, train_pairs = [train_pairs[i] for i in held_out], [train_pairs[i] for i in kept]
+        else:
+            val_pairs = usable["validation"]
+        self.train = PairSet.of(train_pairs, row)
+        self.val = PairSet.of(val_pairs, row)
         self.test = PairSet.of(usable[listed.test_list], row)
-        if listed.people is not None:
+        if listed.people is not None and not self.test_only:
             self.people = self._training_people(listed.people, row)
         self._pixels = torch.from_numpy(images.pixels)
         self._is_set_up = True

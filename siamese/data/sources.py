@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 from siamese.config import (
     DOWNLOADED_ROOT,
     DataConfig,
+    FolderData,
     LfwData,
     OneShotProtocol,
+    OwnData,
+    PairsData,
     SyntheticData,
     TrainProtocol,
     View1Protocol,
     View2Protocol,
 )
-from siamese.data.lists import Pair, image_name, people_of, read_folds, read_pairs, read_people
+from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
+from siamese.data.photos import memberships, photo_root, read_own
 from siamese.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,9 +36,6 @@ FOLDS_LIST = "pairs.txt"
 FOLDS_PEOPLE_LIST = "people.txt"
 
 VIEW1 = View1Protocol(name="view1")
-
-People = dict[str, list[str]]
-"""Names of people -> their images, relative to the image folder."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,25 @@ LAYOUTS = {
 
 def image_root(data: DataConfig) -> Path:
     """The folder that image names are relative to."""
+    if isinstance(data, FolderData | PairsData):
+        return photo_root(data)
     return Path(data.root) / LAYOUTS[data.name].images
+
+
+def title(data: DataConfig) -> str:
+    """What figures on the data set are told to be of."""
+    match data:
+        case FolderData():
+            return f"folder {Path(data.root).resolve().name}"
+        case PairsData():
+            return f"list {Path(data.list).name}"
+        case _:
+            return data.name
+
+
+def has_outside_data(data: DataConfig) -> bool:
+    """Whether other images were used to make the images."""
+    return data.name in LAYOUTS and LAYOUTS[data.name].outside_data
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ class Listed:
     """What the lists of a protocol give.
 
     Attributes:
-        train: pairs for training and validation.
+        train: pairs for training, and for validation unless ``val`` is given.
         test: pairs to be scored.
         people: the people whose names may form further training pairs; None in the restricted setting.
         train_list, test_list: where the pairs stand, for messages.
@@ -82,22 +101,28 @@ class Listed:
     people: People | None
     train_list: str
     test_list: str
+    val: list[Pair] | None = None
 
 
-def read_listed(data: DataConfig, protocol: TrainProtocol) -> Listed:
-    """The pairs and the people of View 1, or of one fold of View 2.
+def read_listed(data: DataConfig, protocol: TrainProtocol, test_only: bool = False) -> Listed:
+    """The pairs and the people of View 1, of one fold of View 2, or of one's own data; ``test_only`` as of `read_own`.
 
     Raises:
-        DataError: a list is missing or malformed, there is no such fold, or a person of the test set is among those
-            to be trained on.
+        DataError: a list or a folder is missing or malformed, there is no such fold, or a person of the test is among
+            those to be trained on.
     """
-    root = Path(data.root)
     named = protocol.setting == "unrestricted"
+    if isinstance(data, FolderData | PairsData):
+        own = read_own(data, test_only)
+        name = data.root if isinstance(data, FolderData) else data.list
+        people = own.people if named else None
+        return Listed(own.train, own.test, people, f"{name}, training", f"{name}, test", own.val)
+    root = Path(data.root)
     if isinstance(protocol, View1Protocol):
         train, test = read_pairs(root / TRAIN_LIST), read_pairs(root / TEST_LIST)
         people = _merged(read_people(root / TRAIN_PEOPLE_LIST)) if named else None
         return Listed(train, test, _without_test_people(people, test, TRAIN_PEOPLE_LIST), TRAIN_LIST, TEST_LIST)
-    if protocol.fold is None:
+    if not isinstance(protocol, View2Protocol) or protocol.fold is None:
         raise ValueError("a fold of View 2 must be named")
     folds, subsets = _read_view2(root, named)
     if protocol.fold > len(folds):
@@ -135,19 +160,23 @@ def _listed_fold(folds: list[list[Pair]], subsets: list[dict[str, int]] | None, 
 
 def count_folds(data: DataConfig) -> int:
     """The number of folds of View 2's list; errors as of `siamese.data.lists.read_folds`."""
+    assert not isinstance(data, OwnData)  # `siamese.config` lets View 2 have LFW's layout alone
     return len(read_folds(Path(data.root) / FOLDS_LIST))
 
 
-def read_test_people(data: DataConfig, trained: TrainProtocol = VIEW1) -> People:
-    """The people of View 1's test set.
+def read_test_people(data: DataConfig, trained: TrainProtocol = VIEW1, test_only: bool = False) -> People:
+    """The people of the test set.
 
     Args:
         data: where the lists are.
         trained: the protocol of the run that is to be tested with them.
+        test_only: as of `read_own`.
 
     Raises:
         DataError: as of `siamese.data.lists.read_people`, or one of them is among those trained on.
     """
+    if isinstance(data, FolderData | PairsData):
+        return read_own(data, test_only).test_people
     root = Path(data.root)
     people = _merged(read_people(root / TEST_PEOPLE_LIST))
     seen = people_of(read_pairs(root / TRAIN_LIST))
@@ -155,6 +184,13 @@ def read_test_people(data: DataConfig, trained: TrainProtocol = VIEW1) -> People
         seen |= set(_merged(read_people(root / TRAIN_PEOPLE_LIST)))
     _refuse(seen & set(people), TEST_PEOPLE_LIST, "trained on")
     return people
+
+
+def read_memberships(
+    data: DataConfig, val: Sequence[Pair], test_only: bool = False
+) -> list[tuple[str, str, str]] | None:
+    """(image, person, split) of one's own images, as of `siamese.data.photos.memberships`; None of LFW's."""
+    return memberships(read_own(data, test_only), val) if isinstance(data, FolderData | PairsData) else None
 
 
 def _merged(subsets: list[dict[str, int]]) -> People:
@@ -176,14 +212,22 @@ def _refuse(both: set[str], source: str, where: str) -> None:
         raise DataError(f"{source}: {len(both)} of its people are {where} too ({min(both)}); mend the list")
 
 
-def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIEW1) -> None:
+def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIEW1, test_only: bool = False) -> None:
     """Make sure that the data set is there, with the protocol's lists, or can be made, without making it.
+
+    Args:
+        data: what is looked for.
+        protocol: whose lists it must have.
+        test_only: as of `read_own`.
 
     Raises:
         DataError: what is missing, and the remedy.
     """
     if isinstance(data, SyntheticData):
         _synthetic_spec(data)
+        return
+    if isinstance(data, FolderData | PairsData):
+        read_own(data, test_only)
         return
     root = Path(data.root)
     may_fetch = data.download and LAYOUTS[data.name].archive is not None
@@ -223,7 +267,7 @@ def prepare_data(data: DataConfig, progress: bool = False, protocol: TrainProtoc
         from siamese.data.synthetic import write_lfw_tree
 
         write_lfw_tree(Path(data.root), _synthetic_spec(data), progress=progress)
-    elif missing := _missing(data, protocol):
+    elif isinstance(data, LfwData) and (missing := _missing(data, protocol)):
         from siamese.data.download import download_lfw
 
         archive = LAYOUTS[data.name].archive

@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese.data.connected import connected
-from siamese.data.lists import Pair, person_of
+from siamese.data.lists import Pair, identities
 from siamese.errors import DataError
 
 Ints = NDArray[np.integer]
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Indices of (training, validation): two sorted arrays that share none."""
+
+Who = list[tuple[str, str]]
+"""The two people of each pair."""
 
 
 def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:
@@ -44,7 +47,7 @@ def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
 
 
-def people_split(pairs: list[Pair], fraction: float, seed: int) -> Split:
+def people_split(pairs: list[Pair], fraction: float, seed: int, key: str = "data.val_fraction") -> Split:
     """Indices of (training, validation) such that nobody is in pairs of both.
 
     People who are in one pair belong together, and so do those whom a chain of pairs connects: such groups are dealt to
@@ -54,9 +57,10 @@ def people_split(pairs: list[Pair], fraction: float, seed: int) -> Split:
     pairs of people of both sides, and what is too much of a label in validation, are then left out.
 
     Args:
-        pairs: [N]; whose images they are is told by their names.
+        pairs: [N]; whose images they are is told by `siamese.data.lists.identities`.
         fraction: share that goes to validation, in (0, 1).
         seed: of the choice alone.
+        key: what sets ``fraction``, for the message.
 
     Raises:
         DataError: a part would stay without any pair of a label.
@@ -64,27 +68,29 @@ def people_split(pairs: list[Pair], fraction: float, seed: int) -> Split:
     rng = np.random.default_rng(seed)
     labels = np.array([pair.label for pair in pairs])
     wanted = np.rint(fraction * np.bincount(labels, minlength=2)).astype(int)
-    people = _dealt(pairs, labels, wanted, rng)
+    person = identities(pairs)
+    who = [(person[a], person[b]) for a, b, _ in pairs]
+    people = _dealt(who, labels, wanted, rng)
     if people is None:
-        people = _grown(pairs, labels, wanted, rng)
-    held_out = np.array([person_of(a) in people and person_of(b) in people for a, b, _ in pairs], dtype=bool)
-    outside = np.array([person_of(a) not in people and person_of(b) not in people for a, b, _ in pairs], dtype=bool)
+        people = _grown(who, labels, wanted, rng)
+    held_out = np.array([a in people and b in people for a, b in who], dtype=bool)
+    outside = np.array([a not in people and b not in people for a, b in who], dtype=bool)
     kept = [rng.permutation(np.flatnonzero(held_out & (labels == label)))[: wanted[label]] for label in (0, 1)]
     train, validation = np.flatnonzero(outside), np.sort(np.concatenate(kept))
     if any(set(labels[part].tolist()) != {0, 1} for part in (train, validation)):
         raise DataError(
-            f"data.split=people, data.val_fraction={fraction}: training or validation would be left without a same or "
+            f"data.split=people, {key}={fraction}: one part would be left without a same or "
             f"a different pair of the {len(pairs)} listed ones; give data.split=pairs, or more pairs"
         )
     return train, validation
 
 
-def _dealt(pairs: list[Pair], labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str] | None:
+def _dealt(who: Who, labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str] | None:
     """Whole groups of connected people that hold as many pairs of each label as wanted; None if there are none."""
-    group_of = connected((person_of(a), person_of(b)) for a, b, _ in pairs)
+    group_of = connected(who)
     members: dict[str, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        members.setdefault(group_of[person_of(pair.image1)], []).append(index)
+    for index, (one, _) in enumerate(who):
+        members.setdefault(group_of[one], []).append(index)
     names = list(members)
     chosen: set[str] = set()
     taken = np.zeros(2, int)
@@ -98,13 +104,12 @@ def _dealt(pairs: list[Pair], labels: Ints, wanted: Ints, rng: np.random.Generat
     return {person for person, group in group_of.items() if group in chosen}
 
 
-def _grown(pairs: list[Pair], labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str]:
+def _grown(who: Who, labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str]:
     """People who have as many pairs of each label among themselves as wanted, and few with others."""
     tied: dict[str, dict[str, int]] = {}  # person -> those in a different pair with them, and in how many
     same: dict[str, int] = {}
-    for a, b, label in pairs:
-        one, other = person_of(a), person_of(b)
-        for x, y in {(one, other), (other, one)}:
+    for (one, other), label in zip(who, labels.tolist(), strict=True):
+        for x, y in dict.fromkeys([(one, other), (other, one)]):  # of a set the order would be another every time
             tied.setdefault(x, {})
             if label == 0:
                 tied[x][y] = tied[x].get(y, 0) + 1

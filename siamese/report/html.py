@@ -20,7 +20,7 @@ DATASETS = {
     "lfw_a": "LFW-a, aligned",
     "synthetic": "Synthetic faces",
 }
-PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot"}
+PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot", "holdout": "people held out"}
 
 
 def render_page(template: str, **context: Any) -> str:

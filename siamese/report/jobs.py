@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from siamese.data.lists import person_of
+from siamese.data.lists import Pair, identities
 from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
 from siamese.evaluation.metrics import roc_curve
@@ -51,7 +51,7 @@ ROC_GRID = np.linspace(0, 1, 201)
 # PyYAML's own parser in C, where it was built with it, reads a sweep's configurations ten times as fast.
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-Pairs = tuple[tuple[str, str], ...]
+Pairs = tuple[Pair, ...]
 """The image names of each test pair."""
 
 
@@ -306,7 +306,8 @@ def difference(one: Group, base: Group) -> Difference | None:
         for other, second in zip(base.jobs, theirs[1], strict=True)
         if job.seed == other.seed
     )
-    people = [(person_of(a), person_of(b)) for a, b in pairs]
+    person = identities(pairs)
+    people = [(person[pair.image1], person[pair.image2]) for pair in pairs]
     interval = accuracy_difference(people, right, theirs[1])
     return Difference(float(right.mean() - theirs[1].mean()), interval, tests)
 
@@ -411,14 +412,14 @@ def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
 def _scored(folder: Path, changed: int) -> Scored:
     predictions = read_predictions(folder)
     tested = [prediction for prediction in predictions if prediction.split == "test"]
-    validated = tuple((p.image1, p.image2) for p in predictions if p.split == "val")
+    validated = tuple(Pair(p.image1, p.image2, p.label) for p in predictions if p.split == "val")
     tpr = np.full(len(ROC_GRID), math.nan)
     if tested:
         x, y, _ = roc_curve([p.score for p in tested], [p.label for p in tested])
         if not np.isnan(x).any() and not np.isnan(y).any():
             tpr = np.interp(ROC_GRID, x, y)
     right = np.array([prediction.label == prediction.predicted for prediction in tested], dtype=bool)
-    return Scored(validated, tuple((p.image1, p.image2) for p in tested), right, tpr)
+    return Scored(validated, tuple(Pair(p.image1, p.image2, p.label) for p in tested), right, tpr)
 
 
 @lru_cache(maxsize=4096)
