@@ -1,12 +1,20 @@
-"""``python -m siamese report|reproduction FOLDER``: pages and tables from the files of finished runs."""
+"""``python -m siamese COMMAND``: pages and tables of finished runs, and what a data set holds."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from pathlib import Path
 
+import yaml
+from PIL import Image
+
+from siamese.data.sources import recognise
 from siamese.errors import ConfigError, UserError
+from siamese.files import replacing
+from siamese.report.dataset import as_text, contact_sheet, describe
 from siamese.report.jobs import read_jobs
 from siamese.report.reproduction import reproduction
 from siamese.report.run import write_run_report
@@ -23,6 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
         "reproduction", help="print the figures of the report that is reproduced beside those of runs, as Markdown"
     )
     reproduced.add_argument("folder", type=Path, nargs="+", help="a folder with runs of experiment=report/... below it")
+    described = commands.add_parser("data", help="tell what a data set holds and what is wrong with it")
+    described.add_argument(
+        "path", type=Path, help="a folder with a folder for each person, LFW's root, or a CSV file of pairs"
+    )
+    described.add_argument("option", nargs="*", help="of the configuration's data group, as split_seed=1")
+    described.add_argument("--json", action="store_true", help="print all of it as one JSON object")
+    described.add_argument("--contact-sheet", type=Path, metavar="FILE", help="write photos of some people into FILE")
     options = parser.parse_args(arguments)
     try:
         match options.command:
@@ -30,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(build_report(options.folder))
             case "reproduction":
                 print(reproduction(options.folder), end="")
+            case "data":
+                describe_data(options.path, options.option, options.json, options.contact_sheet)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,6 +73,27 @@ def build_report(folder: Path) -> Path:
     if page is None:
         raise ConfigError(f"{folder}: no run there (no result.json in it or below it)")
     return page
+
+
+def describe_data(path: Path, options: list[str], as_json: bool, sheet: Path | None) -> None:
+    """Print what the data set at ``path`` holds, and write its contact sheet.
+
+    Raises:
+        UserError: it cannot be used, or an option is no ``key=value``, unknown or impossible.
+    """
+    given = {}
+    for option in options:
+        key, equals, value = option.removeprefix("data.").partition("=")
+        if not equals:
+            raise ConfigError(f"{option}: is no option; give key=value, as split_seed=1")
+        given[key] = yaml.safe_load(value)
+    data = recognise(path, given)
+    description = describe(data, progress=sys.stderr.isatty())
+    print(json.dumps(dataclasses.asdict(description), indent=2) if as_json else as_text(description))
+    if sheet is not None:
+        with replacing(sheet) as temporary:
+            contact_sheet(data).save(temporary, Image.registered_extensions().get(sheet.suffix.lower(), "PNG"))
+        print(f"contact sheet: {sheet}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -591,6 +591,12 @@ class EvalConfig(Section):
         return any(value is not None for value in (self.backend, self.flip_average, self.crop_average))
 
 
+class DataSection(Section):
+    """A data set without a run."""
+
+    data: DataConfig
+
+
 # --- from Hydra, from disk --------------------------------------------------------------------------------
 
 S = TypeVar("S", bound=Section)
@@ -610,6 +616,11 @@ def load_eval(cfg: DictConfig) -> EvalConfig:
     if OmegaConf.is_missing(cfg, "run"):
         raise ConfigError("run is missing: name the folder of a finished run, as in eval.py run=outputs/DATE/TIME")
     return _load(cfg, EvalConfig)
+
+
+def data_of(values: dict[str, Any]) -> DataConfig:
+    """The typed configuration of a data set alone, from the keys of its group; errors as in `load_train`."""
+    return _validate({"data": values}, DataSection).data
 
 
 def to_plain(config: Section) -> dict[str, Any]:

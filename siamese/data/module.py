@@ -30,7 +30,7 @@ from siamese.data.sampling import (
     groups_of_pairs,
 )
 from siamese.data.sources import VIEW1, image_root, prepare_data, read_listed
-from siamese.data.split import Split, people_split, stratified_split
+from siamese.data.split import validation_split
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -258,7 +258,7 @@ class PairDataModule(L.LightningDataModule):
         row = {name: index for index, name in enumerate(images.names)}
         train_pairs = usable[listed.train_list]
         if listed.val is None:
-            kept, held_out = self._split(train_pairs)
+            kept, held_out = validation_split(train_pairs, self.data)
             val_pairs, train_pairs = [train_pairs[i] for i in held_out], [train_pairs[i] for i in kept]
         else:
             val_pairs = usable["validation"]
@@ -269,15 +269,6 @@ class PairDataModule(L.LightningDataModule):
             self.people = self._training_people(listed.people, row)
         self._pixels = torch.from_numpy(images.pixels)
         self._is_set_up = True
-
-    def _split(self, pairs: list[Pair]) -> Split:
-        if self.data.split == "people":
-            kept, held_out = people_split(pairs, self.data.val_fraction, self.data.split_seed)
-            if left_out := len(pairs) - len(kept) - len(held_out):
-                log.warning("data.split=people: %d of %d pairs left out, to part people", left_out, len(pairs))
-            return kept, held_out
-        labels = np.array([pair.label for pair in pairs])
-        return stratified_split(labels, self.data.val_fraction, self.data.split_seed)
 
     def _training_people(self, people: People, row: dict[str, int]) -> list[Ints]:
         """The rows of the usable images of each person, without what belongs to validation."""

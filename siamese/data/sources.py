@@ -20,6 +20,7 @@ from siamese.config import (
     TrainProtocol,
     View1Protocol,
     View2Protocol,
+    data_of,
 )
 from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
 from siamese.data.photos import memberships, photo_root, read_own
@@ -83,6 +84,28 @@ def title(data: DataConfig) -> str:
 def has_outside_data(data: DataConfig) -> bool:
     """Whether other images were used to make the images."""
     return data.name in LAYOUTS and LAYOUTS[data.name].outside_data
+
+
+def recognise(path: Path, options: dict[str, object] | None = None) -> DataConfig:
+    """The data set at a path: a CSV file of pairs, a folder in LFW's layout, or one with a folder for each person.
+
+    Args:
+        path: of the file or folder.
+        options: keys of the ``data`` group; ``name`` chooses among the image folders of LFW's layout.
+
+    Raises:
+        ConfigError: an option is unknown or impossible.
+        DataError: there is nothing at the path.
+    """
+    given = dict(options or {})
+    if path.is_file():
+        return data_of({"name": "pairs", "list": str(path), **given})
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder; name a folder of people's folders, LFW's root, or a CSV file")
+    if (path / TRAIN_LIST).is_file():
+        there = [name for name, layout in LAYOUTS.items() if (path / layout.images).is_dir()]
+        return data_of({"name": there[0] if there else "lfw", "root": str(path), **given})
+    return data_of({"name": "folder", "root": str(path), **given})
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
+from siamese.config import ImageOptions
 from siamese.data.connected import connected
 from siamese.data.lists import Pair, identities
 from siamese.errors import DataError
+
+log = logging.getLogger(__name__)
 
 Ints = NDArray[np.integer]
 
@@ -16,6 +21,16 @@ Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 Who = list[tuple[str, str]]
 """The two people of each pair."""
+
+
+def validation_split(pairs: list[Pair], data: ImageOptions) -> Split:
+    """Indices of (training, validation) as ``data.split`` and the keys beside it ask for; errors as below."""
+    if data.split == "people":
+        kept, held_out = people_split(pairs, data.val_fraction, data.split_seed)
+        if left_out := len(pairs) - len(kept) - len(held_out):
+            log.warning("data.split=people: %d of %d pairs left out, to part people", left_out, len(pairs))
+        return kept, held_out
+    return stratified_split(np.array([pair.label for pair in pairs]), data.val_fraction, data.split_seed)
 
 
 def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:

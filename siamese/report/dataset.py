@@ -1,0 +1,289 @@
+"""What a data set holds, and what is wrong with it: counts, sizes, duplicates, leakage, a contact sheet."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from siamese.config import DataConfig, FolderData, PairsData
+from siamese.data.images import LARGEST
+from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
+from siamese.data.photos import read_own
+from siamese.data.sources import (
+    TEST_LIST,
+    TEST_PEOPLE_LIST,
+    TRAIN_LIST,
+    TRAIN_PEOPLE_LIST,
+    check_data,
+    image_root,
+    title,
+)
+from siamese.data.split import validation_split
+from siamese.report.examples import load_photo
+from siamese.report.text import count
+
+SHOWN = 5
+"""Examples of a kind that the text names."""
+
+
+class Photo(NamedTuple):
+    """What a file holds: its size in pixels, its type, and a digest of its pixels; or why it cannot be used."""
+
+    size: tuple[int, int]
+    kind: str
+    digest: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set: its people and their images as far as lists and folders name them, and its pairs."""
+
+    people: People
+    pairs: list[Pair]
+
+    @property
+    def images(self) -> set[str]:
+        """All images that are named."""
+        named = {image for images in self.people.values() for image in images}
+        return named | {image for pair in self.pairs for image in pair[:2]}
+
+
+@dataclass(frozen=True)
+class Description:
+    """A data set; names of images are relative to ``root``.
+
+    Attributes:
+        dataset, root: what is described.
+        sets: for each set the numbers of people, images, and pairs of either kind.
+        images_per_person: number of images -> people with so many.
+        sizes: ``width x height`` -> images, the most frequent first; kinds likewise (``JPEG grey``).
+        kinds: file type and colour -> images.
+        unusable: image -> why it cannot be used.
+        duplicates: groups of images that show the same picture, pixel by pixel.
+        problems: what would make figures wrong, a line each.
+    """
+
+    dataset: str
+    root: str
+    sets: dict[str, dict[str, int]]
+    images_per_person: dict[int, int]
+    sizes: dict[str, int]
+    kinds: dict[str, int]
+    unusable: dict[str, str]
+    duplicates: list[list[str]]
+    problems: list[str] = field(default_factory=list)
+
+
+def describe(data: DataConfig, progress: bool = False) -> Description:
+    """Read all lists and images of a data set; every image is decoded once.
+
+    Raises:
+        DataError: a folder or list is missing or malformed.
+    """
+    check_data(data)
+    parts, root = parts_of(data), image_root(data)
+    images = sorted(set().union(*(part.images for part in parts.values())))
+    photos = dict(zip(images, _look_at([root / image for image in images], progress), strict=True))
+    usable = {image: photo for image, photo in photos.items() if not photo.problem}
+    same: dict[str, list[str]] = {}
+    for image, photo in usable.items():
+        same.setdefault(photo.digest, []).append(image)
+    duplicates = [group for group in same.values() if len(group) > 1]
+    people: dict[str, set[str]] = {}
+    for part in parts.values():
+        for person, named in part.people.items():
+            people.setdefault(person, set()).update(named)
+    return Description(
+        dataset=title(data),
+        root=str(root),
+        sets={name: _counts(part) for name, part in parts.items()},
+        images_per_person=dict(sorted(Counter(map(len, people.values())).items())),
+        sizes=_tally(f"{photo.size[0]} x {photo.size[1]}" for photo in usable.values()),
+        kinds=_tally(photo.kind for photo in usable.values()),
+        unusable={image: photo.problem for image, photo in photos.items() if photo.problem},
+        duplicates=duplicates,
+        problems=list(_problems(parts, duplicates)),
+    )
+
+
+def parts_of(data: DataConfig) -> dict[str, Part]:
+    """Training, validation and test as a run with this configuration parts them; LFW's are those of View 1."""
+    people: dict[str, People] = {}
+    if isinstance(data, FolderData | PairsData):
+        own = read_own(data)
+        train, val, test = own.train, own.val, own.test
+        people = {"train": own.people or {}, "test": own.test_people if isinstance(data, FolderData) else {}}
+    else:
+        root = Path(data.root)
+        train, val, test = read_pairs(root / TRAIN_LIST), None, read_pairs(root / TEST_LIST)
+        for name, file in (("train", root / TRAIN_PEOPLE_LIST), ("test", root / TEST_PEOPLE_LIST)):
+            if file.is_file():
+                listed = [item for subset in read_people(file) for item in subset.items()]
+                people[name] = {who: [image_name(who, k) for k in range(1, number + 1)] for who, number in listed}
+    if val is None:
+        kept, held_out = validation_split(train, data)
+        train, val = [train[k] for k in kept], [train[k] for k in held_out]
+    pairs = {"train": train, "val": val, "test": test}
+    person = identities([pair for part in pairs.values() for pair in part])
+    found = {}
+    for name, part in pairs.items():
+        own_people = {who: list(images) for who, images in people.get(name, {}).items()}
+        for image in sorted({image for pair in part for image in pair[:2]}):
+            if image not in (images := own_people.setdefault(person[image], [])):
+                images.append(image)
+        found[name] = Part(own_people, part)
+    if data.split == "people":  # those of validation are listed among the people of training
+        held = found["val"].people
+        found["train"] = Part({who: i for who, i in found["train"].people.items() if who not in held}, train)
+    return found
+
+
+def as_text(description: Description) -> str:
+    """The description for the terminal."""
+    lines = [f"{description.dataset}: {description.root}", ""]
+    head = ["", "people", "images", "same pairs", "different pairs"]
+    rows = [[name, *(f"{number:,}" for number in counts.values())] for name, counts in description.sets.items()]
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+    for row in [head, *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    numbers = [n for n, people in description.images_per_person.items() for _ in range(people)]
+    if numbers:
+        alone = description.images_per_person.get(1, 0)
+        lines += [
+            "",
+            f"images per person: {min(numbers)} to {max(numbers)}, median {statistics.median(numbers):g}; "
+            f"{count(alone, 'person') if alone == 1 else f'{alone:,} people'} with a single one",
+        ]
+    lines.append(f"sizes: {_shares(description.sizes)}")
+    lines.append(f"types: {_shares(description.kinds)}")
+    if description.unusable:
+        lines += ["", f"{count(len(description.unusable), 'unusable image')}:"]
+        lines += _first([f"  {image}: {why}" for image, why in description.unusable.items()])
+    if description.duplicates:
+        extra = sum(len(group) - 1 for group in description.duplicates)
+        lines += ["", f"{count(extra, 'image')} with the very pixels of another:"]
+        lines += _first([f"  {' = '.join(group)}" for group in description.duplicates])
+    lines += ["", *(description.problems or ["no leakage between the sets, no contradictions found"])]
+    return "\n".join(lines)
+
+
+def contact_sheet(data: DataConfig, rows: int = 8, columns: int = 8, side: int = 110) -> Image.Image:
+    """A picture with a person in each row and a photo in each column, ``side`` pixels each: those with most photos.
+
+    Raises:
+        DataError: as of `describe`.
+    """
+    people: dict[str, list[str]] = {}
+    for part in parts_of(data).values():
+        for person, images in part.people.items():
+            people[person] = sorted({*people.get(person, []), *images})
+    chosen = sorted(people.items(), key=lambda item: (-len(item[1]), item[0]))[:rows]
+    gap = 4
+    shown = max((min(columns, len(images)) for _, images in chosen), default=1)
+    sheet = Image.new("RGB", (shown * (side + gap) + gap, len(chosen) * (side + gap) + gap), "white")
+    for row, (_, images) in enumerate(chosen):
+        for column, image in enumerate(images[:columns]):
+            photo = load_photo(image_root(data) / image, side)
+            if photo is not None:
+                photo = ImageOps.pad(photo, (side, side), color="white")
+                sheet.paste(photo, (gap + column * (side + gap), gap + row * (side + gap)))
+    return sheet
+
+
+def _look_at(files: Sequence[Path], progress: bool) -> list[Photo]:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(desc="reading", total=len(files), unit="image", leave=False, disable=None if progress else True) as bar,
+    ):
+        found = []
+        for photo in pool.map(_photo, files):
+            found.append(photo)
+            bar.update()
+    return found
+
+
+def _photo(file: Path) -> Photo:
+    try:
+        if not file.is_file():
+            return Photo((0, 0), "", "", "missing" if not file.exists() else "not a regular file")
+        with Image.open(file) as image:
+            if image.width * image.height > LARGEST:
+                return Photo(image.size, "", "", f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
+            kind = f"{image.format} {'grey' if image.mode in ('L', '1', 'I;16', 'I') else 'colour'}"
+            pixels = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+        return Photo((0, 0), "", "", f"does not decode: {' '.join(str(error).split()) or type(error).__name__}")
+    digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
+    return Photo(pixels.size, kind, digest)
+
+
+def _counts(part: Part) -> dict[str, int]:
+    same = sum(pair.label for pair in part.pairs)
+    return {
+        "people": len(part.people), "images": len(part.images), "same": same, "different": len(part.pairs) - same
+    }  # fmt: skip
+
+
+def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[str]:
+    """Lines on people, images and pictures in two sets, and on pictures that contradict their labels."""
+    names = list(parts)
+    for k, one in enumerate(names):
+        for other in names[k + 1 :]:
+            for what, first, second in (
+                ("people", set(parts[one].people), set(parts[other].people)),
+                ("images", parts[one].images, parts[other].images),
+            ):
+                if both := sorted(first & second):
+                    yield f"{len(both)} {what} in both {one} and {other}: {_some(both)}"
+            across = [
+                group for group in duplicates if any(i in parts[one].images for i in group)
+                and any(i in parts[other].images for i in group)
+                and not set(group) & parts[one].images & parts[other].images
+            ]  # fmt: skip
+            if across:
+                told = _some(" = ".join(group) for group in across)
+                yield f"{count(len(across), 'picture')} in both {one} and {other}: {told}"
+    person = {image: who for part in parts.values() for who, images in part.people.items() for image in images}
+    if strange := [group for group in duplicates if len({person[i] for i in group if i in person}) > 1]:
+        yield f"{count(len(strange), 'picture')} of two people: {_some(' = '.join(group) for group in strange)}"
+    twin = {image: k for k, group in enumerate(duplicates) for image in group}
+    pairs = [pair for part in parts.values() for pair in part.pairs]
+    itself = [p for p in pairs if p.image1 in twin and twin[p.image1] == twin.get(p.image2)]
+    for label, what in ((1, "same"), (0, "different")):
+        if told := [f"{p.image1} and {p.image2}" for p in itself if p.label == label]:
+            yield f"{count(len(told), f'{what} pair')} of one picture: {_some(told)}"
+    repeated = [" and ".join(sorted(p)) for p, n in Counter(frozenset(p[:2]) for p in pairs).items() if n > 1]
+    if repeated:
+        yield f"{count(len(repeated), 'pair')} listed more than once: {_some(sorted(repeated))}"
+
+
+def _tally(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _shares(tally: dict[str, int]) -> str:
+    shown = [f"{value} ({number:,})" for value, number in list(tally.items())[:SHOWN]]
+    more = len(tally) - SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "") if shown else "none"
+
+
+def _some(values: Iterable[str]) -> str:
+    listed = list(values)
+    return ", ".join(listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return lines[:SHOWN] + ([f"  and {more} more (--json tells all)"] if more > 0 else [])
