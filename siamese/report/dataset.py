@@ -262,8 +262,8 @@ def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[s
     pairs = [pair for part in parts.values() for pair in part.pairs]
     itself = [p for p in pairs if p.image1 in twin and twin[p.image1] == twin.get(p.image2)]
     for label, what in ((1, "same"), (0, "different")):
-        if told := [f"{p.image1} and {p.image2}" for p in itself if p.label == label]:
-            yield f"{count(len(told), f'{what} pair')} of one picture: {_some(told)}"
+        if shown := [f"{p.image1} and {p.image2}" for p in itself if p.label == label]:
+            yield f"{count(len(shown), f'{what} pair')} of one picture: {_some(shown)}"
     repeated = [" and ".join(sorted(p)) for p, n in Counter(frozenset(p[:2]) for p in pairs).items() if n > 1]
     if repeated:
         yield f"{count(len(repeated), 'pair')} listed more than once: {_some(sorted(repeated))}"
