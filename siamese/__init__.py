@@ -1,3 +1,19 @@
 """Siamese networks for face verification: train, test and report."""
 
 __version__ = "0.1.0"
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from siamese.verifier import Match, Verification, Verifier
+
+__all__ = ["Match", "Verification", "Verifier"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: torch takes seconds, and a bad configuration is told before."""
+    if name in __all__:
+        from siamese import verifier
+
+        return getattr(verifier, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,16 +1,18 @@
-"""``python -m siamese COMMAND``: pages and tables of finished runs, and what a data set holds."""
+"""``python -m siamese COMMAND``: ask finished runs about photos, describe data sets, write pages and tables."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from pathlib import Path
 
 import yaml
 from PIL import Image
 
+from siamese.commands import embed, identify, verify
 from siamese.data.sources import recognise
 from siamese.errors import ConfigError, UserError
 from siamese.files import replacing
@@ -38,9 +40,31 @@ def main(arguments: list[str] | None = None) -> int:
     described.add_argument("option", nargs="*", help="of the configuration's data group, as split_seed=1")
     described.add_argument("--json", action="store_true", help="print all of it as one JSON object")
     described.add_argument("--contact-sheet", type=Path, metavar="FILE", help="write photos of some people into FILE")
+    verified = commands.add_parser("verify", help="tell whether two photos show the same person, as JSON")
+    verified.add_argument("run", type=Path, help="the folder of a finished run")
+    verified.add_argument("photo", type=Path, nargs="*", help="two files")
+    verified.add_argument("--pairs", type=Path, metavar="FILE", help="CSV file of image1,image2, perhaps label")
+    verified.add_argument("--explain", type=Path, metavar="FILE", help="draw what the answer rests on into FILE")
+    embedded = commands.add_parser("embed", help="write the embeddings of all photos in a folder")
+    embedded.add_argument("run", type=Path, help="the folder of a finished run")
+    embedded.add_argument("folder", type=Path, help="photos, anywhere below it")
+    embedded.add_argument("out", type=Path, help="a file that ends in .npy or .csv")
+    identified = commands.add_parser("identify", help="tell who of a gallery is on a photo, as JSON")
+    identified.add_argument("run", type=Path, help="the folder of a finished run")
+    identified.add_argument("gallery", type=Path, help="a folder of photos, or a photo, for each person")
+    identified.add_argument("photo", type=Path, help="of whom is asked for")
+    identified.add_argument("--top", type=int, default=5, help="how many people to tell (default 5)")
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         match options.command:
+            case "verify":
+                for answer in verify(options.run, options.photo, options.pairs, options.explain):
+                    print(json.dumps(answer))
+            case "embed":
+                embed(options.run, options.folder, options.out)
+            case "identify":
+                print(json.dumps(identify(options.run, options.gallery, options.photo, options.top), indent=2))
             case "report":
                 print(build_report(options.folder))
             case "reproduction":

@@ -28,7 +28,7 @@ from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
 
-OF_THE_FILE = {None, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+OF_THE_FILE = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Error numbers of a file that is no image; Pillow's own errors have none. All others may be gone the next time."""
 
 CHUNK = 64
@@ -75,18 +75,33 @@ def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
         raise ValueError("not a regular file")
     with Image.open(path) as file:
-        if file.width * file.height > LARGEST:
-            raise ValueError(f"{file.width} x {file.height} pixels, which is more than {LARGEST:,}")
-        image = _eight_bits(ImageOps.exif_transpose(file)).convert("RGB" if options.color else "L")
-    if options.crop is not None:
-        crop = options.crop if isinstance(options.crop, int) else max(1, round(options.crop * min(image.size)))
-        if min(image.size) < crop:
-            raise ValueError(f"{image.width} x {image.height} pixels, which is less than data.crop={crop}")
-        left, top = ((side - crop) // 2 for side in image.size)
-        image = image.crop((left, top, left + crop, top + crop))
+        return as_input(file, options)
+
+
+def as_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
+    """A picture as the network's input, uint8 [C, H, W]; as `decode`."""
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"{image.width} x {image.height} pixels, which is more than {LARGEST:,}")
+    image = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if options.color else "L")
+    image = image.crop(crop_box(image.size, options))
     side = options.image_size
     image = image.resize((side, side), _RESAMPLING[options.interpolation])
     return np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+
+
+def crop_box(size: tuple[int, int], options: ImageOptions) -> tuple[int, int, int, int]:
+    """Left, upper, right and lower edge of what the network sees of a photo of ``size`` (width, height).
+
+    Raises:
+        ValueError: the photo is smaller than the crop.
+    """
+    if options.crop is None:
+        return 0, 0, *size
+    crop = options.crop if isinstance(options.crop, int) else max(1, round(options.crop * min(size)))
+    if min(size) < crop:
+        raise ValueError(f"{size[0]} x {size[1]} pixels, which is less than data.crop={crop}")
+    left, top = ((side - crop) // 2 for side in size)
+    return left, top, left + crop, top + crop
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -99,6 +114,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def why_unusable(error: Exception) -> str:
+    """In words what `decode` raised."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of a type that Pillow does not read"
+    return f"does not decode: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
@@ -162,14 +186,10 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
     def attempt(name: str) -> NDArray[np.uint8] | str:
         try:
             return decode(root / name, options)
-        except FileNotFoundError:
-            return "missing"
-        except UnidentifiedImageError:
-            return "not an image, or of a type that Pillow does not read"
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-            reason = f"does not decode: {' '.join(str(error).split()) or type(error).__name__}"
+            reason = why_unusable(error)
             if isinstance(error, OSError) and error.errno not in OF_THE_FILE:
                 failures.append(reason)
             return reason

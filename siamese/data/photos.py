@@ -85,54 +85,81 @@ def read_own(data: FolderData | PairsData, test_only: bool = False) -> OwnPairs:
 # --- a folder for each person -----------------------------------------------------------------------------
 
 
-def find_people(root: Path) -> People:
-    """The folders below ``root`` and the photos anywhere in each: files with the ending of an image that can be read.
+def find_people(root: Path, told: str = "") -> People:
+    """The folders below ``root`` and the photos anywhere in each.
 
     Hidden files and folders are passed over, and links to folders below a person's are not followed.
+
+    Args:
+        root: the folder.
+        told: what it is called in messages; ``data.root=...`` when empty.
 
     Raises:
         DataError: there is no such folder, or no photo in any folder of it.
     """
-    if not root.is_dir():
-        raise DataError(f"data.root={root}: no such folder; name one that holds a folder of photos for each person")
-    endings = _endings()
+    told = told or f"data.root={root}"
     people: People = {}
-    loose = unnamed = 0
-    try:
-        entries = sorted(root.iterdir())
-    except OSError as error:
-        raise DataError(f"data.root={root}: cannot be read: {error.strerror}") from None
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            loose += entry.suffix.lower() in endings
-            continue
-        photos = []
-        for folder, folders, files in os.walk(entry):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
-                if not name.startswith(".") and Path(name).suffix.lower() in endings:
-                    photo = Path(folder, name).relative_to(root).as_posix()
-                    unnamed += not _is_text(photo)
-                    photos += [photo] if _is_text(photo) else []
-        if photos:
-            people[entry.name] = photos
-    if unnamed:
-        log.warning("%s: %d photos left out whose names are not UTF-8; rename them", root, unnamed)
+    loose = 0
+    for photo in _walk(root, told):
+        person, slash, _ = photo.partition("/")
+        if slash:
+            people.setdefault(person, []).append(photo)
+        else:
+            loose += 1
     if loose:
         log.warning("%s: %d photos left out that lie in no person's folder", root, loose)
     if not people:
         raise DataError(
-            f"data.root={root}: no folder in it holds a photo; data=folder takes a folder of photos for each person, "
-            "data=pairs a list"
+            f"{told}: no folder in it holds a photo; there must be a folder of photos for each person (data=pairs "
+            "takes a list instead)"
         )
     return people
 
 
-def _endings() -> set[str]:
+def find_photos(root: Path) -> list[str]:
+    """All photos below ``root``, named relative to it, in order.
+
+    Raises:
+        DataError: there is no such folder, or no photo in it.
+    """
+    photos = list(_walk(root, str(root)))
+    if not photos:
+        raise DataError(f"{root}: no photo in it; name a folder of images")
+    return photos
+
+
+def _walk(root: Path, told: str) -> Iterator[str]:
+    """Files with the ending of an image that Pillow reads; the folders in ``root`` may be links, those below not."""
+    if not root.is_dir():
+        raise DataError(f"{told}: no such folder; name one that holds a folder of photos for each person")
     Image.init()
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    unnamed = 0
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+    def files() -> Iterator[Path]:
+        for entry in sorted(root.iterdir()):
+            if not entry.is_dir():
+                yield entry
+            elif not entry.name.startswith("."):
+                for folder, folders, names in os.walk(entry, onerror=refuse):
+                    folders[:] = sorted(name for name in folders if not name.startswith("."))
+                    yield from (Path(folder, name) for name in sorted(names))
+
+    try:
+        for file in files():
+            if not file.name.startswith(".") and file.suffix.lower() in endings:
+                photo = file.relative_to(root).as_posix()
+                if _is_text(photo):
+                    yield photo
+                else:
+                    unnamed += 1
+    except OSError as error:
+        refuse(error)
+    if unnamed:
+        log.warning("%s: %d photos left out whose names are not UTF-8; rename them", root, unnamed)
 
 
 def _is_text(name: str) -> bool:

@@ -1,0 +1,238 @@
+"""What the subcommands of ``python -m siamese`` do that ask a finished run: verify, embed, identify."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from siamese.data.lists import read_text
+from siamese.data.photos import find_people, find_photos
+from siamese.errors import ConfigError, DataError
+from siamese.evaluation.intervals import wilson
+from siamese.files import replacing, write_csv_atomically
+
+if TYPE_CHECKING:
+    from siamese.verifier import Verification, Verifier
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1024
+"""Photos embedded between two steps of the bar."""
+
+
+class Asked(NamedTuple):
+    """A line of a list: two photos as they stand there, and their label where it has one."""
+
+    image1: str
+    image2: str
+    label: int | None
+
+
+def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | None) -> Iterator[dict[str, Any]]:
+    """The answers about two photos or about each line of a list, as JSON has them; what cannot be read has an error.
+
+    Args:
+        run: the folder of a finished run.
+        photos: two files; none where there is a list.
+        pairs: a CSV file with the columns image1, image2 and perhaps label; files are named relative to its folder.
+        explain: write a picture of what the answer about two photos rests on into this file.
+
+    Raises:
+        UserError: the run or the list cannot be used, or one of the two photos.
+    """
+    if (pairs is None) == (not photos) or len(photos) not in (0, 2):
+        raise ConfigError("give two photos, or --pairs FILE with a list of pairs")
+    if pairs is not None and explain is not None:
+        raise ConfigError("--explain is for two photos; leave --pairs out")
+    asked = read_asked(pairs) if pairs is not None else []
+    verifier = _load(run)
+    if pairs is None:
+        answer = verifier.verify(*photos)
+        yield {"image1": str(photos[0]), "image2": str(photos[1]), **answer._asdict(), "run": str(run)}
+        if explain is not None:
+            from siamese.explain import explain_pair, explanation_figure
+
+            figure = explanation_figure(explain_pair(verifier, photos[0], photos[1]), answer)
+            with replacing(explain) as temporary:
+                figure.savefig(temporary, format=explain.suffix.lstrip(".").lower() or "png", dpi=150)
+            log.info("explanation: %s", explain)
+        return
+    yield from _verify_list(verifier, asked, pairs.parent)
+
+
+def _verify_list(verifier: Verifier, asked: list[Asked], root: Path) -> Iterator[dict[str, Any]]:
+    names = sorted({name for line in asked for name in line[:2]})
+    read, unusable = _read_all(verifier, root, names)
+    rows = {name: row for row, name in enumerate(read)}
+    embeddings = _embed(verifier, list(read.values()))
+    usable = [line for line in asked if line.image1 in rows and line.image2 in rows]
+    answers = iter(verifier.compare(embeddings, [(rows[line.image1], rows[line.image2]) for line in usable]))
+    right: list[bool] = []
+    for line in asked:
+        told: dict[str, Any] = {"image1": line.image1, "image2": line.image2}
+        if line.label is not None:
+            told["label"] = line.label
+        if problem := unusable.get(line.image1) or unusable.get(line.image2):
+            yield {**told, "error": problem}
+            continue
+        answer: Verification = next(answers)
+        if line.label is not None:
+            right.append(answer.same == bool(line.label))
+        yield told | answer._asdict()
+    if right:
+        low, high = wilson(sum(right), len(right))
+        share = 100 * sum(right) / len(right)
+        log.info("right: %.1f %% of %d pairs (95 %%: %.1f - %.1f)", share, len(right), 100 * low, 100 * high)
+    if unusable:
+        log.warning("%d photos cannot be used", len(unusable))
+
+
+def embed(run: Path, folder: Path, out: Path) -> None:
+    """Embed all photos below a folder into ``out``.
+
+    A ``.csv`` file has a row for each photo: its name, its person (the first folder, if any) and the numbers. A
+    ``.npy`` file has the numbers alone, float32 [N, D], and a ``.csv`` file of the same name beside it the names.
+
+    Raises:
+        UserError: the run, the folder or the file cannot be used.
+    """
+    if out.suffix.lower() not in (".npy", ".csv"):
+        raise ConfigError(f"{out}: name a file that ends in .npy or .csv")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: no such folder; make {out.parent} first")
+    names = find_photos(folder)
+    verifier = _load(run)
+    read, unusable = _read_all(verifier, folder, names)
+    if not read:
+        raise DataError(f"{folder}: none of its {len(names)} photos can be used; the first: {min(unusable.values())}")
+    embeddings = _embed(verifier, list(read.values()))
+    people = [name.partition("/")[0] if "/" in name else "" for name in read]
+    rows: list[tuple[object, ...]] = list(zip(read, people, strict=True))
+    if out.suffix.lower() == ".csv":
+        numbers = [f"z{k}" for k in range(embeddings.shape[1])]
+        table = [(*row, *z.tolist()) for row, z in zip(rows, embeddings, strict=True)]
+        write_csv_atomically(out, ["image", "person", *numbers], table)
+    else:
+        write_csv_atomically(out.with_suffix(".csv"), ["image", "person"], rows)
+        with replacing(out) as temporary, temporary.open("xb") as file:
+            np.save(file, embeddings)
+    for problem in unusable.values():
+        log.warning("left out: %s", problem)
+    log.info("%d photos, %d numbers each: %s", *embeddings.shape, out)
+
+
+def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
+    """Who of a gallery is on a photo, the likeliest first, as JSON has it.
+
+    Args:
+        run: the folder of a finished run.
+        gallery: a folder with a folder of photos for each person, or with a photo of each, named as the person.
+        photo: of whom is asked for.
+        top: how many people to tell.
+
+    Raises:
+        UserError: the run, the gallery or the photo cannot be used.
+    """
+    if top < 1:
+        raise ConfigError(f"--top {top}: give 1 or more")
+    if not gallery.is_dir():
+        raise DataError(f"{gallery}: no such folder; name one with a folder of photos, or a photo, for each person")
+    if any(entry.is_dir() and not entry.name.startswith(".") for entry in gallery.iterdir()):
+        people = find_people(gallery, str(gallery))
+    else:
+        people = {}
+        for name in find_photos(gallery):
+            people.setdefault(Path(name).stem, []).append(name)
+    verifier = _load(run)
+    read, unusable = _read_all(verifier, gallery, [name for names in people.values() for name in names])
+    for problem in unusable.values():
+        log.warning("left out: %s", problem)
+    asked = verifier.read(photo)
+    embeddings = _embed(verifier, [asked, *read.values()])
+    answers = verifier.compare(embeddings, [(0, k + 1) for k in range(len(read))])
+    person = {name: who for who, names in people.items() for name in names}
+    ranked = sorted(zip(read, answers, strict=True), key=lambda item: -item[1].score)
+    best: dict[str, dict[str, Any]] = {}
+    for name, answer in ranked:
+        told = {"person": person[name], "image": name, "same": answer.same, "probability": answer.probability}
+        best.setdefault(person[name], told | {"score": answer.score})
+    if not best:
+        raise DataError(f"{gallery}: no photo in it can be used; give one of each person")
+    return {
+        "image": str(photo), "threshold": verifier.decision.threshold, "people": len(best),
+        "matches": list(best.values())[:top], "run": str(run),
+    }  # fmt: skip
+
+
+def read_asked(path: Path) -> list[Asked]:
+    """The lines of a list of pairs to ask about.
+
+    Raises:
+        DataError: it is missing or malformed; the message names the file and the line.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file of pairs"), newline=""), strict=True)
+    asked = []
+    try:
+        columns = reader.fieldnames or []
+        if missing := [name for name in ("image1", "image2") if name not in columns]:
+            expected = "expected a header with image1,image2 and perhaps label"
+            raise DataError(f"{path}:1: no column {missing[0]} ({expected})")
+        for row in reader:
+            label = row.get("label") or None
+            if not row["image1"] or not row["image2"] or label not in (None, "0", "1"):
+                raise DataError(
+                    f"{path}:{reader.line_num}: expected two files and a label of 1 (same), 0 (different) or none"
+                )
+            asked.append(Asked(row["image1"], row["image2"], None if label is None else int(label)))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error} (expected values separated by commas)") from None
+    if not asked:
+        raise DataError(f"{path}: no pairs in it (expected a line for each below the header)")
+    return asked
+
+
+def _load(run: Path) -> Verifier:
+    from siamese.verifier import Verifier  # torch: not before all else is known to be there
+
+    return Verifier.load(run)
+
+
+def _read_all(verifier: Verifier, root: Path, names: list[str]) -> tuple[dict[str, NDArray[np.uint8]], dict[str, str]]:
+    """The photos as the network takes them, and why others cannot be used."""
+    read: dict[str, NDArray[np.uint8]] = {}
+    unusable: dict[str, str] = {}
+    for name in tqdm(names, desc="reading", unit="image", leave=False, disable=_no_bar()):
+        try:
+            read[name] = verifier.read(root / name)
+        except DataError as error:
+            unusable[name] = str(error).removesuffix("; give another photo")
+    return read, unusable
+
+
+def _embed(verifier: Verifier, photos: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """The embeddings of what `_read_all` gave, float32 [N, D], with a bar in a terminal."""
+    if not photos:
+        return verifier.embed([])
+    import torch
+
+    parts = []
+    with tqdm(desc="embedding", total=len(photos), unit="image", leave=False, disable=_no_bar()) as bar:
+        for first in range(0, len(photos), CHUNK):
+            part = photos[first : first + CHUNK]
+            parts.append(verifier.embed_pixels(torch.from_numpy(np.stack(part))))
+            bar.update(len(part))
+    return np.concatenate(parts)
+
+
+def _no_bar() -> bool | None:
+    """What tqdm takes to draw a bar in a terminal alone."""
+    return None if sys.stderr.isatty() else True
