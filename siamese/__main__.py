@@ -1,32 +1,85 @@
-"""``python -m siamese COMMAND``: ask finished runs about photos, describe data sets, write pages and tables."""
+"""The command ``siamese``, and ``python -m siamese``: train, score, ask finished runs, describe data, write pages.
+
+Little is imported before it is known what is asked for: the answer to a wrong command line need not wait for torch.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-import yaml
-from PIL import Image
+from siamese.errors import UserError
+from siamese.memory import keep_freed_memory
 
-from siamese.commands import embed, identify, verify
-from siamese.data.sources import recognise
-from siamese.errors import ConfigError, UserError
-from siamese.files import replacing
-from siamese.report.dataset import as_text, contact_sheet, describe
-from siamese.report.jobs import read_jobs
-from siamese.report.reproduction import reproduction
-from siamese.report.run import write_run_report
-from siamese.report.sweep import write_sweep_report
+HYDRA = ("train", "eval")
+"""Commands that are ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
+
+
+def run() -> NoReturn:
+    """The command line of the process; ends with the exit code of `siamese.cli` or `main`."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command in HYDRA:
+        keep_freed_memory()
+        run_with_hydra(command)
+    raise SystemExit(main())
+
+
+def run_with_hydra(command: str) -> NoReturn:
+    """``train`` or ``eval``, as ``train.py`` and ``eval.py`` do, with the configuration that is installed."""
+    import hydra
+
+    from siamese.cli import eval_job, run_app, train_job
+
+    sys.argv[:2] = [f"{Path(sys.argv[0]).name} {command}"]
+    job = {"train": train_job, "eval": eval_job}[command]
+    run_app(hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=command)(job))
+
+
+def configuration_folder() -> Path:
+    """Where the YAML files are: inside the installed package, or beside it in a clone."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand; returns the exit code (2: the folder or file cannot be used)."""
-    parser = argparse.ArgumentParser(prog="python -m siamese")
+    """Run a subcommand other than Hydra's; returns the exit code (2: what is named cannot be used)."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from siamese import commands
+
+    try:
+        match options.command:
+            case "verify":
+                for answer in commands.verify(options.run, options.photo, options.pairs, options.explain):
+                    print(json.dumps(answer))
+            case "embed":
+                commands.embed(options.run, options.folder, options.out)
+            case "identify":
+                found = commands.identify(options.run, options.gallery, options.photo, options.top)
+                print(json.dumps(found, indent=2))
+            case "report":
+                print(commands.build_report(options.folder))
+            case "reproduction":
+                print(commands.reproduction(options.folder), end="")
+            case "data":
+                commands.describe_data(options.path, options.option, options.json, options.contact_sheet)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All subcommands and their arguments."""
+    parser = argparse.ArgumentParser(prog="siamese", description="Siamese networks for face verification.")
     commands = parser.add_subparsers(dest="command", required=True)
+    for command in HYDRA:
+        commands.add_parser(command, add_help=False, help=f"as {command}.py: key=value ..., --help tells all keys")
     report = commands.add_parser("report", help="build the page of a run or a sweep from the files on disk")
     report.add_argument("folder", type=Path, help="a run folder, or one with runs below it: of a sweep, or of several")
     reproduced = commands.add_parser(
@@ -54,71 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
     identified.add_argument("gallery", type=Path, help="a folder of photos, or a photo, for each person")
     identified.add_argument("photo", type=Path, help="of whom is asked for")
     identified.add_argument("--top", type=int, default=5, help="how many people to tell (default 5)")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        match options.command:
-            case "verify":
-                for answer in verify(options.run, options.photo, options.pairs, options.explain):
-                    print(json.dumps(answer))
-            case "embed":
-                embed(options.run, options.folder, options.out)
-            case "identify":
-                print(json.dumps(identify(options.run, options.gallery, options.photo, options.top), indent=2))
-            case "report":
-                print(build_report(options.folder))
-            case "reproduction":
-                print(reproduction(options.folder), end="")
-            case "data":
-                describe_data(options.path, options.option, options.json, options.contact_sheet)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def build_report(folder: Path) -> Path:
-    """Write the page of a run; or of each run below a folder and, with the tables, of all of them together.
-
-    Returns:
-        the page: that of the run, or that of all.
-
-    Raises:
-        ConfigError: there is no run.
-    """
-    if (folder / "result.json").is_file():
-        for fold in folder.glob("fold_*/result.json"):
-            write_run_report(fold.parent)
-        return write_run_report(folder)
-    jobs = read_jobs(folder) if folder.is_dir() else []
-    for job in jobs:
-        write_run_report(job.folder)
-    page = write_sweep_report(folder) if jobs else None
-    if page is None:
-        raise ConfigError(f"{folder}: no run there (no result.json in it or below it)")
-    return page
-
-
-def describe_data(path: Path, options: list[str], as_json: bool, sheet: Path | None) -> None:
-    """Print what the data set at ``path`` holds, and write its contact sheet.
-
-    Raises:
-        UserError: it cannot be used, or an option is no ``key=value``, unknown or impossible.
-    """
-    given = {}
-    for option in options:
-        key, equals, value = option.removeprefix("data.").partition("=")
-        if not equals:
-            raise ConfigError(f"{option}: is no option; give key=value, as split_seed=1")
-        given[key] = yaml.safe_load(value)
-    data = recognise(path, given)
-    description = describe(data, progress=sys.stderr.isatty())
-    print(json.dumps(dataclasses.asdict(description), indent=2) if as_json else as_text(description))
-    if sheet is not None:
-        with replacing(sheet) as temporary:
-            contact_sheet(data).save(temporary, Image.registered_extensions().get(sheet.suffix.lower(), "PNG"))
-        print(f"contact sheet: {sheet}", file=sys.stderr)
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,9 +1,11 @@
-"""What the subcommands of ``python -m siamese`` do that ask a finished run: verify, embed, identify."""
+"""What the subcommands of ``siamese`` do; those of Hydra, train and eval, are in `siamese.cli`."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,14 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from siamese.data.lists import read_text
 from siamese.data.photos import find_people, find_photos
+from siamese.data.sources import recognise
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.intervals import wilson
 from siamese.files import replacing, write_csv_atomically
+from siamese.report.dataset import as_text, contact_sheet, describe
+from siamese.report.jobs import read_jobs
+from siamese.report.reproduction import reproduction as reproduction
+from siamese.report.run import write_run_report
+from siamese.report.sweep import write_sweep_report
 
 if TYPE_CHECKING:
     from siamese.verifier import Verification, Verifier
@@ -236,3 +246,46 @@ def _embed(verifier: Verifier, photos: list[NDArray[np.uint8]]) -> NDArray[np.fl
 def _no_bar() -> bool | None:
     """What tqdm takes to draw a bar in a terminal alone."""
     return None if sys.stderr.isatty() else True
+
+
+def build_report(folder: Path) -> Path:
+    """Write the page of a run; or of each run below a folder and, with the tables, of all of them together.
+
+    Returns:
+        the page: that of the run, or that of all.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    if (folder / "result.json").is_file():
+        for fold in folder.glob("fold_*/result.json"):
+            write_run_report(fold.parent)
+        return write_run_report(folder)
+    jobs = read_jobs(folder) if folder.is_dir() else []
+    for job in jobs:
+        write_run_report(job.folder)
+    page = write_sweep_report(folder) if jobs else None
+    if page is None:
+        raise ConfigError(f"{folder}: no run there (no result.json in it or below it)")
+    return page
+
+
+def describe_data(path: Path, options: list[str], as_json: bool, sheet: Path | None) -> None:
+    """Print what the data set at ``path`` holds, and write its contact sheet.
+
+    Raises:
+        UserError: it cannot be used, or an option is no ``key=value``, unknown or impossible.
+    """
+    given = {}
+    for option in options:
+        key, equals, value = option.removeprefix("data.").partition("=")
+        if not equals:
+            raise ConfigError(f"{option}: is no option; give key=value, as split_seed=1")
+        given[key] = yaml.safe_load(value)
+    data = recognise(path, given)
+    description = describe(data, progress=sys.stderr.isatty())
+    print(json.dumps(dataclasses.asdict(description), indent=2) if as_json else as_text(description))
+    if sheet is not None:
+        with replacing(sheet) as temporary:
+            contact_sheet(data).save(temporary, Image.registered_extensions().get(sheet.suffix.lower(), "PNG"))
+        print(f"contact sheet: {sheet}", file=sys.stderr)

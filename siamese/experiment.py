@@ -439,7 +439,10 @@ def describe(config: TrainConfig, device: torch.device, arithmetic: Arithmetic) 
 
 def git_state() -> dict[str, Any]:
     """The commit of the source tree and whether it has uncommitted changes; nothing outside a clone."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    clone = Path(__file__).resolve().parent.parent
+    if not (clone / ".git").exists():  # installed, perhaps inside somebody else's clone
+        return {}
+    git = ["git", "-C", str(clone)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
         changes = subprocess.run(
