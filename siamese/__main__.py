@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from siamese.errors import UserError
+from siamese.errors import TrainingError, UserError
 from siamese.memory import keep_freed_memory
 
 HYDRA = ("train", "eval")
@@ -47,9 +47,10 @@ def configuration_folder() -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand other than Hydra's; returns the exit code (2: what is named cannot be used)."""
+    """Run a subcommand other than Hydra's; returns the exit code (2: what is named cannot be used; 1: it fails)."""
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("siamese").setLevel(logging.INFO)
     from siamese import commands
 
     try:
@@ -62,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "identify":
                 found = commands.identify(options.run, options.gallery, options.photo, options.top)
                 print(json.dumps(found, indent=2))
+            case "export":
+                commands.export(options.run, options.folder, options.format)
             case "report":
                 print(commands.build_report(options.folder))
             case "reproduction":
@@ -71,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -107,6 +113,10 @@ def build_parser() -> argparse.ArgumentParser:
     identified.add_argument("gallery", type=Path, help="a folder of photos, or a photo, for each person")
     identified.add_argument("photo", type=Path, help="of whom is asked for")
     identified.add_argument("--top", type=int, default=5, help="how many people to tell (default 5)")
+    exported = commands.add_parser("export", help="write a run's network as ONNX, or as torch.export saves it")
+    exported.add_argument("run", type=Path, help="the folder of a finished run")
+    exported.add_argument("folder", type=Path, help="where to; made when missing")
+    exported.add_argument("--format", default="onnx", help="onnx (default) or pt2")
     return parser
 
 

@@ -248,6 +248,13 @@ def _no_bar() -> bool | None:
     return None if sys.stderr.isatty() else True
 
 
+def export(run: Path, folder: Path, kind: str) -> None:
+    """Write a run's network for other programs: `siamese.export.export`, errors as there."""
+    from siamese.export import export as write
+
+    write(run, folder, kind)
+
+
 def build_report(folder: Path) -> Path:
     """Write the page of a run; or of each run below a folder and, with the tables, of all of them together.
 

@@ -15,6 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from siamese.config import TrainConfig, to_plain, write_yaml
+from siamese.data.lists import person_of
 from siamese.files import flatten
 from siamese.report.load import read_predictions
 
@@ -97,7 +98,7 @@ def log_embedding(loggers: list[Logger], z_BD: Tensor, pixels_BCHW: Tensor, name
     thumbnails = torch.nn.functional.interpolate(pixels_BCHW.float() / 255, size=side, mode="area")
     if thumbnails.shape[1] == 1:
         thumbnails = thumbnails.expand(-1, 3, -1, -1)
-    people = [[name.rpartition("/")[0], name] for name in names]
+    people = [[person_of(name), name] for name in names]
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_embedding(

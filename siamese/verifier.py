@@ -79,8 +79,12 @@ class Verifier:
         self.bf16 = bf16
 
     @classmethod
-    def load(cls, run: str | Path) -> Verifier:
+    def load(cls, run: str | Path, plain: bool = False) -> Verifier:
         """The verifier of a run folder; computes on a GPU where there is one and the run did not exclude it.
+
+        Args:
+            run: the folder.
+            plain: convolve directly even where the run went through spectra; the same to rounding.
 
         Raises:
             ConfigError: no finished run with weights is there.
@@ -89,6 +93,8 @@ class Verifier:
         (member,) = find_runs(EvalConfig(run=str(run)))
         if "run" in member.result:
             raise ConfigError(f"run={run}: is an evaluation; name the run that it scored: {member.result['run']}")
+        if plain:
+            member = member._replace(result={**member.result, "convolution": "direct"})
         arithmetic, device = recorded_arithmetic(member.result), pick_device(member.config)
         bf16 = arithmetic.bf16 and (device.type == "cuda" or cpu_has_bf16())
         network = load_scorer(member, refit=False)

@@ -113,6 +113,6 @@ def windows(x_BCHW: Tensor, share: float) -> list[Tensor]:
     views = []
     for right, down in ((-gap, 0.0), (gap, 0.0), (0.0, -gap), (0.0, gap)):
         theta = torch.tensor([[share, 0.0, right], [0.0, share, down]], device=x_BCHW.device)
-        grid = sampling_grid(theta.expand(len(x_BCHW), 2, 3), x_BCHW)
+        grid = sampling_grid(theta.expand(x_BCHW.shape[0], 2, 3), x_BCHW)
         views.append(F.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False))
     return views
