@@ -53,6 +53,8 @@ def run_app(main: Callable[[], object]) -> NoReturn:
     """Call a function decorated with ``hydra.main`` and end the process with the exit code of the contract."""
     # Hydra prints several lines and ends with 1 on its own, unless told to let exceptions through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Unquoted, Hydra takes the word for a number that is none.
+    sys.argv[1:] = ["debug='nan'" if word == "debug=nan" else word for word in sys.argv[1:]]
     catch_signals()
     try:
         main()

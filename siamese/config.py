@@ -334,6 +334,16 @@ SchedulerConfig = Annotated[StepScheduler | CosineScheduler | ConstantScheduler,
 # --- where and how it runs --------------------------------------------------------------------------------
 
 
+def _limit(value: object) -> object:
+    if (
+        value is None
+        or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+        or (isinstance(value, float) and 0 < value <= 1)
+    ):
+        return value
+    raise ValueError(f"{value!r} is neither a number of batches, 1 or more, nor a share such as 0.1 or 1.0")
+
+
 class TrainerConfig(Section):
     """What is handed to Lightning's Trainer."""
 
@@ -342,6 +352,14 @@ class TrainerConfig(Section):
     nodes: int = Field(1, ge=1, description="machines; more than one are started by torchrun or SLURM")
     deterministic: bool = Field(True, description="only algorithms that give the same bits every time")
     gradient_clip_val: float | None = Field(None, gt=0)
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    limit_train_batches: Annotated[int | float | None, PlainValidator(_limit)] = Field(
+        None, description="batches of an epoch: a number, or a share of them; null: all"
+    )
+    overfit_batches: int | None = Field(None, ge=1, description="an epoch shows these alone, again and again")
+    max_time: str | None = Field(None, pattern=r"^\d\d:\d\d:\d\d:\d\d$", description="stop after DD:HH:MM:SS")
+    detect_anomaly: bool = Field(False, description="name the operation that gives the first NaN; slow")
+    profiler: Literal["simple", "pytorch"] | None = Field(None, description="where the time goes, into profile/")
     progress_bar: bool | None = Field(None, description="null: when the output is a terminal")
 
     @property
@@ -463,6 +481,7 @@ class TrainConfig(Section):
     convolution: Literal["auto", "direct", "dft"] = "auto"
     checkpoint: Annotated[CheckpointConfig, BeforeValidator(_keep)] = CheckpointConfig()
     resume: bool = False
+    print_config: bool = False
     data: DataConfig
     model: ModelConfig
     objective: ObjectiveConfig

@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ from siamese.checkpoints import (
     save_backend,
 )
 from siamese.collective import leave
-from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
+from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain, write_yaml
 from siamese.data.module import PairDataModule
 from siamese.data.sources import has_outside_data, image_root, read_memberships, title
 from siamese.distributed import other_processes
@@ -73,6 +74,9 @@ from siamese.scoring import embed_images, fit_backend, score_pairs
 from siamese.tracking import RunTensorBoardLogger, as_folder_name, log_configuration, log_embedding, log_result
 
 log = logging.getLogger(__name__)
+
+PROFILED = 12
+"""Steps of a profile that the log tells."""
 
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 PREDICTION_COLUMNS = ["split", "image1", "image2", "label", "score", "probability", "predicted", "outcome"]
@@ -110,6 +114,8 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     label = (recorded or {}).get("label") or label or config.name
     if main:
         folder.start(config, **describe(config, device, arithmetic), label=label)
+    if config.print_config and main:
+        log.info("configuration:\n%s", write_yaml(config).rstrip())
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
 
@@ -123,13 +129,16 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
         )
     module = build_module(config, network, data)
     checkpoint_io = build_checkpoint_io(config)
-    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label)
+    profiler = build_profiler(config, folder.path)
+    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label, profiler)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
     with logging_redirect_tqdm(), other_processes_and_signals(config, folder), _explaining(config, folder):
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     if not main:
         return {}
+    if profiler is not None:
+        tell_profile(profiler, folder.path)
     history = read_history(folder.history)
 
     scoring = time.perf_counter()
@@ -213,6 +222,8 @@ def load_data(config: TrainConfig, folder: RunFolder, test_only: bool = False) -
         groups=config.objective.name not in PAIR_OBJECTIVES,
         sampling=config.sampling,
         test_only=test_only,
+        limit_batches=config.trainer.limit_train_batches,
+        overfit_batches=config.trainer.overfit_batches,
     )
     data.prepare_data()
     try:
@@ -312,6 +323,7 @@ def build_trainer(
     arithmetic: Arithmetic,
     checkpoint_io: CheckpointIO,
     label: str,
+    profiler: Profiler | None = None,
 ) -> L.Trainer:
     """Lightning's Trainer with our callbacks and logger."""
     show_bar = config.trainer.progress_bar
@@ -349,6 +361,10 @@ def build_trainer(
         deterministic=config.trainer.deterministic,
         benchmark=False,
         gradient_clip_val=config.trainer.gradient_clip_val,
+        gradient_clip_algorithm=config.trainer.gradient_clip_algorithm,
+        max_time=config.trainer.max_time,
+        detect_anomaly=config.trainer.detect_anomaly,
+        profiler=profiler,
         logger=build_logger(config, folder.path, label),
         callbacks=callbacks,
         plugins=[checkpoint_io],
@@ -357,6 +373,26 @@ def build_trainer(
         num_sanity_val_steps=0,
         default_root_dir=folder.path,
     )
+
+
+def build_profiler(config: TrainConfig, path: Path) -> Profiler | None:
+    """What measures where the time goes, and writes it below ``path``."""
+    match config.trainer.profiler:
+        case "simple":
+            return SimpleProfiler(path / "profile", "steps")
+        case "pytorch":
+            return PyTorchProfiler(path / "profile", "operators", group_by_input_shapes=True)
+        case _:
+            return None
+
+
+def tell_profile(profiler: Profiler, path: Path) -> None:
+    """Log the steps that took longest, as far as the profiler knows them, and where the rest is."""
+    if isinstance(profiler, SimpleProfiler):
+        took = {name: (len(seconds), sum(seconds)) for name, seconds in profiler.recorded_durations.items() if seconds}
+        for name, (calls, seconds) in sorted(took.items(), key=lambda item: -item[1][1])[:PROFILED]:
+            log.info("%8.2f s  %6d calls  %8.1f ms each  %s", seconds, calls, 1e3 * seconds / calls, name)
+    log.info("profile: %s", path / "profile")
 
 
 def build_strategy(config: TrainConfig, device: torch.device) -> Strategy | str:

@@ -111,7 +111,8 @@ class RunFolder:
         if not self.config.exists():
             return  # its configuration was refused: nothing was started
         recorded, wanted = (flatten(to_plain(c)) for c in (read_yaml(self.config), config))
-        differing = [key for key in wanted if key != "resume" and recorded.get(key) != wanted[key]]
+        free = ("resume", "print_config")
+        differing = [key for key in wanted if key not in free and recorded.get(key) != wanted[key]]
         if differing:
             key = differing[0]
             raise ConfigError(

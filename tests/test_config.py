@@ -46,7 +46,7 @@ def test_a_recipe_takes_photos_of_ones_own() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_config_file_composes(group: str, option: str) -> None:
-    assert load(f"{group}={option}", *NEEDS.get((group, option), []))
+    assert load(f"{group}='{option}'", *NEEDS.get((group, option), []))
 
 
 def test_every_group_of_the_defaults_list_is_tested() -> None:

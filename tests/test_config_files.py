@@ -71,7 +71,7 @@ def test_every_config_file_runs(
         overrides = [o for o in overrides if not o.startswith("model.")] + [f"model={option}", "model.embedding_dim=8"]
     elif group != "data":
         overrides += NEEDS.get((group, option), [])
-        overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}={option}"]
+        overrides = [o for o in overrides if not o.startswith(f"{group}=")] + [f"{group}='{option}'"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         if compose("train", overrides).model.name in ("resnet", "multicrop"):
             overrides += ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"]

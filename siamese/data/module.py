@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -128,18 +128,31 @@ class BatchLoader(DataLoader[Any]):
     """One item of the data set for each item of the sampler, which is a whole batch already.
 
     It goes on in the middle of an epoch: Lightning keeps its state in checkpoints.
+
+    Args:
+        batches: gives the batch that an item of the sampler stands for.
+        sampler: of an epoch.
+        limit: batches of an epoch that are given: a number, or a share of them, at least one; None: all.
     """
 
-    def __init__(self, batches: Dataset[Any], sampler: Iterable[Any]) -> None:
+    def __init__(self, batches: Dataset[Any], sampler: Iterable[Any], limit: int | float | None = None) -> None:
+        self._limit = limit
         # batch_size=None: the sampler's batches are taken as they are. No workers: there is nothing to wait for.
         super().__init__(batches, sampler=sampler, batch_size=None)
         self._given = 0  # batches of this epoch
         self._skip = 0  # of the next
 
+    def __len__(self) -> int:
+        """The batches of an epoch."""
+        whole = super().__len__()
+        if self._limit is None:
+            return whole
+        return min(whole, self._limit) if isinstance(self._limit, int) else max(1, round(self._limit * whole))
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield the batches of an epoch, or what is left of one."""
         self._given, self._skip = self._skip, 0
-        for batch in islice(super().__iter__(), self._given, None):
+        for batch in islice(super().__iter__(), self._given, len(self)):
             self._given += 1
             yield batch
 
@@ -176,6 +189,8 @@ class PairDataModule(L.LightningDataModule):
         groups: give training batches as groups of images of one person instead of as pairs.
         sampling: what an epoch shows of each person in the unrestricted setting.
         test_only: all of one's own data is for the test: ``train`` and ``val`` stay empty.
+        limit_batches: of training in an epoch, as of `BatchLoader`.
+        overfit_batches: train on so many batches alone, again and again in every epoch.
 
     Attributes (after ``setup``):
         images: the decoded images and the excluded files; there even when ``setup`` finds nothing usable.
@@ -193,6 +208,8 @@ class PairDataModule(L.LightningDataModule):
         groups: bool = False,
         sampling: SamplingConfig | None = None,
         test_only: bool = False,
+        limit_batches: int | float | None = None,
+        overfit_batches: int | None = None,
     ) -> None:
         super().__init__()
         self.data = data
@@ -203,6 +220,8 @@ class PairDataModule(L.LightningDataModule):
         self.groups = groups
         self.sampling = sampling or SamplingConfig()
         self.test_only = test_only
+        self.limit_batches = limit_batches
+        self.overfit_batches = overfit_batches
         self.images = ImageArray([], np.empty((0, 0, 0, 0), np.uint8), {})
         self.people: list[Ints] | None = None
         self._pixels = torch.empty(0, dtype=torch.uint8)
@@ -295,15 +314,20 @@ class PairDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Training pairs, or groups, in a new order every epoch."""
+        batches: Dataset[Any]
+        sampler: Iterable[Any]
         if self.people is not None:
             by_name: type[PeopleSampler] = GroupBatchSampler if self.groups else NamedPairSampler
             sampler = by_name(self.people, self.batch_size, self.sampling, self.seed)
-            return BatchLoader(DrawnGroups() if self.groups else DrawnPairs(), sampler)
-        pairs = PairsAsGroups(self.train) if self.groups else self.train
-        least = 2 * processes()
-        return BatchLoader(
-            pairs, PairBatchSampler(len(pairs), self.batch_size, shuffle=True, seed=self.seed, least=least)
-        )
+            batches = DrawnGroups() if self.groups else DrawnPairs()
+        else:
+            batches = PairsAsGroups(self.train) if self.groups else self.train
+            least = 2 * processes()
+            sampler = PairBatchSampler(len(self.train), self.batch_size, shuffle=True, seed=self.seed, least=least)
+        if self.overfit_batches is not None:
+            length = len(sampler)  # type: ignore[arg-type]
+            sampler = list(islice(cycle(list(islice(sampler, self.overfit_batches))), length))
+        return BatchLoader(batches, sampler, self.limit_batches)
 
     def val_dataloader(self) -> BatchLoader:
         """Validation pairs in order."""
