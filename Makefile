@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
-.PHONY: help demo test test-all lint audit fuzz format reproduction tensorboard clean
+.PHONY: help demo test test-all lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ fuzz: $(READY)  ## random lists and images, FUZZ_SECONDS=600 each
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz.py lists $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py images $(FUZZ_SECONDS)
+
+docs: $(READY)  ## the site of docs/ into build/site, to be opened from there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -289,10 +290,11 @@ def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:
     """The configured optimizer over ``parameters``."""
     options = to_plain(config.optimizer)
     options |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    # One pass over the parameters. Lightning refuses to clip gradients before such a step under mixed precision.
-    options["fused"] = config.trainer.gradient_clip_val is None
-    optimizer: Optimizer = OPTIMIZERS[options.pop("name")](parameters, **options)
-    return optimizer
+    kind: Callable[..., Optimizer] = OPTIMIZERS[options.pop("name")]
+    if "fused" in inspect.signature(kind).parameters:
+        # One pass over the parameters. Lightning refuses to clip gradients before such a step under mixed precision.
+        options["fused"] = config.trainer.gradient_clip_val is None
+    return kind(parameters, **options)
 
 
 def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | None:
