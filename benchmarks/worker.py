@@ -67,6 +67,7 @@ def fit(
     from siamese.module import SiameseModule
     from siamese.objectives.pairs import BinaryCrossEntropy
     from siamese.runs import RunFolder
+    from siamese.tracking import build_logger
 
     config = configuration(
         data, root, f"precision={precision}", f"batch_size={batch}", f"optimizer={optimizer}", "checkpoint=none"
@@ -83,7 +84,8 @@ def fit(
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         io = experiment.build_checkpoint_io(config)
-        trainer = experiment.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io, config.name)
+        logger, _ = build_logger(config.logger, Path(folder), config.name)
+        trainer = experiment.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io, logger)
         # Steps alone: epochs, validation and records are in the benchmarks of whole runs.
         callbacks = [StepSeed(config.seed), times, *([profiler] if profiler else [])]
         vars(trainer)["callbacks"] = callbacks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import importlib.util
 import logging
 import os
 import signal
@@ -43,6 +44,10 @@ SWEEP_PROCESS = "SIAMESE_SWEEP_PROCESS"
 
 ORPHANS_MAY_TAKE = 60.0
 """Seconds in which a job whose sweep was killed stops and saves; a resumed sweep waits that long for its folder."""
+
+
+EXTRAS = ("mlflow", "wandb")
+"""Loggers that are called as the packages which they need."""
 
 
 class JobFailedError(Exception):
@@ -219,6 +224,8 @@ def _check(config: DictConfig, config_name: str, folder: Path | None, fetch: boo
             from siamese.hardware import pick_device  # imports torch
 
             pick_device(train)
+        if train.logger.name in EXTRAS and importlib.util.find_spec(train.logger.name) is None:
+            raise ConfigError(f"logger={train.logger.name} needs a package: pip install 'siamese[{train.logger.name}]'")
         data, protocol = train.data, train.protocol
     else:
         wanted = configuration.load_eval(cfg)

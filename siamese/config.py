@@ -371,8 +371,11 @@ class TrainerConfig(Section):
 class LoggerConfig(Section):
     """Where the curves go besides history.csv."""
 
-    name: Literal["tensorboard", "csv"]
+    name: Literal["tensorboard", "csv", "mlflow", "wandb"]
     projector: bool = Field(False, description="the test images' embeddings, with thumbnails, for TensorBoard")
+    project: str = Field("siamese", min_length=1, description="what MLflow calls an experiment, W&B a project")
+    uri: str | None = Field(None, min_length=1, description="of MLflow's server; null: as it is set, or a file")
+    offline: bool = Field(True, description="keep what is for W&B in the run folder, instead of sending it")
 
     @model_validator(mode="after")
     def _projector_is_tensorboards(self) -> LoggerConfig:

@@ -21,7 +21,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -72,7 +72,7 @@ from siamese.report.load import OUTCOMES
 from siamese.report.run import write_run_report
 from siamese.runs import MEMBERSHIP_COLUMNS, RunFolder, is_main
 from siamese.scoring import embed_images, fit_backend, score_pairs
-from siamese.tracking import RunTensorBoardLogger, as_folder_name, log_configuration, log_embedding, log_result
+from siamese.tracking import build_logger, log_configuration, log_embedding, log_result
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,10 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     module = build_module(config, network, data)
     checkpoint_io = build_checkpoint_io(config)
     profiler = build_profiler(config, folder.path)
-    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, label, profiler)
+    logger, logger_id = build_logger(config.logger, folder.path, label, (recorded or {}).get("logger_id"))
+    if main and logger_id is not None:
+        folder.record(logger_id=logger_id)
+    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, logger, profiler)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
     with logging_redirect_tqdm(), other_processes_and_signals(config, folder), _explaining(config, folder):
@@ -324,10 +327,10 @@ def build_trainer(
     device: torch.device,
     arithmetic: Arithmetic,
     checkpoint_io: CheckpointIO,
-    label: str,
+    logger: Logger,
     profiler: Profiler | None = None,
 ) -> L.Trainer:
-    """Lightning's Trainer with our callbacks and logger."""
+    """Lightning's Trainer with our callbacks."""
     show_bar = config.trainer.progress_bar
     if show_bar is None:
         show_bar = sys.stderr.isatty()
@@ -367,7 +370,7 @@ def build_trainer(
         max_time=config.trainer.max_time,
         detect_anomaly=config.trainer.detect_anomaly,
         profiler=profiler,
-        logger=build_logger(config, folder.path, label),
+        logger=logger,
         callbacks=callbacks,
         plugins=[checkpoint_io],
         enable_progress_bar=show_bar,
@@ -402,13 +405,6 @@ def build_strategy(config: TrainConfig, device: torch.device) -> Strategy | str:
     if config.trainer.processes == 1:
         return "auto"
     return DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
-
-
-def build_logger(config: TrainConfig, path: Path, label: str) -> Logger:
-    """The configured logger; TensorBoard calls a run by the path of its events, whose last part is the label."""
-    if config.logger.name == "csv":
-        return CSVLogger(path, name="", version="")
-    return RunTensorBoardLogger(path, name=as_folder_name(label), version="")
 
 
 def score_splits(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from siamese.config import TrainConfig, to_plain, write_yaml
+from siamese.config import LoggerConfig, TrainConfig, to_plain, write_yaml
 from siamese.data.lists import person_of
+from siamese.errors import ConfigError
 from siamese.files import flatten
 from siamese.report.load import read_predictions
 
@@ -60,9 +63,53 @@ def as_folder_name(label: str) -> str:
     return re.sub(r"[^\w.,=+-]+", "-", label).strip(".-")[:120] or "run"
 
 
+def build_logger(config: LoggerConfig, path: Path, label: str, known: str | None = None) -> tuple[Logger, str | None]:
+    """The configured logger of a run.
+
+    Args:
+        config: which.
+        path: the run folder.
+        label: what it calls the run; TensorBoard calls it by the path of its events, whose last part is the label.
+        known: by which name MLflow or W&B knows the run already, when it goes on.
+
+    Returns:
+        the logger, and that name, None where there is none.
+
+    Raises:
+        ConfigError: MLflow or W&B cannot be used.
+    """
+    match config.name:
+        case "csv":
+            return CSVLogger(path, name="", version=""), None
+        case "mlflow":
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+            try:
+                logger = MLFlowLogger(config.project, run_name=label, tracking_uri=uri, run_id=known)
+                return logger, logger.run_id
+            except Exception as error:  # whatever its stores raise
+                reason = " ".join(str(error).split())
+                raise ConfigError(f"logger=mlflow: {uri} cannot be used ({reason}); give another logger.uri") from None
+        case "wandb":
+            import wandb
+
+            os.environ.setdefault("WANDB_SILENT", "true")
+            if wandb.run is not None:  # of a job of the same sweep that failed
+                wandb.finish()
+            name = known or secrets.token_hex(4)
+            options: dict[str, Any] = {"project": config.project, "offline": config.offline, "resume": "allow"}
+            return WandbLogger(label, save_dir=path, id=name, **options), name
+        case _:
+            return RunTensorBoardLogger(path, name=as_folder_name(label), version=""), None
+
+
 def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
-    """The configuration as text, and loss and accuracy of both splits in one chart each, from the start."""
+    """The configuration, and in TensorBoard loss and accuracy of both splits in one chart each, from the start."""
     for logger in loggers:
+        if isinstance(logger, MLFlowLogger | WandbLogger):
+            settings = flatten(to_plain(config))
+            del settings["resume"]  # what is known of a run does not change when it goes on
+            logger.log_hyperparams(settings)
         if isinstance(logger, TensorBoardLogger):
             text = "".join(f"    {line}\n" for line in write_yaml(config).splitlines())
             logger.experiment.add_text("configuration", text)
@@ -71,7 +118,7 @@ def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
 
 
 def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any], folder: Path) -> None:
-    """Final figures to every logger; to TensorBoard also HParams and the report's pictures."""
+    """Final figures and the report's pictures to every logger that takes them; to TensorBoard also HParams."""
     final = {name: float(result[name]) for name in FINAL if result.get(name) is not None}
     test = {name: value for name, value in final.items() if name.startswith("test/")}
     for logger in loggers:
@@ -81,6 +128,13 @@ def log_result(loggers: list[Logger], config: TrainConfig, result: dict[str, Any
             settings = flatten(to_plain(config)) | {"precision": result["precision"]}
             _log_to_tensorboard(logger, settings, final, result["epochs"], folder)
             logger.experiment.close()
+        elif isinstance(logger, MLFlowLogger):
+            for picture in sorted(folder.glob("*.png")):
+                logger.experiment.log_artifact(logger.run_id, str(picture), "report")
+        elif isinstance(logger, WandbLogger):
+            for picture in sorted(folder.glob("*.png")):
+                logger.log_image(f"report/{picture.stem}", [str(picture)])
+            logger.experiment.finish()
         else:
             logger.save()
 
