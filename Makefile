@@ -42,7 +42,7 @@ fuzz: $(READY)  ## random lists and images, FUZZ_SECONDS=600 each
 	$(BIN)/python tests/fuzz.py lists $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py images $(FUZZ_SECONDS)
 
-docs: $(READY)  ## the site of docs/ into build/site, to be opened from there
+docs: $(READY)  ## the site of docs/ into build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 

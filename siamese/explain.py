@@ -43,7 +43,8 @@ def explain_pair(verifier: Verifier, first: Photo, second: Photo) -> Explanation
 
     Args:
         verifier: of a run.
-        first, second: files or pictures.
+        first: a file or a picture.
+        second: likewise.
 
     Raises:
         DataError: a photo cannot be used.
