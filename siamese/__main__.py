@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             case "export":
                 commands.export(options.run, options.folder, options.format)
             case "report":
-                print(commands.build_report(options.folder))
+                print(commands.build_report(options.folder, options.explain))
             case "reproduction":
                 print(commands.reproduction(options.folder), end="")
             case "data":
@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(command, add_help=False, help=f"as {command}.py: key=value ..., --help tells all keys")
     report = commands.add_parser("report", help="build the page of a run or a sweep from the files on disk")
     report.add_argument("folder", type=Path, help="a run folder, or one with runs below it: of a sweep, or of several")
+    report.add_argument("--explain", action="store_true", help="of a run: show in its gallery what answers rest on")
     reproduced = commands.add_parser(
         "reproduction", help="print the figures of the report that is reproduced beside those of runs, as Markdown"
     )

@@ -255,8 +255,12 @@ def export(run: Path, folder: Path, kind: str) -> None:
     write(run, folder, kind)
 
 
-def build_report(folder: Path) -> Path:
+def build_report(folder: Path, explain: bool = False) -> Path:
     """Write the page of a run; or of each run below a folder and, with the tables, of all of them together.
+
+    Args:
+        folder: of the run or the runs.
+        explain: show in the gallery of a run what the answers rest on, which takes its network.
 
     Returns:
         the page: that of the run, or that of all.
@@ -264,6 +268,10 @@ def build_report(folder: Path) -> Path:
     Raises:
         ConfigError: there is no run.
     """
+    if explain:
+        from siamese.explain import explain_examples
+
+        log.info("%d pairs explained", explain_examples(folder))
     if (folder / "result.json").is_file():
         for fold in folder.glob("fold_*/result.json"):
             write_run_report(fold.parent)

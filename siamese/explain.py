@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +15,21 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from siamese.data.module import to_float
+from siamese.errors import DataError
+from siamese.files import replacing
+from siamese.report.examples import explanation_file, pick_examples
+from siamese.report.load import read_predictions
 from siamese.report.text import probability
+from siamese.runs import RunFolder
 from siamese.verifier import Photo, Verification, Verifier
+
+log = logging.getLogger(__name__)
 
 WINDOW = 0.2
 """Side of what is covered at a time, as a share of the image's; it moves by half of that."""
+
+GAP = 8
+"""Pixels between two maps."""
 
 AT_A_TIME = 32
 """Covered images embedded together."""
@@ -94,6 +106,35 @@ def overlay(explanation: Explanation, height: int = 250) -> list[Image.Image]:
         share = np.abs(strength) / 2
         pictures.append(Image.fromarray(((1 - share) * base + share * colour).clip(0, 255).astype(np.uint8)))
     return pictures
+
+
+def explain_examples(run: Path) -> int:
+    """Draw what the answers about the pairs of a run's gallery rest on, for its page to show; returns how many.
+
+    Raises:
+        UserError: the run cannot be used.
+    """
+    verifier = Verifier.load(run)
+    predictions = read_predictions(run)
+    shown = [p for p in predictions if p.split == "test"] or predictions
+    root = Path(str((RunFolder(run).result or {})["image_root"]))
+    drawn = 0
+    for examples in pick_examples(shown):
+        for pair in (*examples.confident, *examples.doubtful):
+            try:
+                maps = overlay(explain_pair(verifier, root / pair.image1, root / pair.image2))
+            except DataError as error:
+                log.warning("left out: %s", error)
+                continue
+            sheet = Image.new("RGB", (2 * maps[0].width + GAP, maps[0].height), "white")
+            sheet.paste(maps[0], (0, 0))
+            sheet.paste(maps[1], (maps[0].width + GAP, 0))
+            file = explanation_file(run, pair)
+            file.parent.mkdir(exist_ok=True)
+            with replacing(file) as temporary:
+                sheet.save(temporary, "JPEG", quality=80)
+            drawn += 1
+    return drawn
 
 
 def explanation_figure(explanation: Explanation, answer: Verification) -> Figure:

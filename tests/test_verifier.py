@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,22 @@ def test_an_explanation_is_drawn(verifier: Verifier, faces: Path, tmp_path: Path
     figure.savefig(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_the_gallery_shows_what_answers_rest_on(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = (run / "report.html").read_text(encoding="utf-8")
+    assert "what the answer rests on" not in before
+    assert main(["report", str(run), "--explain"]) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    shown = len(list((run / "explanations").glob("*.jpg")))
+    assert page.count("what the answer rests on") == shown > 0
+    assert page.count("<figure") == before.count("<figure")
+    assert main(["report", str(run)]) == 0  # they stay
+    assert (run / "report.html").read_text(encoding="utf-8") == page
 
 
 # --- from the command line --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ def _pick(outcome: str, group: list[Prediction], each: int) -> Examples:
     if len(ranked) <= 2 * each:
         return Examples(outcome, len(ranked), tuple(ranked), ())
     return Examples(outcome, len(ranked), tuple(ranked[:each]), tuple(ranked[: -each - 1 : -1]))
+
+
+def explanation_file(folder: Path, pair: Prediction) -> Path:
+    """Where a run folder has the picture of what the answer about a pair rests on, if it was asked for."""
+    names = f"{pair.image1}\n{pair.image2}".encode()
+    return folder / "explanations" / f"{hashlib.sha256(names).hexdigest()[:16]}.jpg"
 
 
 def load_photo(path: Path, height: int = PHOTO_HEIGHT) -> Image.Image | None:

@@ -14,7 +14,7 @@ from PIL import Image
 from siamese.evaluation.intervals import wilson
 from siamese.evaluation.metrics import confusion
 from siamese.files import write_bytes_atomically, write_text_atomically
-from siamese.report.examples import as_data_uri, load_photo, pick_examples
+from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, explanation_file, load_photo, pick_examples
 from siamese.report.figures import (
     OUTCOME_TITLES,
     curves_figure,
@@ -91,6 +91,10 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
         picture = photo(name)
         return None if picture is None else as_data_uri(picture)
 
+    def explanation(pair: Prediction) -> str | None:
+        picture = load_photo(explanation_file(run.folder, pair), 2 * PHOTO_HEIGHT)
+        return None if picture is None else as_data_uri(picture)
+
     shown = _shown(run)
     return render_page(
         "run.html.j2",
@@ -110,6 +114,7 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
         examples=pick_examples(shown),
         outcome_titles=OUTCOME_TITLES,
         photo=embedded,
+        explanation=explanation,
         excluded=run.excluded[:MAX_EXCLUDED],
         notes=_notes(run),
     )
