@@ -63,6 +63,8 @@ def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | No
         raise ConfigError("give two photos, or --pairs FILE with a list of pairs")
     if pairs is not None and explain is not None:
         raise ConfigError("--explain is for two photos; leave --pairs out")
+    if explain is not None:
+        _check_picture("--explain", explain, ("png", "jpg", "pdf", "svg"))
     asked = read_asked(pairs) if pairs is not None else []
     verifier = _load(run)
     if pairs is None:
@@ -73,7 +75,7 @@ def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | No
 
             figure = explanation_figure(explain_pair(verifier, photos[0], photos[1]), answer)
             with replacing(explain) as temporary:
-                figure.savefig(temporary, format=explain.suffix.lstrip(".").lower() or "png", dpi=150)
+                figure.savefig(temporary, format=explain.suffix.lstrip(".").lower(), dpi=150)
             log.info("explanation: %s", explain)
         return
     yield from _verify_list(verifier, asked, pairs.parent)
@@ -210,6 +212,13 @@ def read_asked(path: Path) -> list[Asked]:
     return asked
 
 
+def _check_picture(option: str, file: Path, kinds: tuple[str, ...]) -> None:
+    if file.suffix.lower().removeprefix(".") not in kinds:
+        raise ConfigError(f"{option} {file}: name a file that ends in .{', .'.join(kinds)}")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{option} {file}: no such folder; make {file.parent} first")
+
+
 def _load(run: Path) -> Verifier:
     from siamese.verifier import Verifier  # torch: not before all else is known to be there
 
@@ -296,11 +305,16 @@ def describe_data(path: Path, options: list[str], as_json: bool, sheet: Path | N
         key, equals, value = option.removeprefix("data.").partition("=")
         if not equals:
             raise ConfigError(f"{option}: is no option; give key=value, as split_seed=1")
-        given[key] = yaml.safe_load(value)
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{option}: the value cannot be read") from None
+    if sheet is not None:
+        _check_picture("--contact-sheet", sheet, ("png", "jpg", "webp"))
     data = recognise(path, given)
     description = describe(data, progress=sys.stderr.isatty())
     print(json.dumps(dataclasses.asdict(description), indent=2) if as_json else as_text(description))
     if sheet is not None:
         with replacing(sheet) as temporary:
-            contact_sheet(data).save(temporary, Image.registered_extensions().get(sheet.suffix.lower(), "PNG"))
+            contact_sheet(data).save(temporary, Image.registered_extensions()[sheet.suffix.lower()])
         print(f"contact sheet: {sheet}", file=sys.stderr)

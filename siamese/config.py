@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from siamese.errors import ConfigError, UnknownKeyError
 from siamese.evaluation.rules import RULES, far_of
@@ -344,6 +354,12 @@ def _limit(value: object) -> object:
     raise ValueError(f"{value!r} is neither a number of batches, 1 or more, nor a share such as 0.1 or 1.0")
 
 
+def _duration(value: str | None) -> str | None:
+    if value is None or (re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", value) and value != "00:00:00:00"):
+        return value
+    raise ValueError(f"{value!r} is no time such as 00:01:30:00 (DD:HH:MM:SS)")
+
+
 class TrainerConfig(Section):
     """What is handed to Lightning's Trainer."""
 
@@ -357,7 +373,7 @@ class TrainerConfig(Section):
         None, description="batches of an epoch: a number, or a share of them; null: all"
     )
     overfit_batches: int | None = Field(None, ge=1, description="an epoch shows these alone, again and again")
-    max_time: str | None = Field(None, pattern=r"^\d\d:\d\d:\d\d:\d\d$", description="stop after DD:HH:MM:SS")
+    max_time: Annotated[str | None, AfterValidator(_duration)] = Field(None, description="stop after DD:HH:MM:SS")
     detect_anomaly: bool = Field(False, description="name the operation that gives the first NaN; slow")
     profiler: Literal["simple", "pytorch"] | None = Field(None, description="where the time goes, into profile/")
     progress_bar: bool | None = Field(None, description="null: when the output is a terminal")
@@ -462,6 +478,10 @@ def _threshold(value: object) -> float | str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError(f"{value!r} is neither a probability between 0 and 1 nor a rule: {RULES}")
     return float(value)
+
+
+HOW_IT_IS_STARTED = ("resume", "print_config")
+"""Keys that may differ when a run goes on."""
 
 
 class TrainConfig(Section):

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siamese.checkpoints import load_backend, load_network
-from siamese.config import EvalConfig, OneShotProtocol
+from siamese.config import EvalConfig, FolderData, OneShotProtocol, read_yaml
 from siamese.data.images import load_images
-from siamese.data.lists import Pair
+from siamese.data.lists import Pair, identities, people_of
 from siamese.data.module import PairDataModule
-from siamese.data.sources import image_root, read_test_people
-from siamese.errors import DataError
+from siamese.data.sources import image_root, read_listed, read_test_people
+from siamese.errors import DataError, UserError
 from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import Decision, choose_decision
 from siamese.evaluation.identification import draw_trials, identification_accuracy
-from siamese.experiment import announce, describe, judge, load_data, score_splits
+from siamese.experiment import announce, changed_since, describe, judge, load_data, score_splits
 from siamese.files import write_csv_atomically
 from siamese.hardware import pick_device, recorded_arithmetic
 from siamese.models.siamese import SiameseNetwork
@@ -82,9 +82,10 @@ def verify(members: list[Member], refit: bool, folder: RunFolder) -> None:
     scored: list[dict[str, NDArray[np.floating]]] = []
     pairs: list[list[Pair]] = []
     for member in members:
-        data = load_data(member.config, folder, member.test_only)
-        tested = [row[:2] for row in folder.memberships or () if row[2] == "test"]
-        check_strangers(member, {name for names in tested for name in names}, folder)
+        data = load_data(member.config, folder, member.test_only, None if member.foreign else member.folder)
+        if member.foreign:
+            person = identities(data.test.pairs)
+            check_strangers(member, {*person, *person.values()}, folder)
         pairs.append(data.val.pairs + data.test.pairs)
         if pairs[-1] != pairs[0]:
             raise DataError(f"{member.folder.path}: other images are unusable for it than for {first.folder.path}")
@@ -106,7 +107,7 @@ def verify(members: list[Member], refit: bool, folder: RunFolder) -> None:
 
 
 def check_strangers(member: Member, tested: set[str], folder: RunFolder) -> None:
-    """Make sure that nobody of the test was trained on, as far as names of one's own photos tell.
+    """Make sure that nobody of a test on other data was trained on or validated with, as far as names tell.
 
     Args:
         member: what is tested.
@@ -116,13 +117,25 @@ def check_strangers(member: Member, tested: set[str], folder: RunFolder) -> None
     Raises:
         DataError: somebody was, in the same folder of photos.
     """
-    trained = {name for *names, split in member.folder.memberships or () if split == "train" for name in names}
-    if not (both := trained & tested):
+    if not (both := seen_by(member.folder) & tested):
         return
-    told = f"somebody of the test ({min(both)}) was trained on in {member.folder.path}"
+    told = f"somebody of the test ({min(both)}) was trained on or validated with in {member.folder.path}"
     if folder.result is not None and folder.result.get("image_root") == member.result.get("image_root"):
         raise DataError(f"{folder.result['image_root']}: {told}; leave data out, to test on those that it kept apart")
     log.warning("%s, if the names mean the same: figures are too good for strangers", told)
+
+
+def seen_by(run: RunFolder) -> set[str]:
+    """The names of people and images that a run was trained or validated with; none where its lists are gone."""
+    if (members := run.memberships) is not None:
+        return {name for *names, split in members if split != "test" for name in names}
+    trained = read_yaml(run.config)
+    try:
+        listed = read_listed(trained.data, trained.protocol)
+    except UserError:
+        return set()
+    named = {image for images in (listed.people or {}).values() for image in images}
+    return named | set(listed.people or ()) | people_of(listed.train) | {i for pair in listed.train for i in pair[:2]}
 
 
 def load_scorer(member: Member, refit: bool, data: PairDataModule | None = None) -> SiameseNetwork:
@@ -175,8 +188,15 @@ def identify(members: list[Member], refit: bool, protocol: OneShotProtocol, fold
             decision = choose_decision(val, data.val.labels.numpy(), calibration, threshold)
         scorers.append((network, device, bf16, decision.calibration))
     people = read_test_people(members[0].config.data, members[0].config.protocol, members[0].test_only)
+    tested = {image for images in people.values() for image in images}
     for member in members:
-        check_strangers(member, {*people, *(name for images in people.values() for name in images)}, folder)
+        if member.foreign:
+            check_strangers(member, {*people, *tested}, folder)
+        elif isinstance(member.config.data, FolderData) and (recorded := member.folder.memberships) is not None:
+            now = [(image, name, "test") for name, images in people.items() for image in images]
+            before = [row for row in recorded if row[2] == "test"]
+            if sorted(now) != before:
+                raise DataError(changed_since(before, now, image_root(member.config.data)))
     listed = [name for images in people.values() for name in images]
     arrays = [
         load_images(image_root(m.config.data), listed, m.config.data, progress=sys.stderr.isatty()) for m in members

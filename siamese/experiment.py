@@ -114,7 +114,8 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     )
     label = (recorded or {}).get("label") or label or config.name
     if main:
-        folder.start(config, **describe(config, device, arithmetic), label=label)
+        known = {"logger_id": recorded["logger_id"]} if recorded and "logger_id" in recorded else {}
+        folder.start(config, **describe(config, device, arithmetic), label=label, **known)
     if config.print_config and main:
         log.info("configuration:\n%s", write_yaml(config).rstrip())
     quiet_lightning()
@@ -206,13 +207,16 @@ def _explaining(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def load_data(config: TrainConfig, folder: RunFolder, test_only: bool = False) -> PairDataModule:
+def load_data(
+    config: TrainConfig, folder: RunFolder, test_only: bool = False, trained: RunFolder | None = None
+) -> PairDataModule:
     """The data module, set up; ``excluded.csv`` is written even when nothing usable is left.
 
     Args:
         config: of the run.
         folder: where the files go.
         test_only: all of one's own data is for the test.
+        trained: the run that is evaluated, on its own data.
 
     Raises:
         DataError: as in `PairDataModule.setup`, or photos of one's own are others than when the run was begun.
@@ -237,7 +241,7 @@ def load_data(config: TrainConfig, folder: RunFolder, test_only: bool = False) -
             excluded = sorted(data.images.excluded.items())
             write_csv_atomically(folder.path / "excluded.csv", ["file", "reason"], excluded)
     if is_main(config.trainer.processes):
-        keep_memberships(config, data, folder)
+        keep_memberships(config, data, folder, trained or folder)
     sizes = {"n_train": len(data.train), "n_val": len(data.val), "n_test": len(data.test)}
     trained_on = f"{len(data.train):,} training"
     if data.people is not None:
@@ -258,19 +262,24 @@ def load_data(config: TrainConfig, folder: RunFolder, test_only: bool = False) -
     return data
 
 
-def keep_memberships(config: TrainConfig, data: PairDataModule, folder: RunFolder) -> None:
-    """Record who of one's own photos is in which set, for what comes after, and hold a resumed run to it."""
+def keep_memberships(config: TrainConfig, data: PairDataModule, folder: RunFolder, trained: RunFolder) -> None:
+    """Record who of one's own photos is in which set, and hold a run that goes on or is evaluated to what it was."""
     members = read_memberships(config.data, data.val.pairs, data.test_only)
     if members is None:
         return
-    recorded = folder.memberships
+    recorded = trained.memberships
     if recorded is not None and recorded != members:
-        changed = {row[0] for row in set(recorded) ^ set(members)}
-        raise DataError(
-            f"{image_root(config.data)}: not as it was when the run was begun: {len(changed)} images came, went or "
-            f"are in another set now ({min(changed)}); restore them, or begin another run"
-        )
+        raise DataError(changed_since(recorded, members, image_root(config.data)))
     write_csv_atomically(folder.split, MEMBERSHIP_COLUMNS, members)
+
+
+def changed_since(recorded: list[tuple[str, str, str]], now: list[tuple[str, str, str]], root: Path) -> str:
+    """In words what is different about one's own photos, rows as of ``split.csv``."""
+    changed = {row[0] for row in set(recorded) ^ set(now)}
+    return (
+        f"{root}: not as it was when the run was begun: {len(changed)} images came, went or are in another set now "
+        f"({min(changed)}); restore them, or begin another run"
+    )
 
 
 def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataModule) -> SiameseModule:

@@ -91,6 +91,8 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
             import onnxscript  # noqa: F401
         except ImportError as error:
             raise ConfigError(f"--format onnx needs {error.name}; pip install 'siamese[export]'") from None
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder")
     verifier = Verifier.load(run, plain=True)
     verifier.network.to("cpu")
     folder.mkdir(parents=True, exist_ok=True)

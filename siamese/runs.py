@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from siamese.config import (
+    HOW_IT_IS_STARTED,
     EvalConfig,
     HoldoutProtocol,
     OwnData,
@@ -111,8 +112,7 @@ class RunFolder:
         if not self.config.exists():
             return  # its configuration was refused: nothing was started
         recorded, wanted = (flatten(to_plain(c)) for c in (read_yaml(self.config), config))
-        free = ("resume", "print_config")
-        differing = [key for key in wanted if key not in free and recorded.get(key) != wanted[key]]
+        differing = [k for k in wanted if k not in HOW_IT_IS_STARTED and recorded.get(k) != wanted[k]]
         if differing:
             key = differing[0]
             raise ConfigError(
@@ -201,6 +201,13 @@ PREPROCESSING = ("image_size", "color", "crop", "interpolation")
 """What of `siamese.config.ImageOptions` decides how a photo becomes the network's input."""
 
 
+LISTED = (
+    "name", "root", "list", "split", "split_seed", "val_fraction", "test_fraction", "train_pairs", "val_pairs",
+    "test_pairs",
+)  # fmt: skip
+"""Keys of the data that decide which pairs there are."""
+
+
 class Member(NamedTuple):
     """A finished run to be scored.
 
@@ -209,12 +216,14 @@ class Member(NamedTuple):
         result: what is recorded of it.
         config: to score it with.
         test_only: whether that is on photos of one's own that the run has not seen, all of which are for the test.
+        foreign: whether it is on another kind of data than the run was trained on, or on other photos of one's own.
     """
 
     folder: RunFolder
     result: dict[str, Any]
     config: TrainConfig
     test_only: bool = False
+    foreign: bool = False
 
 
 def find_runs(config: EvalConfig) -> list[Member]:
@@ -236,11 +245,12 @@ def find_runs(config: EvalConfig) -> list[Member]:
             "out"
         )
     for member in members[1:]:
-        for key in ("name", "root", "split", "val_fraction", "split_seed"):
-            if getattr(member.config.data, key) != getattr(first.config.data, key):
+        for key in LISTED:
+            own, others = (getattr(one.config.data, key, None) for one in (member, first))
+            if own != others:
                 raise ConfigError(
-                    f"run={member.folder.path}: its data.{key}={getattr(member.config.data, key)}, that of "
-                    f"{first.folder.path} is {getattr(first.config.data, key)}; an ensemble needs the same pairs"
+                    f"run={member.folder.path}: its data.{key}={own}, that of {first.folder.path} is {others}; an "
+                    "ensemble needs the same pairs"
                 )
         if member.config.protocol != first.config.protocol:
             raise ConfigError(
@@ -300,4 +310,7 @@ def _find_run(name: str, config: EvalConfig) -> Member:
         given = getattr(config.data, key)
         if given not in (kept[key], type(config.data).model_fields[key].default):
             raise ConfigError(f"data.{key}={given}: the run was trained with data.{key}={kept[key]}; leave it out")
-    return Member(folder, result, trained.model_copy(update={"data": config.data.model_copy(update=kept)}), own)
+    foreign = own or isinstance(trained.data, OwnData)
+    return Member(
+        folder, result, trained.model_copy(update={"data": config.data.model_copy(update=kept)}), own, foreign
+    )

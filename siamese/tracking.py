@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from siamese.config import LoggerConfig, TrainConfig, to_plain, write_yaml
+from siamese.config import HOW_IT_IS_STARTED, LoggerConfig, TrainConfig, to_plain, write_yaml
 from siamese.data.lists import person_of
 from siamese.errors import ConfigError
 from siamese.files import flatten
@@ -108,8 +108,7 @@ def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
     for logger in loggers:
         if isinstance(logger, MLFlowLogger | WandbLogger):
             settings = flatten(to_plain(config))
-            del settings["resume"]  # what is known of a run does not change when it goes on
-            logger.log_hyperparams(settings)
+            logger.log_hyperparams({key: value for key, value in settings.items() if key not in HOW_IT_IS_STARTED})
         if isinstance(logger, TensorBoardLogger):
             text = "".join(f"    {line}\n" for line in write_yaml(config).splitlines())
             logger.experiment.add_text("configuration", text)

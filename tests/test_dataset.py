@@ -74,6 +74,16 @@ def test_pictures_that_are_there_twice(photos: Path, capsys: pytest.CaptureFixtu
     assert "2 images with the very pixels of another:" in text
 
 
+def test_pictures_that_differ_in_what_rgb_does_not_show(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        Image.fromarray(rng.integers(1000, 65536, (9, 9), dtype=np.uint16)).save(photos / "p1" / f"deep{k}.png")
+        Image.fromarray(np.full((9, 9), k, np.float32), mode="F").save(photos / "p2" / f"float{k}.tiff")
+    found = told(capsys, photos)
+    assert found["duplicates"] == []
+    assert sorted(found["unusable"]) == ["p2/float0.tiff", "p2/float1.tiff"]  # type: ignore[call-overload]
+
+
 def _sets(photos: Path, capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
     from siamese.data.sources import recognise
     from siamese.report.dataset import parts_of
@@ -120,6 +130,9 @@ def test_lfws_layout_and_its_contact_sheet(tiny_root: Path, tmp_path: Path, caps
         (["photos", "seed"], "seed: is no option; give key=value"),
         (["photos", "split_sed=1"], "unknown key 'data.split_sed'; did you mean data.split_seed?"),
         (["photos", "test_fraction=2"], "data.test_fraction=2"),
+        (["photos", "split_seed=["], "split_seed=[: the value cannot be read"),
+        (["photos", "--contact-sheet", "none/x.png"], "none/x.png: no such folder; make none first"),
+        (["photos", "--contact-sheet", "x.psd"], "x.psd: name a file that ends in .png, .jpg, .webp"),
         (["photos", "split=pairs"], "data=folder keeps people apart"),
     ],
 )

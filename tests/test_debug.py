@@ -146,6 +146,12 @@ def test_impossible_limits(limit: Any, tiny_config: Make) -> None:
         tiny_config(trainer=trainer(limit_train_batches=limit))
 
 
+@pytest.mark.parametrize("time", ["00:00:00:00", "1h", "00:01:00"])
+def test_impossible_times(time: str, tiny_config: Make) -> None:
+    with pytest.raises(ValueError, match="is no time such as"):
+        tiny_config(trainer=trainer(max_time=time))
+
+
 def test_batches_that_are_overfitted_take_turns(tiny_config: Make) -> None:
     module = PairDataModule(tiny_config().data, 8, 0, overfit_batches=2, limit_batches=5)
     module.setup()

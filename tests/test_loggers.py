@@ -67,7 +67,7 @@ def test_mlflow(
     assert {f"report/{name}" for name in pictures} == in_tensorboard[1]
     # The same run goes on.
     RunFolder(tmp_path / "run").record(status="interrupted")
-    run(config.model_copy(update={"resume": True}), tmp_path / "run")
+    run(config.model_copy(update={"resume": True, "print_config": True}), tmp_path / "run")
     assert len(client.search_runs([experiment.experiment_id])) == 1
 
 

@@ -202,6 +202,14 @@ def test_a_list_with_splits_and_other_columns(tmp_path: Path) -> None:
     }
 
 
+def test_a_file_has_one_name(tmp_path: Path) -> None:
+    lines = [f"./p{k}//a.png,p{k}/./b.png,1" for k in range(2)]
+    (pairs,) = read_pair_list(write_list(tmp_path / "pairs.csv", HEADER, *lines)).values()
+    assert pairs == [Pair(f"p{k}/a.png", f"p{k}/b.png", 1) for k in range(2)]
+    with pytest.raises(DataError, match="is paired with itself"):
+        read_pair_list(write_list(tmp_path / "same.csv", HEADER, "a.png,./a.png,1"))
+
+
 def test_who_is_on_an_image_is_told_by_folders_only_where_they_agree_with_the_labels() -> None:
     named = [Pair("x/1.png", "x/2.png", 1), Pair("x/1.png", "y/1.png", 0)]
     assert identities(named) == {"x/1.png": "x", "x/2.png": "x", "y/1.png": "y"}
@@ -345,7 +353,9 @@ def test_photos_that_changed_are_told_when_a_run_goes_on_or_is_scored(
     config = own_config(data={"root": str(photos)})
     run(config, tmp_path / "run")
     rest = config.data.model_dump()
-    with pytest.raises(DataError, match=r"somebody of the test \(.*\) was trained on in .*run; leave data out"):
+    with pytest.raises(
+        DataError, match=r"somebody of the test \(.*\) was trained on or validated with in .*run; leave data out"
+    ):
         score(tmp_path, data=rest)
     # The same people elsewhere: perhaps others of the same names.
     elsewhere = score(tmp_path, data={**rest, "root": str(tiny_root / "lfw")})
@@ -354,6 +364,11 @@ def test_photos_that_changed_are_told_when_a_run_goes_on_or_is_scored(
     folder = RunFolder(tmp_path / "run")
     folder.record(status="interrupted")
     next(iter(sorted(photos.iterdir()))).rename(photos / "Somebody_Else")
+    folder.record(status="done")
+    for options in ({}, {"protocol": {"name": "oneshot", "ways": [2], "trials": 5}}):
+        with pytest.raises(DataError, match="not as it was when the run was begun"):
+            score(tmp_path, **options)
+    folder.record(status="interrupted")
     with pytest.raises(DataError, match="not as it was when the run was begun"):
         run(config.model_copy(update={"resume": True}), tmp_path / "run")
 
@@ -375,9 +390,39 @@ def test_a_run_on_a_list_and_scored_on_others(own_config: Make, tiny_root: Path,
     result = run(TrainConfig.model_validate(config), tmp_path / "run")
     assert result["n_train"] + result["n_val"] + result["n_test"] == 30
     assert result["dataset"] == "list pairs.csv"
-    # All pairs of another list are for the test, whatever they are called there.
-    other = score(tmp_path / "folder", data={**data, "list": str(write_list(tmp_path / "o.csv", HEADER, *lines[:30]))})
-    assert other["n_test"] == 30
+    # All pairs of another list are for the test; here those that the run on the folder has kept for its own.
+    kept = [f"{row['image1']},{row['image2']},{row['label']}" for row in scored if row["split"] == "test"]
+    other = write_list(tmp_path / "other.csv", HEADER, *kept)
+    assert score(tmp_path / "folder", data={**data, "list": str(other)})["n_test"] == len(kept) == 20
+
+
+def test_people_trained_on_are_not_tested_as_another_kind_of_data(
+    own_config: Make, tiny_config: Make, tmp_path: Path
+) -> None:
+    run(own_config(), tmp_path / "a/run")
+    lfw = tiny_config().data.model_dump() | {"image_size": 32, "crop": 1.0}
+    with pytest.raises(DataError, match="was trained on or validated with"):
+        score(tmp_path / "a", data=lfw)
+    run(tiny_config(max_epochs=1), tmp_path / "b/run")
+    photos = own_config().data.model_dump() | {"image_size": 65}
+    with pytest.raises(DataError, match="was trained on or validated with"):
+        score(tmp_path / "b", data=photos)
+
+
+def test_a_list_whose_people_are_on_both_sides_is_scored_as_it_was(
+    own_config: Make, tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = sorted(folder for folder in (tiny_root / "lfw").iterdir() if len(list(folder.iterdir())) > 1)[:2]
+    ones, others = ([f"{folder.name}/{file.name}" for file in sorted(folder.iterdir())] for folder in (a, b))
+    pairs = [(ones[0], ones[1], 1), (ones[0], others[0], 0), (others[0], others[1], 1), (ones[1], others[1], 0)]
+    lines = [",".join(map(str, (*pair, split))) for split in ("train", "val", "test") for pair in pairs]
+    file = write_list(tmp_path / "pairs.csv", HEADER + ",split", *lines)
+    data = {"name": "pairs", "list": str(file), "root": str(tiny_root / "lfw"), "image_size": 32}
+    config = own_config().model_dump() | {"protocol": {"name": "holdout", "setting": "restricted"}}
+    config |= {"data": {**data, "cache": str(tmp_path / "cache")}}
+    result = run(TrainConfig.model_validate(config), tmp_path / "run")
+    assert "figures on the latter are too good for strangers" in caplog.text
+    assert score(tmp_path)["test/loss"] == result["test/loss"]
 
 
 def test_what_does_not_go_together(own_config: Make, tiny_config: Make, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def as_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
     """A picture as the network's input, uint8 [C, H, W]; as `decode`."""
     if image.width * image.height > LARGEST:
         raise ValueError(f"{image.width} x {image.height} pixels, which is more than {LARGEST:,}")
-    image = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if options.color else "L")
+    image = eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if options.color else "L")
     image = image.crop(crop_box(image.size, options))
     side = options.image_size
     image = image.resize((side, side), _RESAMPLING[options.interpolation])
@@ -104,7 +104,7 @@ def crop_box(size: tuple[int, int], options: ImageOptions) -> tuple[int, int, in
     return left, top, left + crop, top + crop
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """An image without transparency whose bands have eight bits."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, of which none says what is white")

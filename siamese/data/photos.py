@@ -11,6 +11,7 @@ import io
 import itertools
 import logging
 import os
+import posixpath
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -272,7 +273,9 @@ def _of_list(data: PairsData, test_only: bool) -> OwnPairs:
         test = parts.get(None, parts.get("test", []))
     elif None in parts:
         pairs = parts[None]
-        kept, tested = people_split(pairs, data.test_fraction, data.split_seed, key="data.test_fraction")
+        kept, tested = people_split(
+            pairs, data.test_fraction, data.split_seed, "data.test_fraction", "give the list a column split"
+        )
         if left_out := len(pairs) - len(kept) - len(tested):
             log.warning("%s: %d of %d pairs left out, to part people", data.list, left_out, len(pairs))
         train, val, test = [pairs[k] for k in kept], None, [pairs[k] for k in tested]
@@ -338,7 +341,7 @@ def _image(name: str | None, where: str) -> str:
             f"{where}: impossible image {name!r} (expected its path below data.root, without '..', backslashes and "
             "control characters)"
         )
-    return name
+    return posixpath.normpath(name)  # one name for one file: ./a//b.png is a/b.png
 
 
 def _label(text: str | None, where: str) -> int:

@@ -62,7 +62,9 @@ def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
 
 
-def people_split(pairs: list[Pair], fraction: float, seed: int, key: str = "data.val_fraction") -> Split:
+def people_split(
+    pairs: list[Pair], fraction: float, seed: int, key: str = "data.val_fraction", remedy: str = "give data.split=pairs"
+) -> Split:
     """Indices of (training, validation) such that nobody is in pairs of both.
 
     People who are in one pair belong together, and so do those whom a chain of pairs connects: such groups are dealt to
@@ -76,6 +78,7 @@ def people_split(pairs: list[Pair], fraction: float, seed: int, key: str = "data
         fraction: share that goes to validation, in (0, 1).
         seed: of the choice alone.
         key: what sets ``fraction``, for the message.
+        remedy: what else to give than more pairs, likewise.
 
     Raises:
         DataError: a part would stay without any pair of a label.
@@ -94,8 +97,8 @@ def people_split(pairs: list[Pair], fraction: float, seed: int, key: str = "data
     train, validation = np.flatnonzero(outside), np.sort(np.concatenate(kept))
     if any(set(labels[part].tolist()) != {0, 1} for part in (train, validation)):
         raise DataError(
-            f"data.split=people, {key}={fraction}: one part would be left without a same or "
-            f"a different pair of the {len(pairs)} listed ones; give data.split=pairs, or more pairs"
+            f"{key}={fraction}: one part would be left without a same or a different pair of the {len(pairs)} listed "
+            f"ones, people being kept apart; {remedy}, or more pairs"
         )
     return train, validation
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from siamese.config import DataConfig, FolderData, PairsData
-from siamese.data.images import LARGEST
+from siamese.data.images import LARGEST, eight_bits
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
 from siamese.data.photos import read_own
 from siamese.data.sources import (
@@ -118,7 +118,10 @@ def describe(data: DataConfig, progress: bool = False) -> Description:
 
 
 def parts_of(data: DataConfig) -> dict[str, Part]:
-    """Training, validation and test as a run with this configuration parts them; LFW's are those of View 1."""
+    """Training, validation and test as a run with this configuration parts them; LFW's are those of View 1.
+
+    A run leaves out unusable images before that.
+    """
     people: dict[str, People] = {}
     if isinstance(data, FolderData | PairsData):
         own = read_own(data)
@@ -222,7 +225,7 @@ def _photo(file: Path) -> Photo:
             if image.width * image.height > LARGEST:
                 return Photo(image.size, "", "", f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
             kind = f"{image.format} {'grey' if image.mode in ('L', '1', 'I;16', 'I') else 'colour'}"
-            pixels = ImageOps.exif_transpose(image).convert("RGB")
+            pixels = eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
         return Photo((0, 0), "", "", f"does not decode: {' '.join(str(error).split()) or type(error).__name__}")
     digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
