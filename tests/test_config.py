@@ -219,7 +219,9 @@ def test_help_and_print_config_without_torch(run_script: Run, tmp_path: Path) ->
 
 def documented_commands() -> list[str]:
     """Every ``python train.py ...`` of README, docs, configuration files and help, one line each."""
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    # The parts that docs/extending.md adds are not there; tests/test_docs.py adds them.
+    pages = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "extending.md"]
+    documents = [ROOT / "README.md", *pages]
     files = [*documents, *sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "train.py"]
     lines = re.sub(r"\s*\\\n\s*", " ", "\n".join(file.read_text(encoding="utf-8") for file in files))
     return sorted({match.rstrip(" .,;") for match in re.findall(r"python train\.py ([^\n`#]*)", lines)})
@@ -228,6 +230,7 @@ def documented_commands() -> list[str]:
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_commands_compose(command: str) -> None:
     words = [word for word in re.split(r"\s{2,}", command)[0].split() if not word.startswith("-")]
+    words = ["debug='nan'" if word == "debug=nan" else word for word in words]  # as `siamese.cli.run_app` does
     for word in words:
         key, _, values = word.partition("=")
         for value in [values] if values.startswith("[") else values.split(","):
