@@ -384,20 +384,36 @@ class TrainerConfig(Section):
         return self.devices * self.nodes
 
 
-class LoggerConfig(Section):
-    """Where the curves go besides history.csv."""
+class FileLogger(Section):
+    """Curves in the run folder, besides history.csv."""
 
-    name: Literal["tensorboard", "csv", "mlflow", "wandb"]
+    name: Literal["tensorboard", "csv"]
     projector: bool = Field(False, description="the test images' embeddings, with thumbnails, for TensorBoard")
-    project: str = Field("siamese", min_length=1, description="what MLflow calls an experiment, W&B a project")
-    uri: str | None = Field(None, min_length=1, description="of MLflow's server; null: as it is set, or a file")
-    offline: bool = Field(True, description="keep what is for W&B in the run folder, instead of sending it")
 
     @model_validator(mode="after")
-    def _projector_is_tensorboards(self) -> LoggerConfig:
+    def _projector_is_tensorboards(self) -> FileLogger:
         if self.projector and self.name != "tensorboard":
             raise ValueError("projector=true needs logger=tensorboard")
         return self
+
+
+class MlflowLogger(Section):
+    """MLflow."""
+
+    name: Literal["mlflow"]
+    project: str = Field("siamese", min_length=1, description="the experiment")
+    uri: str | None = Field(None, min_length=1, description="of the server; null: as it is set, or a file")
+
+
+class WandbLogger(Section):
+    """Weights & Biases."""
+
+    name: Literal["wandb"]
+    project: str = Field("siamese", min_length=1, description="the project")
+    offline: bool = Field(True, description="keep what is for it in the run folder, instead of sending it")
+
+
+LoggerConfig = Annotated[FileLogger | MlflowLogger | WandbLogger, Field(discriminator="name")]
 
 
 class CheckpointConfig(Section):

@@ -168,7 +168,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> d
     )
     if config.checkpoint.keep != "all":
         folder.last.unlink(missing_ok=True)  # it was for going on, which is over
-    if config.logger.projector:
+    if getattr(config.logger, "projector", False):
         show_test_images(trainer.loggers, network, data, device, arithmetic.bf16)
     write_report(folder, trainer.loggers, config, result)
     announce(result)

@@ -16,7 +16,9 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from siamese.config import HOW_IT_IS_STARTED, LoggerConfig, TrainConfig, to_plain, write_yaml
+from siamese.config import HOW_IT_IS_STARTED, FileLogger, LoggerConfig, TrainConfig, to_plain, write_yaml
+from siamese.config import MlflowLogger as MlflowConfig
+from siamese.config import WandbLogger as WandbConfig
 from siamese.data.lists import person_of
 from siamese.errors import ConfigError
 from siamese.files import flatten
@@ -78,10 +80,10 @@ def build_logger(config: LoggerConfig, path: Path, label: str, known: str | None
     Raises:
         ConfigError: MLflow or W&B cannot be used.
     """
-    match config.name:
-        case "csv":
+    match config:
+        case FileLogger(name="csv"):
             return CSVLogger(path, name="", version=""), None
-        case "mlflow":
+        case MlflowConfig():
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
             try:
@@ -90,7 +92,7 @@ def build_logger(config: LoggerConfig, path: Path, label: str, known: str | None
             except Exception as error:  # whatever its stores raise
                 reason = " ".join(str(error).split())
                 raise ConfigError(f"logger=mlflow: {uri} cannot be used ({reason}); give another logger.uri") from None
-        case "wandb":
+        case WandbConfig():
             import wandb
 
             os.environ.setdefault("WANDB_SILENT", "true")

@@ -319,7 +319,7 @@ def test_signals_from_outside_save_and_end_with_their_code(
             while not (folder / "history.csv").is_file() and time.monotonic() < deadline:
                 time.sleep(0.05)
             process.send_signal(signum)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=240)
         finally:
             process.kill()
     assert process.returncode == code, errors
