@@ -169,19 +169,20 @@ def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
     for problem in unusable.values():
         log.warning("left out: %s", problem)
     asked = verifier.read(photo)
-    embeddings = _embed(verifier, [asked, *read.values()])
-    answers = verifier.compare(embeddings, [(0, k + 1) for k in range(len(read))])
-    person = {name: who for who, names in people.items() for name in names}
-    ranked = sorted(zip(read, answers, strict=True), key=lambda item: -item[1].score)
-    best: dict[str, dict[str, Any]] = {}
-    for name, answer in ranked:
-        told = {"person": person[name], "image": name, "same": answer.same, "probability": answer.probability}
-        best.setdefault(person[name], told | {"score": answer.score})
-    if not best:
+    if not read:
         raise DataError(f"{gallery}: no photo in it can be used; give one of each person")
+    person = {name: who for who, names in people.items() for name in names}
+    matches = verifier.rank(_embed(verifier, [asked, *read.values()]), [(person[name], name) for name in read])
+    told = [
+        {
+            "person": match.person, "image": match.photo, "same": match.verification.same,
+            "probability": match.verification.probability, "score": match.verification.score,
+        }
+        for match in matches[:top]
+    ]  # fmt: skip
     return {
-        "image": str(photo), "threshold": verifier.decision.threshold, "people": len(best),
-        "matches": list(best.values())[:top], "run": str(run),
+        "image": str(photo), "threshold": verifier.decision.threshold, "people": len(matches), "matches": told,
+        "run": str(run),
     }  # fmt: skip
 
 

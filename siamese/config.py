@@ -47,14 +47,21 @@ class Section(BaseModel):
 # --- data -------------------------------------------------------------------------------------------------
 
 
-def _crop(value: object) -> object:
-    if (
-        value is None
-        or (isinstance(value, int) and not isinstance(value, bool) and value >= 8)
-        or (isinstance(value, float) and 0 < value <= 1)
-    ):
-        return value
-    raise ValueError(f"{value!r} is neither a number of pixels, 8 or more, nor a share such as 0.6 or 1.0")
+def _number_or_share(least: int, what: str, example: str) -> PlainValidator:
+    """Of a value that is a whole number from ``least`` on, a share in (0, 1] written with a point, or null."""
+
+    def check(value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if value is None or is_number or (isinstance(value, float) and 0 < value <= 1):
+            return value
+        raise ValueError(
+            f"{value!r} is neither a number of {what}, {least} or more, nor a share such as {example} or 1.0"
+        )
+
+    return PlainValidator(check)
+
+
+Crop = Annotated[int | float | None, _number_or_share(8, "pixels", "0.6")]
 
 
 class ImageOptions(Section):
@@ -62,7 +69,7 @@ class ImageOptions(Section):
 
     image_size: int = Field(105, ge=8, le=1024, description="side of the square network input, pixels")
     color: bool = Field(False, description="RGB instead of grey")
-    crop: Annotated[int | float | None, PlainValidator(_crop)] = Field(
+    crop: Crop = Field(
         None, description="side of the central square kept before resizing: pixels, or a share of the shorter side"
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
@@ -101,7 +108,7 @@ class SyntheticData(ImageOptions):
 class OwnData(ImageOptions):
     """What data sets of one's own share."""
 
-    crop: Annotated[int | float | None, PlainValidator(_crop)] = 1.0
+    crop: Crop = 1.0
     split: Literal["pairs", "people"] = "people"
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share kept for the test: of people, of a list's pairs")
 
@@ -344,16 +351,6 @@ SchedulerConfig = Annotated[StepScheduler | CosineScheduler | ConstantScheduler,
 # --- where and how it runs --------------------------------------------------------------------------------
 
 
-def _limit(value: object) -> object:
-    if (
-        value is None
-        or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
-        or (isinstance(value, float) and 0 < value <= 1)
-    ):
-        return value
-    raise ValueError(f"{value!r} is neither a number of batches, 1 or more, nor a share such as 0.1 or 1.0")
-
-
 def _duration(value: str | None) -> str | None:
     if value is None or (re.fullmatch(r"\d\d:\d\d:\d\d:\d\d", value) and value != "00:00:00:00"):
         return value
@@ -369,7 +366,7 @@ class TrainerConfig(Section):
     deterministic: bool = Field(True, description="only algorithms that give the same bits every time")
     gradient_clip_val: float | None = Field(None, gt=0)
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
-    limit_train_batches: Annotated[int | float | None, PlainValidator(_limit)] = Field(
+    limit_train_batches: Annotated[int | float | None, _number_or_share(1, "batches", "0.1")] = Field(
         None, description="batches of an epoch: a number, or a share of them; null: all"
     )
     overfit_batches: int | None = Field(None, ge=1, description="an epoch shows these alone, again and again")

@@ -156,10 +156,19 @@ class Verifier:
         listed = [(name, one) for name, photos in gallery.items() for one in photos]
         if not listed:
             raise DataError("the gallery is empty; give a photo of each person")
-        embeddings = self.embed([photo, *(one for _, one in listed)])
-        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(listed))])
+        names = [(name, "" if isinstance(one, Image.Image) else str(one)) for name, one in listed]
+        return self.rank(self.embed([photo, *(one for _, one in listed)]), names)
+
+    def rank(self, embeddings: NDArray[np.float32], names: Sequence[tuple[str, str]]) -> list[Match]:
+        """As `identify`, of embeddings, float32 [N + 1, D].
+
+        Args:
+            embeddings: of the photo that is asked about, and then of the gallery's.
+            names: the person and the name of each photo of the gallery.
+        """
+        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))])
+        matches = [Match(*name, answer) for name, answer in zip(names, answers, strict=True)]
         best: dict[str, Match] = {}
-        for (name, one), answer in zip(listed, answers, strict=True):
-            if name not in best or answer.score > best[name].verification.score:
-                best[name] = Match(name, "" if isinstance(one, Image.Image) else str(one), answer)
-        return sorted(best.values(), key=lambda match: -match.verification.score)
+        for match in sorted(matches, key=lambda match: -match.verification.score):
+            best.setdefault(match.person, match)
+        return list(best.values())
