@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import logging
 import sys
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from siamese.data.lists import read_text
+from siamese.data.lists import read_table
 from siamese.data.photos import find_people, find_photos
 from siamese.data.sources import recognise
 from siamese.errors import ConfigError, DataError
@@ -192,24 +190,12 @@ def read_asked(path: Path) -> list[Asked]:
     Raises:
         DataError: it is missing or malformed; the message names the file and the line.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file of pairs"), newline=""), strict=True)
     asked = []
-    try:
-        columns = reader.fieldnames or []
-        if missing := [name for name in ("image1", "image2") if name not in columns]:
-            expected = "expected a header with image1,image2 and perhaps label"
-            raise DataError(f"{path}:1: no column {missing[0]} ({expected})")
-        for row in reader:
-            label = row.get("label") or None
-            if not row["image1"] or not row["image2"] or label not in (None, "0", "1"):
-                raise DataError(
-                    f"{path}:{reader.line_num}: expected two files and a label of 1 (same), 0 (different) or none"
-                )
-            asked.append(Asked(row["image1"], row["image2"], None if label is None else int(label)))
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error} (expected values separated by commas)") from None
-    if not asked:
-        raise DataError(f"{path}: no pairs in it (expected a line for each below the header)")
+    for where, row in read_table(path, ("image1", "image2"), "image1,image2 and perhaps label"):
+        image1, image2, label = row["image1"], row["image2"], row.get("label") or None
+        if not image1 or not image2 or label not in (None, "0", "1"):
+            raise DataError(f"{where}: expected two files and a label of 1 (same), 0 (different) or none")
+        asked.append(Asked(image1, image2, None if label is None else int(label)))
     return asked
 
 

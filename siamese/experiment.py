@@ -55,7 +55,8 @@ from siamese.checkpoints import (
 from siamese.collective import leave
 from siamese.config import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain, write_yaml
 from siamese.data.module import PairDataModule
-from siamese.data.sources import has_outside_data, image_root, read_memberships, title
+from siamese.data.photos import memberships
+from siamese.data.sources import has_outside_data, image_root, title
 from siamese.distributed import other_processes
 from siamese.errors import DataError, TrainingError
 from siamese.evaluation.decision import Decision, choose_decision
@@ -264,9 +265,9 @@ def load_data(
 
 def keep_memberships(config: TrainConfig, data: PairDataModule, folder: RunFolder, trained: RunFolder) -> None:
     """Record who of one's own photos is in which set, and hold a run that goes on or is evaluated to what it was."""
-    members = read_memberships(config.data, data.val.pairs, data.test_only)
-    if members is None:
+    if data.own is None:
         return
+    members = memberships(data.own, data.val.pairs)
     recorded = trained.memberships
     if recorded is not None and recorded != members:
         raise DataError(changed_since(recorded, members, image_root(config.data)))

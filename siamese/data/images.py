@@ -72,21 +72,31 @@ def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing, no usable image, smaller
             than the crop, or has more than `LARGEST` pixels.
     """
+    with opened(path) as file:
+        return as_input(file, options)
+
+
+def opened(path: Path) -> Image.Image:
+    """An image file, not decoded yet; raises as `decode`."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
         raise ValueError("not a regular file")
-    with Image.open(path) as file:
-        return as_input(file, options)
+    return Image.open(path)
 
 
 def as_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
     """A picture as the network's input, uint8 [C, H, W]; as `decode`."""
-    if image.width * image.height > LARGEST:
-        raise ValueError(f"{image.width} x {image.height} pixels, which is more than {LARGEST:,}")
-    image = eight_bits(ImageOps.exif_transpose(image)).convert("RGB" if options.color else "L")
+    image = upright(image).convert("RGB" if options.color else "L")
     image = image.crop(crop_box(image.size, options))
     side = options.image_size
     image = image.resize((side, side), _RESAMPLING[options.interpolation])
     return np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF says, in bands of eight bits, without transparency; raises as `decode`."""
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"{image.width} x {image.height} pixels, which is more than {LARGEST:,}")
+    return _eight_bits(ImageOps.exif_transpose(image))
 
 
 def crop_box(size: tuple[int, int], options: ImageOptions) -> tuple[int, int, int, int]:
@@ -104,7 +114,7 @@ def crop_box(size: tuple[int, int], options: ImageOptions) -> tuple[int, int, in
     return left, top, left + crop, top + crop
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     """An image without transparency whose bands have eight bits."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, of which none says what is white")

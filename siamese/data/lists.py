@@ -15,11 +15,13 @@ written in ASCII digits without sign or leading zero and lies in 1..9999, since 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,6 +212,31 @@ def read_text(path: Path, expected: str) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         byte = content[error.start]
         raise DataError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8 (expected text in UTF-8)") from None
+
+
+def read_table(path: Path, columns: Sequence[str], expected: str) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """The rows of a CSV file with a header, each with where it stands, as ``FILE:LINE``; other columns may be there.
+
+    Args:
+        path: of the file.
+        columns: that must be there.
+        expected: of the header, for the message.
+
+    Raises:
+        DataError: it is missing, not UTF-8, no CSV, lacks a column, or has no row.
+    """
+    # The line ends are left to csv: a quoted name may hold one.
+    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file of pairs"), newline=""), strict=True)
+    row = None
+    try:
+        if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
+            raise DataError(f"{path}:1: no column {missing[0]} (expected a header with {expected})")
+        for row in reader:
+            yield f"{path}:{reader.line_num}", row
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error} (expected values separated by commas)") from None
+    if row is None:
+        raise DataError(f"{path}: no pairs in it (expected a line for each below the header)")
 
 
 def _read_block(lines: _Lines, count: int) -> list[Pair]:

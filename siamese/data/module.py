@@ -21,6 +21,7 @@ from siamese.collective import processes, share
 from siamese.config import DataConfig, SamplingConfig, TrainProtocol
 from siamese.data.images import ImageArray, load_images
 from siamese.data.lists import Pair, People, identities, people_of
+from siamese.data.photos import OwnPairs
 from siamese.data.sampling import (
     GroupBatchSampler,
     Ints,
@@ -196,6 +197,7 @@ class PairDataModule(L.LightningDataModule):
         images: the decoded images and the excluded files; there even when ``setup`` finds nothing usable.
         train, val, test: `PairSet`, of listed pairs.
         people: the rows of the images of each training person; None in the restricted setting.
+        own: who of one's own photos is in which set; None of LFW's.
     """
 
     def __init__(
@@ -224,6 +226,7 @@ class PairDataModule(L.LightningDataModule):
         self.overfit_batches = overfit_batches
         self.images = ImageArray([], np.empty((0, 0, 0, 0), np.uint8), {})
         self.people: list[Ints] | None = None
+        self.own: OwnPairs | None = None
         self._pixels = torch.empty(0, dtype=torch.uint8)
         self._is_set_up = False
 
@@ -241,6 +244,7 @@ class PairDataModule(L.LightningDataModule):
         if self._is_set_up:
             return
         listed = read_listed(self.data, self.protocol, self.test_only)
+        self.own = listed.own
         pairs = {listed.train_list: listed.train, listed.test_list: listed.test}
         if listed.val is not None:
             pairs["validation"] = listed.val

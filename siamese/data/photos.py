@@ -5,9 +5,7 @@ Imports no torch: all of this is checked before a run begins.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import itertools
 import logging
 import os
@@ -20,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from siamese.config import FolderData, PairsData
-from siamese.data.lists import Pair, People, forbidden_in_name, identities, read_text, warn_of_duplicates
+from siamese.data.lists import Pair, People, forbidden_in_name, identities, read_table, warn_of_duplicates
 from siamese.data.split import people_split
 from siamese.errors import DataError
 
@@ -304,32 +302,18 @@ def read_pair_list(path: Path) -> dict[str | None, list[Pair]]:
     Raises:
         DataError: the file is missing, not UTF-8 or malformed; the message names the file and the line.
     """
-    # The line ends are left to csv: a quoted name may hold one.
-    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file of pairs"), newline=""), strict=True)
     parts: dict[str | None, list[Pair]] = {}
     labels: dict[frozenset[str], int] = {}
-    try:
-        columns = reader.fieldnames or []
-        if missing := [name for name in COLUMNS if name not in columns]:
-            raise DataError(
-                f"{path}:1: no column {missing[0]} (expected a header with {', '.join(COLUMNS)} and perhaps split, "
-                "separated by commas)"
-            )
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            pair = Pair(_image(row["image1"], where), _image(row["image2"], where), _label(row["label"], where))
-            if pair.image1 == pair.image2:
-                raise DataError(f"{where}: {pair.image1!r} is paired with itself (expected two images)")
-            if labels.setdefault(frozenset(pair[:2]), pair.label) != pair.label:
-                raise DataError(f"{where}: this pair is listed with the other label too; leave one of them out")
-            part = row["split"] if "split" in columns else None
-            if part not in SPLITS and "split" in columns:
-                raise DataError(f"{where}: split is {part!r} (expected one of {', '.join(SPLITS)})")
-            parts.setdefault(part, []).append(pair)
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error} (expected values separated by commas)") from None
-    if not parts:
-        raise DataError(f"{path}: no pairs in it (expected a line for each below the header)")
+    for where, row in read_table(path, COLUMNS, f"{', '.join(COLUMNS)} and perhaps split, separated by commas"):
+        pair = Pair(_image(row["image1"], where), _image(row["image2"], where), _label(row["label"], where))
+        if pair.image1 == pair.image2:
+            raise DataError(f"{where}: {pair.image1!r} is paired with itself (expected two images)")
+        if labels.setdefault(frozenset(pair[:2]), pair.label) != pair.label:
+            raise DataError(f"{where}: this pair is listed with the other label too; leave one of them out")
+        part = row.get("split")
+        if "split" in row and part not in SPLITS:
+            raise DataError(f"{where}: split is {part!r} (expected one of {', '.join(SPLITS)})")
+        parts.setdefault(part, []).append(pair)
     warn_of_duplicates(path, (pair for part in parts.values() for pair in part))
     return parts
 

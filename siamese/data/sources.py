@@ -23,7 +23,7 @@ from siamese.config import (
     data_of,
 )
 from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
-from siamese.data.photos import memberships, photo_root, read_own
+from siamese.data.photos import OwnPairs, photo_root, read_own
 from siamese.errors import DataError
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ class Listed:
         test: pairs to be scored.
         people: the people whose names may form further training pairs; None in the restricted setting.
         train_list, test_list: where the pairs stand, for messages.
+        val: pairs for validation alone, where they are not split off ``train``.
+        own: all of one's own data, where it is that.
     """
 
     train: list[Pair]
@@ -125,6 +127,7 @@ class Listed:
     train_list: str
     test_list: str
     val: list[Pair] | None = None
+    own: OwnPairs | None = None
 
 
 def read_listed(data: DataConfig, protocol: TrainProtocol, test_only: bool = False) -> Listed:
@@ -139,7 +142,7 @@ def read_listed(data: DataConfig, protocol: TrainProtocol, test_only: bool = Fal
         own = read_own(data, test_only)
         name = data.root if isinstance(data, FolderData) else data.list
         people = own.people if named else None
-        return Listed(own.train, own.test, people, f"{name}, training", f"{name}, test", own.val)
+        return Listed(own.train, own.test, people, f"{name}, training", f"{name}, test", own.val, own)
     root = Path(data.root)
     if isinstance(protocol, View1Protocol):
         train, test = read_pairs(root / TRAIN_LIST), read_pairs(root / TEST_LIST)
@@ -207,13 +210,6 @@ def read_test_people(data: DataConfig, trained: TrainProtocol = VIEW1, test_only
         seen |= set(_merged(read_people(root / TRAIN_PEOPLE_LIST)))
     _refuse(seen & set(people), TEST_PEOPLE_LIST, "trained on")
     return people
-
-
-def read_memberships(
-    data: DataConfig, val: Sequence[Pair], test_only: bool = False
-) -> list[tuple[str, str, str]] | None:
-    """(image, person, split) of one's own images, as of `siamese.data.photos.memberships`; None of LFW's."""
-    return memberships(read_own(data, test_only), val) if isinstance(data, FolderData | PairsData) else None
 
 
 def _merged(subsets: list[dict[str, int]]) -> People:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from siamese.config import DataConfig, FolderData, PairsData
-from siamese.data.images import LARGEST, eight_bits
+from siamese.data.images import opened, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
 from siamese.data.photos import read_own
 from siamese.data.sources import (
@@ -219,15 +219,11 @@ def _look_at(files: Sequence[Path], progress: bool) -> list[Photo]:
 
 def _photo(file: Path) -> Photo:
     try:
-        if not file.is_file():
-            return Photo((0, 0), "", "", "missing" if not file.exists() else "not a regular file")
-        with Image.open(file) as image:
-            if image.width * image.height > LARGEST:
-                return Photo(image.size, "", "", f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
+        with opened(file) as image:
             kind = f"{image.format} {'grey' if image.mode in ('L', '1', 'I;16', 'I') else 'colour'}"
-            pixels = eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+            pixels = upright(image).convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-        return Photo((0, 0), "", "", f"does not decode: {' '.join(str(error).split()) or type(error).__name__}")
+        return Photo((0, 0), "", "", why_unusable(error))
     digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
     return Photo(pixels.size, kind, digest)
 
