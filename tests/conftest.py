@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from PIL import Image
 
 from siamese.config import TrainConfig
 from siamese.data.synthetic import SyntheticSpec, write_lfw_tree
+from siamese.runs import RunFolder
 
 # A busy machine must not fail a property by its time.
 settings.register_profile("no-deadline", deadline=None)
@@ -40,6 +45,34 @@ NEEDS = {
 TINY = SyntheticSpec(train_people=16, test_people=12, train_pairs=30, test_pairs=20, view2_pairs=20, seed=0)
 
 TINY_MODEL = {"widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True}
+
+
+def run(config: TrainConfig, path: Path) -> dict[str, Any]:
+    """Train as the entry point does; returns the recorded result."""
+    from siamese.experiment import train
+
+    folder = RunFolder(path)
+    folder.check(config)
+    return train(config, folder)
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    """What is the same in every run of one configuration."""
+    return {key: value for key, value in result.items() if not key.endswith("seconds")}
+
+
+def noise_photo(file: Path, seed: int = 0, size: tuple[int, int] = (20, 30), mode: str = "RGB") -> Path:
+    """Write a photo of random pixels; its folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(file)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, noise_photo
 from PIL import Image
 
 from siamese.__main__ import main
-
-
-def photo(file: Path, seed: int, size: tuple[int, int] = (20, 30), mode: str = "RGB") -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    Image.fromarray(pixels).convert(mode).save(file)
-    return file
 
 
 @pytest.fixture
@@ -26,7 +19,7 @@ def photos(tmp_path: Path) -> Path:
     """Ten people with three photos each, no two of which are the same."""
     for person in range(10):
         for k in range(3):
-            photo(tmp_path / "photos" / f"p{person}" / f"{k}.png", 10 * person + k)
+            noise_photo(tmp_path / "photos" / f"p{person}" / f"{k}.png", 10 * person + k)
     return tmp_path / "photos"
 
 
@@ -36,7 +29,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, ob
 
 
 def test_a_clean_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photo(photos / "p3" / "grey.jpg", 99, size=(40, 40), mode="L")
+    noise_photo(photos / "p3" / "grey.jpg", 99, size=(40, 40), mode="L")
     found = told(capsys, photos, "test_fraction=0.3", "data.val_fraction=0.3")
     assert found["dataset"] == "folder photos"
     assert {name: part["people"] for name, part in found["sets"].items()} == {"train": 5, "val": 2, "test": 3}  # type: ignore[union-attr, attr-defined]

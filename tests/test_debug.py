@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import read_rows, run
 
 from siamese.config import TrainConfig
 from siamese.data.module import PairDataModule
-from siamese.experiment import train
 from siamese.module import SiameseModule
-from siamese.runs import RunFolder
 
 Make = Callable[..., TrainConfig]
 
 
-def run(config: TrainConfig, path: Path) -> dict[str, Any]:
-    folder = RunFolder(path)
-    folder.check(config)
-    return train(config, folder)
-
-
 def trainer(**options: Any) -> dict[str, Any]:
     return {"accelerator": "cpu", "progress_bar": False, **options}
-
-
-def epochs(path: Path) -> list[dict[str, str]]:
-    with (path / "history.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -54,7 +41,7 @@ def test_an_epoch_has_as_many_batches_as_asked_for(
 ) -> None:
     run(tiny_config(max_epochs=2, trainer=trainer(limit_train_batches=limit)), tmp_path / "run")
     assert len(batches) == 2 * expected  # 24 pairs in batches of 8
-    assert len(epochs(tmp_path / "run")) == 2
+    assert len(read_rows(tmp_path / "run/history.csv")) == 2
 
 
 def test_a_limited_run_goes_on_where_it_was_stopped(
@@ -89,7 +76,7 @@ def test_overfitting_shows_one_batch_until_it_is_learned(
     run(tiny_config(max_epochs=20, patience=20, learning_rate=1e-2, **options), tmp_path / "run")
     assert len(batches) == 60  # as many as in any other epochs
     assert all(torch.equal(batch, batches[0]) for batch in batches)
-    losses = [float(row["train/loss"]) for row in epochs(tmp_path / "run")]
+    losses = [float(row["train/loss"]) for row in read_rows(tmp_path / "run/history.csv")]
     assert losses[-1] < 0.05 < losses[0]
 
 

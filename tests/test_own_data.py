@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import noise_photo, read_rows, run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +24,6 @@ from siamese.data.photos import deal_people, draw_pairs, find_people, read_own, 
 from siamese.data.split import people_split
 from siamese.errors import ConfigError, DataError
 from siamese.evaluate import evaluate
-from siamese.experiment import train
 from siamese.runs import RunFolder
 
 Make = Callable[..., TrainConfig]
@@ -41,13 +40,6 @@ def write_list(file: Path, *lines: str) -> Path:
     return file
 
 
-def photo(file: Path, seed: int = 0, size: tuple[int, int] = (20, 30), **options: Any) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, **options)
-    return file
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Ten people with one to four photos of many types and sizes, and what lies about in such folders."""
@@ -56,14 +48,16 @@ def photos(tmp_path: Path) -> Path:
     for person in range(10):
         for k in range(1 + person % 4 if person else 3):
             seed = 10 * person + k
-            photo(root / f"person {person}" / f"été {k}.{endings[seed % 7]}", seed, (20 + seed % 5, 30 + seed % 7))
-    photo(root / "person 3" / "2024" / "deep.png", 99)
-    photo(root / "person 3" / ".hidden.png")
-    photo(root / "loose.png")
+            noise_photo(
+                root / f"person {person}" / f"été {k}.{endings[seed % 7]}", seed, (20 + seed % 5, 30 + seed % 7)
+            )
+    noise_photo(root / "person 3" / "2024" / "deep.png", 99)
+    noise_photo(root / "person 3" / ".hidden.png")
+    noise_photo(root / "loose.png")
     (root / "person 4" / "notes.txt").write_text("no photo")
     (root / "empty").mkdir()
     (root / ".thumbnails").mkdir()
-    photo(root / ".thumbnails" / "a.png")
+    noise_photo(root / ".thumbnails" / "a.png")
     (root / "person 3" / "again").symlink_to(root / "person 3")
     return root
 
@@ -92,8 +86,11 @@ def test_a_name_that_is_no_text_is_left_out(photos: Path, caplog: pytest.LogCapt
     [
         (lambda root: None, "no such folder; name one that holds a folder of photos for each person"),
         (lambda root: root.mkdir(), "no folder in it holds a photo"),
-        (lambda root: photo(root / "a.png"), "no folder in it holds a photo"),
-        (lambda root: [photo(root / str(k // 2) / f"{k}.png") for k in range(10)], "5 of its 5 people have two photos"),
+        (lambda root: noise_photo(root / "a.png"), "no folder in it holds a photo"),
+        (
+            lambda root: [noise_photo(root / str(k // 2) / f"{k}.png") for k in range(10)],
+            "5 of its 5 people have two photos",
+        ),
     ],
 )
 def test_a_folder_that_will_not_do(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
@@ -263,7 +260,7 @@ def test_a_list_that_cannot_be_parted_names_its_key(tmp_path: Path) -> None:
 
 
 def test_crop_is_a_share_of_the_shorter_side(tmp_path: Path) -> None:
-    file = photo(tmp_path / "a.png", size=(100, 60))
+    file = noise_photo(tmp_path / "a.png", size=(100, 60))
     whole = ImageOptions(image_size=30, color=True)
     pixels = np.asarray(Image.open(file))
 
@@ -301,17 +298,6 @@ def own_config(tiny_config: Make, tiny_root: Path, tmp_path: Path) -> Make:
     return make
 
 
-def run(config: TrainConfig, path: Path) -> dict[str, Any]:
-    folder = RunFolder(path)
-    folder.check(config)
-    return train(config, folder)
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
-
-
 def score(path: Path, **options: Any) -> dict[str, Any]:
     run_folder, folder = path / "run", RunFolder(path / f"eval-{len(list(path.iterdir()))}")
     return evaluate(EvalConfig(run=str(run_folder), **options), folder)
@@ -324,11 +310,11 @@ def test_a_run_on_a_folder_keeps_people_apart(setting: str, own_config: Make, tm
     assert (result["dataset"], result["protocol"], result["setting"]) == ("folder lfw", "holdout", setting)
     assert (result["n_test"], result["n_val"]) == (20, 10)
     split: dict[str, set[str]] = {}
-    for row in rows(tmp_path / "run/split.csv"):
+    for row in read_rows(tmp_path / "run/split.csv"):
         assert row["image"].startswith(row["person"] + "/")
         split.setdefault(row["person"], set()).add(row["split"])
     assert all(len(parts) == 1 for parts in split.values())
-    for row in rows(tmp_path / "run/predictions.csv"):
+    for row in read_rows(tmp_path / "run/predictions.csv"):
         assert split[row["image1"].partition("/")[0]] == {row["split"]}
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
     assert "people held out" in page
@@ -375,7 +361,7 @@ def test_photos_that_changed_are_told_when_a_run_goes_on_or_is_scored(
 
 def test_a_run_on_a_list_and_scored_on_others(own_config: Make, tiny_root: Path, tmp_path: Path) -> None:
     run(own_config(), tmp_path / "folder/run")
-    scored = rows(tmp_path / "folder/run/predictions.csv")
+    scored = read_rows(tmp_path / "folder/run/predictions.csv")
     lines = [f"{row['image1']},{row['image2']},{row['label']}" for row in scored]
     own = write_list(tmp_path / "pairs.csv", HEADER, *lines)
     data = {"name": "pairs", "list": str(own), "root": str(tiny_root / "lfw"), "split": "pairs", "image_size": 32}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, read_rows, run, without_times
 
 from siamese.checkpoints import load_network
 from siamese.config import EvalConfig, TrainConfig
@@ -28,21 +27,6 @@ Result = dict[str, Any]
 
 RESNET = {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 8}
 NTXENT = {"name": "ntxent", "views": 2, "pair_weight": 1.0}
-
-
-def rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
-
-
-def run(config: TrainConfig, path: Path) -> Result:
-    folder = RunFolder(path)
-    folder.check(config)
-    return train(config, folder)
-
-
-def without_times(result: Result) -> Result:
-    return {key: value for key, value in result.items() if not key.endswith("seconds")}
 
 
 # --- objectives on groups, settings, calibration, thresholds -----------------------------------------------
@@ -64,7 +48,7 @@ def test_similarities_are_calibrated_and_the_threshold_chosen_on_validation(
     embedding_config: Make, tmp_path: Path
 ) -> None:
     result = run(embedding_config(threshold="accuracy"), tmp_path / "run")
-    scored = rows(tmp_path / "run/predictions.csv")
+    scored = read_rows(tmp_path / "run/predictions.csv")
     val = [row for row in scored if row["split"] == "val"]
     scores, labels = np.array([[float(row["score"]), float(row["label"])] for row in val]).T
     assert np.abs([float(row["score"]) for row in scored]).max() <= 1
@@ -74,7 +58,7 @@ def test_similarities_are_calibrated_and_the_threshold_chosen_on_validation(
     right = ((probability >= result["threshold"]) == labels).mean()
     assert right == result["val/acc"] == max(((probability >= t) == labels).mean() for t in [*probability, 1.1])
     assert result["threshold_origin"] == "chosen on the validation pairs, by accuracy"
-    first = rows(tmp_path / "run/history.csv")[0]
+    first = read_rows(tmp_path / "run/history.csv")[0]
     assert first["train/acc"] == ""  # nothing is decided in training
     assert 0 <= float(first["val/auc"]) <= 1
     page = (tmp_path / "run/report.html").read_text()
@@ -178,10 +162,10 @@ def test_view_2_goes_on_with_the_fold_it_was_stopped_in(
     assert undisturbed["test/acc_ci"] == pytest.approx([undisturbed["test/acc"] - half, undisturbed["test/acc"] + half])
     assert not [key for key in undisturbed if key.startswith("test/") and key[5:] in ("tp", "fp", "tn", "fn")]
     assert undisturbed["n_test"] == sum(undisturbed[key] for key in ("tp", "fp", "tn", "fn")) == TINY.view2_pairs
-    scored = rows(tmp_path / "whole/predictions.csv")
+    scored = read_rows(tmp_path / "whole/predictions.csv")
     same, different = ([float(row["score"]) for row in scored if row["label"] == label] for label in "10")
     assert undisturbed["test/tar@far=0.01"] == np.mean(np.array(same) > max(different))  # of ten, none may pass
-    assert [float(row["test/acc"]) for row in rows(tmp_path / "whole/folds.csv")] == pytest.approx(accuracies)
+    assert [float(row["test/acc"]) for row in read_rows(tmp_path / "whole/folds.csv")] == pytest.approx(accuracies)
     assert "View 2" in (tmp_path / "whole/report.html").read_text()
 
 
@@ -213,7 +197,7 @@ def test_other_images_are_scored_on_the_runs_own_validation_pairs(embedding_conf
     run(config.model_copy(update={"data": config.data.model_copy(update=split)}), tmp_path / "run")
     evaluation(tmp_path / "run", tmp_path / "eval", data=config.data.model_dump())
     pairs = [
-        [(row["split"], row["image1"], row["image2"]) for row in rows(tmp_path / name / "predictions.csv")]
+        [(row["split"], row["image1"], row["image2"]) for row in read_rows(tmp_path / name / "predictions.csv")]
         for name in ("run", "eval")
     ]
     assert pairs[0] == pairs[1]
@@ -240,11 +224,11 @@ def test_an_ensemble_scores_by_the_mean_of_its_members(embedding_config: Make, t
     both = evaluation([tmp_path / "a", tmp_path / "b"], tmp_path / "eval")
     scores = [
         decision_of(result).calibration.logits(
-            [float(row["score"]) for row in rows(tmp_path / name / "predictions.csv")]
+            [float(row["score"]) for row in read_rows(tmp_path / name / "predictions.csv")]
         )
         for name, result in (("a", first), ("b", second))
     ]
-    found = [float(row["score"]) for row in rows(tmp_path / "eval/predictions.csv")]
+    found = [float(row["score"]) for row in read_rows(tmp_path / "eval/predictions.csv")]
     np.testing.assert_allclose(found, np.mean(scores, axis=0), rtol=1e-6)
     assert both["parameters"] == first["parameters"] + second["parameters"]
     assert both["run"] == [str((tmp_path / name).resolve()) for name in "ab"]
@@ -283,7 +267,7 @@ def test_one_shot_of_one_run_and_of_two(embedding_config: Make, tmp_path: Path) 
     two = evaluation([tmp_path / "0", tmp_path / "1"], tmp_path / "both", protocol=protocol)
     assert without_times(one) == without_times(again)
     assert one["oneshot/2/pixels"] == two["oneshot/2/pixels"]
-    table = rows(tmp_path / "eval/oneshot.csv")
+    table = read_rows(tmp_path / "eval/oneshot.csv")
     assert [(row["ways"], row["trials"], float(row["chance"])) for row in table] == [("2", "60", 0.5), ("5", "60", 0.2)]
     for row in table:
         key = f"oneshot/{row['ways']}"

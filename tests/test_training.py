@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from conftest import read_rows, run, without_times
 from PIL import Image
 
 from siamese import config as configuration
@@ -33,21 +34,6 @@ from siamese.signals import Interrupted
 from siamese.tracking import THUMBNAIL
 
 Make = Callable[..., TrainConfig]
-
-
-def run(config: TrainConfig, path: Path) -> dict[str, Any]:
-    folder = RunFolder(path)
-    folder.check(config)
-    return train(config, folder)
-
-
-def read_csv(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
-
-
-def without_times(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if not key.endswith("seconds")}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +120,7 @@ def test_the_result_holds_what_the_contract_names(finished: Finished) -> None:
 
 def test_predictions_are_the_figures(finished: Finished) -> None:
     _, path, result = finished
-    rows = read_csv(path / "predictions.csv")
+    rows = read_rows(path / "predictions.csv")
     assert list(rows[0]) == experiment.PREDICTION_COLUMNS
     test = [row for row in rows if row["split"] == "test"]
     assert (len(test), len(rows)) == (20, 26)

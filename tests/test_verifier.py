@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, read_rows
 from PIL import Image
 from torch import Tensor
 
@@ -60,8 +60,7 @@ def verifier(finished: Path) -> Verifier:
 
 @pytest.fixture(scope="module")
 def scored(finished: Path) -> list[dict[str, str]]:
-    with (finished / "predictions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(finished / "predictions.csv")
 
 
 @pytest.fixture(scope="module")
