@@ -110,7 +110,7 @@ def test_people_split_of_a_chain_cuts_it_once() -> None:
 
 def test_people_split_tells_when_nobody_can_be_parted() -> None:
     pairs = [Pair(f"{a}/a", f"{b}/a", 0) for a in range(4) for b in range(a)] + [Pair("0/a", "0/b", 1)] * 5
-    with pytest.raises(DataError, match=r"data\.split=people.*give data\.split=pairs"):
+    with pytest.raises(DataError, match=r"data\.val_fraction=0\.2.*people being kept apart.*give data\.split=pairs"):
         people_split(pairs, 0.2, 0)
 
 
