@@ -194,10 +194,12 @@ def averaged(network: SiameseNetwork, decay: float) -> AveragedModel:
     Of update n on the average keeps ``min(decay, (1 + n) / (10 + n))``: the weights before training are soon forgotten.
     """
 
-    def follow(average: Tensor, last: Tensor, updates: Tensor | int) -> Tensor:
-        if not average.is_floating_point():
-            return last  # a count
+    def follow(averages: list[Tensor], lasts: list[Tensor], updates: Tensor | int) -> None:
+        if not averages[0].is_floating_point():  # counts; all tensors of a call are of one dtype
+            torch._foreach_copy_(averages, lasts)
+            return
         n = int(updates)
-        return torch.lerp(last, average, min(decay, (1 + n) / (10 + n)))
+        # All weights in a few kernels: on a GPU a step would wait for each of them otherwise.
+        torch._foreach_copy_(averages, torch._foreach_lerp(lasts, averages, min(decay, (1 + n) / (10 + n))))
 
-    return AveragedModel(network, avg_fn=follow, use_buffers=True).requires_grad_(False)
+    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True).requires_grad_(False)

@@ -143,6 +143,34 @@ def lfw_root() -> Path:
 
 
 @pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Has trainers that are built from now on do something after a step, before its checkpoint; step 0 for nothing."""
+    import lightning as L
+
+    from siamese import experiment
+
+    class At(L.Callback):
+        def __init__(self, step: int, do: Callable[[], None]) -> None:
+            self.step, self.do = step, do
+
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            if trainer.global_step == self.step:
+                self.do()
+
+    build = experiment.build_trainer
+
+    def arrange(step: int, do: Callable[[], None]) -> None:
+        def build_with(*args: Any) -> L.Trainer:
+            trainer = build(*args)
+            trainer.callbacks.insert(0, At(step, do))
+            return trainer
+
+        monkeypatch.setattr(experiment, "build_trainer", build_with)
+
+    return arrange
+
+
+@pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script of the project in an empty working directory, so that whatever it writes is seen."""
     work = tmp_path / "work"

@@ -67,33 +67,6 @@ def assert_equal(one: Path, other: Path) -> None:
     assert rows[0] == rows[1]
 
 
-class At(L.Callback):
-    """Does something after a step, before the checkpoint of that step."""
-
-    def __init__(self, step: int, do: Callable[[], None]) -> None:
-        self.step, self.do = step, do
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.global_step == self.step:
-            self.do()
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Has trainers that are built from now on do something after a step; step 0 for nothing."""
-    build = experiment.build_trainer
-
-    def arrange(step: int, do: Callable[[], None]) -> None:
-        def build_with(*args: Any) -> L.Trainer:
-            trainer = build(*args)
-            trainer.callbacks.insert(0, At(step, do))
-            return trainer
-
-        monkeypatch.setattr(experiment, "build_trainer", build_with)
-
-    return arrange
-
-
 def die() -> None:
     raise Interrupted(signal.SIGKILL)  # as if: nothing is saved any more
 
@@ -136,11 +109,12 @@ def test_no_step_is_done_twice_that_was_saved(
         def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
             seen.append(trainer.global_step)
 
+    at_step(0, die)
     build = experiment.build_trainer
 
     def watched(*args: Any) -> L.Trainer:
         trainer = build(*args)
-        trainer.callbacks = [Watch(), *(c for c in trainer.callbacks if not isinstance(c, At))]
+        trainer.callbacks.insert(0, Watch())
         return trainer
 
     with pytest.MonkeyPatch.context() as patch:
