@@ -61,7 +61,10 @@ class Arithmetic(NamedTuple):
 
 
 def pick_device(config: TrainConfig) -> torch.device:
-    """The device to train on.
+    """The device to train or score on.
+
+    On a GPU convolutions in float32 are then float32: torch would round what they multiply to the ten bits of TF32
+    (matrix products it leaves alone), and a run would be scored otherwise on the CPU.
 
     Raises:
         ConfigError: a GPU is asked for and torch sees none.
@@ -74,7 +77,10 @@ def pick_device(config: TrainConfig) -> torch.device:
             "so many, or trainer.accelerator=cpu"
         )
     use_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if use_gpu else torch.device("cpu")
+    if not use_gpu:
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def device_name(device: torch.device) -> str:

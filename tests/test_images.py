@@ -6,6 +6,7 @@ import errno
 import logging
 import multiprocessing
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,17 @@ def test_changed_appeared_and_vanished_files_make_it_stale(folder: Path, tmp_pat
     assert not np.array_equal(after.pixels[0], before.pixels[0])
     entries = [path for path in (tmp_path / "cache").glob("*/*") if path.is_dir()]
     assert len(entries) == 1, "the stale entry was not removed"
+
+
+def test_a_cache_named_from_here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = tempfile.mkdtemp
+    # As from Python 3.12 on.
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **options: str(Path(make(**options)).absolute()))
+    monkeypatch.chdir(tmp_path)
+    plain = load_images(folder, NAMES, options(Path()))
+    seen = count_decodes(monkeypatch)
+    np.testing.assert_array_equal(load_images(folder, NAMES, options(Path())).pixels, plain.pixels)
+    assert not seen
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "index", "leftover"])

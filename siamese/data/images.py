@@ -235,7 +235,7 @@ def _write(slot: Path, signature: str, images: ImageArray) -> None:
         (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
         for old in slot.iterdir():
             # Under the lock, so whatever else lies here is stale or was left by a build that was killed.
-            if old.is_dir() and old != temporary:
+            if old.is_dir() and old.name != temporary.name:  # mkdtemp's path is absolute from Python 3.12 on
                 shutil.rmtree(old)
         temporary.rename(slot / signature)
     except BaseException:
