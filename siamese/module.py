@@ -28,6 +28,9 @@ from siamese.models.siamese import SiameseNetwork
 from siamese.objectives.pairs import BinaryCrossEntropy
 
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
 class SiameseModule(L.LightningModule):
     """A Siamese network in training.
 
@@ -194,7 +197,7 @@ def averaged(network: SiameseNetwork, decay: float) -> AveragedModel:
     Of update n on the average keeps ``min(decay, (1 + n) / (10 + n))``: the weights before training are soon forgotten.
     """
 
-    def follow(averages: list[Tensor], lasts: list[Tensor], updates: Tensor | int) -> None:
+    def follow(averages: Tensors, lasts: Tensors, updates: Tensor | int) -> None:
         if not averages[0].is_floating_point():  # counts; all tensors of a call are of one dtype
             torch._foreach_copy_(averages, lasts)
             return

@@ -61,6 +61,31 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
     assert varied(read_jobs(tmp_path)) == ["optimizer.name", "weight_decay"]
 
 
+def test_of_many_settings_a_row_tells_what_is_not_as_usual(tmp_path: Path) -> None:
+    usual = {"learning_rate": 0.1, "objective": {"name": "ntxent", "temperature": 0.05}, **dict.fromkeys("abcdef", 1)}
+    changes: list[dict[str, object]] = [{}, *({key: 2} for key in "abcdef"), {"a": 3, "b": 4}]
+    changes += [
+        {"objective": {"name": "triplet", "margin": 0.2}},
+        {"objective": {"name": "ntxent", "temperature": 0.1}},
+    ]
+    for number, change in enumerate(changes):
+        job(tmp_path, number, 0.9 - number / 100, **{**usual, **change})
+    rows, table = tables(tmp_path)
+    assert rows[1]["a"] == "2"
+    assert rows[0]["b"] == "1"  # results.csv has them all
+    lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    told = ["–", "a=2", "b=2", "c=2", "d=2", "e=2", "f=2", "a=3, b=4", "objective.name=triplet"]
+    told.append("objective.temperature=0.1")
+    assert lines[0][:2] == ["| change", "n"]
+    assert [line[0] for line in lines[2:12]] == [f"| {change}" for change in told]
+    about = "Changes are of: objective.name=ntxent, objective.temperature=0.05, a=1, b=1, c=1, d=1, e=1, f=1."
+    assert about in table
+    assert "Chosen by validation accuracy: no change" in table
+    page = page_of(tmp_path)
+    assert about in page
+    assert page.count("<td>a=3, b=4</td>") >= 2  # among the configurations and the jobs
+
+
 def test_a_setting_that_only_some_have_tells_them_apart(tmp_path: Path) -> None:
     """But not one that every record of an earlier version lacks: that is filled in."""
     job(tmp_path, 0, 0.7, scheduler={"name": "cosine"}, augmentation={"flip": False})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,6 +91,10 @@ class Job:
         """A figure of ``result.json``; None when it is not there or no number."""
         value = self.result.get(figure)
         return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+COLUMNS_TO_READ = 6
+"""Settings that have a column each; of more, a row tells only those that are not as in most configurations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,18 +207,58 @@ class Sweep:
         return len({one.title for one in self.groups}) > 1
 
     @property
+    def usual(self) -> dict[str, str]:
+        """The value of each setting that most configurations have."""
+        columns = zip(*(one.values for one in self.groups), strict=True)
+        return {key: Counter(values).most_common(1)[0][0] for key, values in zip(self.settings, columns, strict=False)}
+
+    @property
+    def setting_heads(self) -> list[str]:
+        """The columns of the settings: one for each, or where they would be too many one for what is not as usual."""
+        return ["change"] if self.is_wide else list(self.settings)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a column for each setting would be too many to read."""
+        return len(self.settings) > COLUMNS_TO_READ and len(self.groups) > 1
+
+    def setting_cells(self, values: Sequence[str]) -> list[str]:
+        """What stands in these columns, for a configuration's values of the settings."""
+        return [", ".join(self._changes(values)) or "–"] if self.is_wide else list(values)
+
+    def _changes(self, values: Sequence[str]) -> list[str]:
+        usual = self.usual
+        own = dict(zip(self.settings, values, strict=True))
+        other = {key.rpartition(".")[0] for key in own if key.endswith(".name") and own[key] != usual[key]}
+        return [
+            f"{key}={value}"
+            for key, value in own.items()
+            if value != usual[key] and not (value == "None" and key.rpartition(".")[0] in other)
+        ]
+
+    @property
     def head(self) -> list[str]:
         """The columns that say which configuration a row is about."""
-        return [*(["name"] if self.is_named else []), *self.settings]
+        return [*(["name"] if self.is_named else []), *self.setting_heads]
 
     def label(self, one: Group) -> list[str]:
         """What stands in these columns."""
-        return [*([one.title] if self.is_named else []), *one.values]
+        return [*([one.title] if self.is_named else []), *self.setting_cells(one.values)]
 
     def described(self, one: Group) -> str:
         """A configuration within a sentence."""
-        values = (f"{key}={value}" for key, value in zip(self.settings, one.values, strict=True))
+        if self.is_wide:
+            values = self._changes(one.values) or ["no change"]
+        else:
+            values = [f"{key}={value}" for key, value in zip(self.settings, one.values, strict=True)]
         return ", ".join([*([one.title] if self.is_named else []), *values]) or one.title
+
+    @property
+    def about_changes(self) -> str:
+        """What a row is a change of; empty where each setting has its column."""
+        if not self.is_wide:
+            return ""
+        return f"Changes are of: {', '.join(f'{key}={value}' for key, value in self.usual.items())}."
 
 
 class Scored(NamedTuple):

@@ -62,6 +62,8 @@ def markdown(sweep: Sweep) -> str:
     lines = [f"# Sweep {sweep.title}", ""]
     lines += markdown_table([*sweep.head, "n", *(column.title for column in COLUMNS)], rows)
     lines += ["", "Sorted by validation accuracy. Several seeds of one configuration: mean ± standard error."]
+    if sweep.is_wide:
+        lines += ["", sweep.about_changes]
     lines += about_chance(sweep.groups)
     if len(sweep.groups) > 1:
         lines += ["", *_choice(sweep)]

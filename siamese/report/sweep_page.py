@@ -102,7 +102,7 @@ def render(sweep: Sweep) -> str:
         roc=to_svg(overlaid_roc_figure(runs, colors), "ROC of all runs; their areas are in the tables")
         if any(not np.isnan(run.tpr[0]) for run in runs)
         else None,
-        jobs=[_job_view(job, sweep.settings, number.get(job), colors, longest) for job in jobs],
+        jobs=[_job_view(sweep, job, number.get(job), colors, longest) for job in jobs],
         training_time=duration(sum(job.number("train_seconds") or 0 for job in jobs)),
         notes=_notes(sweep),
         script=(Path(__file__).parent / "sweep.js").read_text(encoding="utf-8"),
@@ -189,9 +189,7 @@ def _group_view(sweep: Sweep, one: Group, color: str) -> dict[str, Any]:
     }
 
 
-def _job_view(
-    job: Job, settings: Sequence[str], number: int | None, colors: Sequence[str], longest: float
-) -> dict[str, Any]:
+def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str], longest: float) -> dict[str, Any]:
     """A row of the table of jobs."""
     seconds = job.number("train_seconds")
     return {
@@ -201,7 +199,9 @@ def _job_view(
         "status": job.status,
         "group": number,
         "color": None if number is None else colors[number],
-        "values": [show(job.settings.get(key)) if key in job.settings else "" for key in settings],
+        "values": sweep.setting_cells([show(job.settings.get(key)) for key in sweep.settings])
+        if sweep.is_wide
+        else [show(job.settings.get(key)) if key in job.settings else "" for key in sweep.settings],
         "seed": job.seed,
         "acc": job.result.get("test/acc"),
         "interval": interval(job.result.get("test/acc_ci"), percent),
