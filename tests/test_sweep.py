@@ -78,7 +78,7 @@ def test_of_many_settings_a_row_tells_what_is_not_as_usual(tmp_path: Path) -> No
     told.append("objective.temperature=0.1")
     assert lines[0][:2] == ["| change", "n"]
     assert [line[0] for line in lines[2:12]] == [f"| {change}" for change in told]
-    about = "Changes are of: objective.name=ntxent, objective.temperature=0.05, a=1, b=1, c=1, d=1, e=1, f=1."
+    about = "Changes are of: a=1, b=1, c=1, d=1, e=1, f=1, objective.name=ntxent, objective.temperature=0.05."
     assert about in table
     assert "Chosen by validation accuracy: no change" in table
     page = page_of(tmp_path)
