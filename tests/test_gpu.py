@@ -58,7 +58,7 @@ def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
 def test_a_gpu_gives_the_figures_of_the_cpu(tiny_config: Make, tmp_path: Path, kind: str) -> None:
     """Batches, augmentation and initial weights are the same; dropout draws from another source, so it is off."""
     for accelerator in ("cpu", "gpu"):
-        options = {"max_epochs": 1, "optimizer": {"name": "sgd"}, "learning_rate": 1e-2, **ALL[kind]}
+        options = {"max_epochs": 1, "optimizer": {"name": "sgd"}, "learning_rate": 1e-3, **ALL[kind]}
         options |= {"precision": "32", "model": {**options["model"], "dropout": 0.0}}
         run(tiny_config(**options, trainer={**GPU, "accelerator": accelerator}), tmp_path / accelerator)
     one, other = (read_history(tmp_path / name / "history.csv")[0] for name in ("cpu", "gpu"))
