@@ -37,6 +37,9 @@ CHUNK = 64
 LARGEST = 100_000_000
 """Pixels of a photo that is still decoded: 0.3 GB in colour. More is a mistake, or meant to exhaust the memory."""
 
+LONGEST = 100_000
+"""Pixels of its longer side: Pillow keeps three pointers a row, so that ten million rows of a pixel are 0.3 GB as well."""
+
 FORMAT = 2
 """Version of what the pixels mean; raise it when decoding changes, and old caches are built anew."""
 
@@ -70,7 +73,7 @@ def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
 
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing, no usable image, smaller
-            than the crop, or has more than `LARGEST` pixels.
+            than the crop, or has more than `LARGEST` pixels, or `LONGEST` on a side.
     """
     with opened(path) as file:
         return as_input(file, options)
@@ -96,6 +99,8 @@ def upright(image: Image.Image) -> Image.Image:
     """A picture turned as its EXIF says, in bands of eight bits, without transparency; raises as `decode`."""
     if image.width * image.height > LARGEST:
         raise ValueError(f"{image.width} x {image.height} pixels, which is more than {LARGEST:,}")
+    if max(image.size) > LONGEST:
+        raise ValueError(f"{image.width} x {image.height} pixels, which is more than {LONGEST:,} on a side")
     return _eight_bits(ImageOps.exif_transpose(image))
 
 
