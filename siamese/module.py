@@ -27,7 +27,6 @@ from siamese.evaluation.metrics import accuracy, auc, bce_with_logits
 from siamese.models.siamese import SiameseNetwork
 from siamese.objectives.pairs import BinaryCrossEntropy
 
-
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 

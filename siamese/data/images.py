@@ -38,7 +38,7 @@ LARGEST = 100_000_000
 """Pixels of a photo that is still decoded: 0.3 GB in colour. More is a mistake, or meant to exhaust the memory."""
 
 LONGEST = 100_000
-"""Pixels of its longer side: Pillow keeps three pointers a row, so that ten million rows of a pixel are 0.3 GB as well."""
+"""Pixels of its longer side: Pillow keeps pointers to each row, 1.6 GB for a line of 50 million pixels."""
 
 FORMAT = 2
 """Version of what the pixels mean; raise it when decoding changes, and old caches are built anew."""
