@@ -143,11 +143,27 @@ def lfw_root() -> Path:
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+def with_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Has trainers that are built from now on call a Lightning callback before all others."""
+    from siamese import experiment
+
+    build = experiment.build_trainer
+
+    def arrange(callback: Any) -> None:
+        def build_with(*args: Any) -> Any:
+            trainer = build(*args)
+            trainer.callbacks.insert(0, callback)
+            return trainer
+
+        monkeypatch.setattr(experiment, "build_trainer", build_with)
+
+    return arrange
+
+
+@pytest.fixture
+def at_step(with_callback: Callable[[Any], None]) -> Callable[[int, Callable[[], None]], None]:
     """Has trainers that are built from now on do something after a step, before its checkpoint; step 0 for nothing."""
     import lightning as L
-
-    from siamese import experiment
 
     class At(L.Callback):
         def __init__(self, step: int, do: Callable[[], None]) -> None:
@@ -157,17 +173,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
             if trainer.global_step == self.step:
                 self.do()
 
-    build = experiment.build_trainer
-
-    def arrange(step: int, do: Callable[[], None]) -> None:
-        def build_with(*args: Any) -> L.Trainer:
-            trainer = build(*args)
-            trainer.callbacks.insert(0, At(step, do))
-            return trainer
-
-        monkeypatch.setattr(experiment, "build_trainer", build_with)
-
-    return arrange
+    return lambda step, do: with_callback(At(step, do))
 
 
 @pytest.fixture

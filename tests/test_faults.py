@@ -8,14 +8,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from test_resume import At, assert_equal
+from test_resume import assert_equal
 
-from siamese import cli, experiment
+from siamese import cli
 from siamese.config import TrainConfig
 from siamese.data.images import load_images
 from siamese.errors import DataError, TrainingError
@@ -112,21 +111,6 @@ def test_photos_and_lists_are_only_read(tiny_config: Make, tiny_root: Path, tmp_
         subprocess.run(["umount", "-l", str(readonly)], check=False, capture_output=True)
 
 
-@pytest.fixture
-def with_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[L.Callback], None]:
-    build = experiment.build_trainer
-
-    def arrange(callback: L.Callback) -> None:
-        def build_with(*args: Any) -> L.Trainer:
-            trainer = build(*args)
-            trainer.callbacks.insert(0, callback)
-            return trainer
-
-        monkeypatch.setattr(experiment, "build_trainer", build_with)
-
-    return arrange
-
-
 def test_a_batch_that_does_not_fit_names_its_size(
     tiny_config: Make, tmp_path: Path, with_callback: Callable[[L.Callback], None]
 ) -> None:
@@ -150,7 +134,7 @@ def test_a_batch_that_does_not_fit_names_its_size(
     "error", [RuntimeError("CUDA error: unspecified launch failure"), OSError(errno.EIO, "Input/output error")]
 )
 def test_a_device_that_fails_ends_the_run_where_it_can_go_on(
-    tiny_config: Make, tmp_path: Path, with_callback: Callable[[L.Callback], None], error: Exception
+    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], error: Exception
 ) -> None:
     options = {"model": KOCH, "checkpoint": {"every": 2}}
     train(tiny_config(**options), RunFolder(tmp_path / "whole"))
@@ -158,10 +142,10 @@ def test_a_device_that_fails_ends_the_run_where_it_can_go_on(
     def fail() -> None:
         raise error
 
-    with_callback(At(4, fail))
+    at_step(4, fail)
     with pytest.raises(type(error)):
         train(tiny_config(**options), RunFolder(tmp_path / "cut"))
-    with_callback(At(0, fail))
+    at_step(0, fail)
     train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
     assert_equal(tmp_path / "cut", tmp_path / "whole")
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from siamese import experiment, signals
+from siamese import signals
 from siamese.callbacks import read_history
 from siamese.config import TrainConfig
 from siamese.data.lists import Pair
@@ -95,7 +95,10 @@ def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
 
 
 def test_no_step_is_done_twice_that_was_saved(
-    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None]
+    tiny_config: Make,
+    tmp_path: Path,
+    at_step: Callable[[int, Callable[[], None]], None],
+    with_callback: Callable[[L.Callback], None],
 ) -> None:
     options = {"batch_size": 4, "max_epochs": 2, "checkpoint": {"every": 2}, "model": KOCH}
     at_step(5, die)
@@ -109,17 +112,8 @@ def test_no_step_is_done_twice_that_was_saved(
         def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
             seen.append(trainer.global_step)
 
-    at_step(0, die)
-    build = experiment.build_trainer
-
-    def watched(*args: Any) -> L.Trainer:
-        trainer = build(*args)
-        trainer.callbacks.insert(0, Watch())
-        return trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "build_trainer", watched)
-        train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    with_callback(Watch())
+    train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
     assert seen == list(range(4, 12))
 
 
