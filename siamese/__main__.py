@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "identify":
                 found = commands.identify(options.run, options.gallery, options.photo, options.top)
                 print(json.dumps(found, indent=2))
+            case "page":
+                commands.page(options.run, options.port)
             case "export":
                 commands.export(options.run, options.folder, options.format)
             case "report":
@@ -122,6 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
     identified.add_argument("gallery", type=Path, help="a folder of photos, or a photo, for each person")
     identified.add_argument("photo", type=Path, help="of whom is asked for")
     identified.add_argument("--top", type=int, default=5, help="how many people to tell (default 5)")
+    page = commands.add_parser("page", help="show a page on this machine where two photos can be dropped")
+    page.add_argument("run", type=Path, help="the folder of a finished run")
+    page.add_argument("--port", type=int, default=7860, help="of 127.0.0.1 (default 7860); 0 for any that is free")
     exported = commands.add_parser("export", help="write a run's network as ONNX, or as torch.export saves it")
     exported.add_argument("run", type=Path, help="the folder of a finished run")
     exported.add_argument("folder", type=Path, help="where to; made when missing")

@@ -251,6 +251,13 @@ def export(run: Path, folder: Path, kind: str) -> None:
     write(run, folder, kind)
 
 
+def page(run: Path, port: int) -> None:
+    """Show the page of a run on this machine until it is interrupted: `siamese.page.serve`, errors as there."""
+    from siamese.page import serve
+
+    serve(run, port)
+
+
 def build_report(folder: Path, explain: bool = False) -> Path:
     """Write the page of a run; or of each run below a folder and, with the tables, of all of them together.
 

@@ -19,38 +19,15 @@ from torch import Tensor
 
 from siamese import Verifier
 from siamese.__main__ import main
-from siamese.config import EvalConfig, ImageOptions, TrainConfig
+from siamese.config import EvalConfig, ImageOptions
 from siamese.errors import ConfigError, DataError
 from siamese.evaluate import evaluate
 from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import Decision
-from siamese.experiment import train
 from siamese.explain import explain_pair, explanation_figure, overlay
 from siamese.models.encoder import Encoder
 from siamese.models.siamese import CosineHead, SiameseNetwork
 from siamese.runs import RunFolder
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
-    """A run with a back end, calibration, a chosen threshold and views at test time, on the tiny faces as a folder."""
-    base = tmp_path_factory.mktemp("asked")
-    config = TrainConfig.model_validate(
-        {
-            "name": "asked", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "max_epochs": 1,
-            "patience": 5, "precision": "32", "threshold": "accuracy", "flip_average": True, "crop_average": 0.9,
-            "data": {
-                "name": "folder", "root": str(tiny_root / "lfw"), "image_size": 32, "crop": 0.8, "color": True,
-                "cache": str(base / "cache"), "test_pairs": 20, "val_pairs": 10,
-            },
-            "model": {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 8},
-            "objective": {"name": "ntxent"}, "augmentation": {"flip": True}, "backend": {"name": "lda"},
-            "optimizer": {"name": "adam"}, "scheduler": {"name": "constant"}, "trainer": {"accelerator": "cpu"},
-            "logger": {"name": "csv"}, "protocol": {"name": "holdout", "setting": "unrestricted"},
-        }
-    )  # fmt: skip
-    train(config, RunFolder(base / "run"))
-    return base / "run"
 
 
 @pytest.fixture(scope="module")

@@ -203,13 +203,16 @@ def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, thres
     return figure
 
 
-def score_figure(probabilities: ArrayLike, labels: ArrayLike, threshold: float | None) -> Figure:
+def score_figure(
+    probabilities: ArrayLike, labels: ArrayLike, threshold: float | None, mark: float | None = None
+) -> Figure:
     """Histogram of the probabilities of each class, with the threshold.
 
     Args:
         probabilities: float [N] in [0, 1].
         labels: 0 or 1 [N].
         threshold: None draws none.
+        mark: another probability to point at, that of "these photos"; None for none.
     """
     figure, (axes,) = _panels(1, SQUARE)
     values, same = np.asarray(probabilities, float), np.asarray(labels) == 1
@@ -223,6 +226,9 @@ def score_figure(probabilities: ArrayLike, labels: ArrayLike, threshold: float |
         axes.stairs(heights, bins, color=color, linewidth=1.6, linestyle=style, label=label)
     if threshold is not None:
         axes.axvline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:g}")
+    if mark is not None:
+        # Below the axis' line, where no bar hides it.
+        axes.plot([mark], [0], "^", color=INK, markersize=11, clip_on=False, zorder=5, label="these photos")
     axes.set(xlabel="probability of “same person”", ylabel="pairs", xlim=(0, 1))
     axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend above the bars
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
