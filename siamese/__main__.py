@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from siamese.errors import TrainingError, UserError
 from siamese.memory import keep_freed_memory
+from siamese.signals import Interrupted
 
 HYDRA = ("train", "eval")
 """Commands that are ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
@@ -64,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "identify":
                 found = commands.identify(options.run, options.gallery, options.photo, options.top)
                 print(json.dumps(found, indent=2))
+            case "search":
+                commands.search(options.space, options.folder, options.override, options.trials)
             case "page":
                 commands.page(options.run, options.port)
             case "export":
@@ -80,6 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Interrupted as error:
+        print(f"error: interrupted by {error.signal.name}; the same command goes on", file=sys.stderr)
+        return 128 + error.signal
     except BrokenPipeError:
         # Whoever read our output (head, less) has gone; nor may the interpreter flush to it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -127,6 +133,11 @@ def build_parser() -> argparse.ArgumentParser:
     page = commands.add_parser("page", help="show a page on this machine where two photos can be dropped")
     page.add_argument("run", type=Path, help="the folder of a finished run")
     page.add_argument("--port", type=int, default=7860, help="of 127.0.0.1 (default 7860); 0 for any that is free")
+    searched = commands.add_parser("search", help="look for the best values by validation, with Optuna")
+    searched.add_argument("space", help="a YAML file with a search space, or the name of one in conf/search: quick")
+    searched.add_argument("folder", type=Path, help="of the search; goes on with what is there")
+    searched.add_argument("override", nargs="*", help="key=value of every trial besides, as for train")
+    searched.add_argument("--trials", type=int, metavar="N", help="in all, instead of what the file says")
     exported = commands.add_parser("export", help="write a run's network as ONNX, or as torch.export saves it")
     exported.add_argument("run", type=Path, help="the folder of a finished run")
     exported.add_argument("folder", type=Path, help="where to; made when missing")

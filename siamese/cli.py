@@ -36,11 +36,8 @@ from siamese import config as configuration
 from siamese.config import LfwData, OneShotProtocol, TrainProtocol
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, TrainingError, UnknownKeyError, UserError
-from siamese.runs import RunFolder, claim, find_runs, is_first, is_main, release
+from siamese.runs import SWEEP_PROCESS, RunFolder, claim, find_runs, is_first, is_main, release
 from siamese.signals import REQUEUE, Interrupted, catch_signals, requeue, was_requeued
-
-SWEEP_PROCESS = "SIAMESE_SWEEP_PROCESS"
-"""Environment variable with the number of the process that runs a sweep, for the ones that it starts."""
 
 ORPHANS_MAY_TAKE = 60.0
 """Seconds in which a job whose sweep was killed stops and saves; a resumed sweep waits that long for its folder."""
@@ -180,8 +177,7 @@ def _job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
         if in_sweep:
             raise JobFailedError(f"job {hydra.job.num} failed: {error}") from None
         _end(error)
-    if in_sweep:
-        _end_with_sweep()
+    _end_with_sweep()
     try:
         return run(folder)
     except (Exception, Interrupted) as error:
@@ -301,7 +297,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _end_with_sweep() -> None:
-    """In a process that joblib has started: stop, as after SIGTERM, soon after the sweep's own process was killed.
+    """In a process that joblib or a search has started: stop, as after SIGTERM, soon after that was killed.
 
     (What submitit has started is to outlive it.)
     """

@@ -258,6 +258,15 @@ def page(run: Path, port: int) -> None:
     serve(run, port)
 
 
+def search(space: str, folder: Path, overrides: list[str], trials: int | None) -> None:
+    """Look for the best values of a search space: `siamese.search.search`, errors as there."""
+    from siamese.search import search as run
+    from siamese.signals import catch_signals
+
+    catch_signals()
+    run(space, folder, overrides, trials)
+
+
 def build_report(folder: Path, explain: bool = False) -> Path:
     """Write the page of a run; or of each run below a folder and, with the tables, of all of them together.
 

@@ -704,6 +704,22 @@ def read_yaml(path: Path) -> TrainConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def load_file(path: Path, schema: type[S]) -> S:
+    """A section in a YAML file of its own, numbers read as Hydra reads them (``1e-4`` is one).
+
+    Raises:
+        ConfigError: the file is missing, no YAML, or does not fit the schema; one line that names file, key and value.
+    """
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: cannot be read ({_one_line(error)})") from None
+    try:
+        return _validate(plain, schema)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
 def composition_error(error: Exception) -> ConfigError:
     """Hydra's multi-line complaint about an override, as one line with the nearest valid key."""
     cause = error.__cause__

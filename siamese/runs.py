@@ -36,6 +36,10 @@ MEMBERSHIP_COLUMNS = ("image", "person", "split")
 _held: dict[Path, FileLock] = {}
 
 
+SWEEP_PROCESS = "SIAMESE_SWEEP_PROCESS"
+"""Environment variable with the number of the process that runs a sweep or a search, for the ones that it starts."""
+
+
 class RunFolder:
     """Paths and records of one run; the same for a single run and for a job of a sweep."""
 

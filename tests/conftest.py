@@ -29,7 +29,9 @@ ROOT = Path(__file__).parent.parent
 OPTIONS = sorted(
     tuple(file.relative_to(ROOT / "conf").as_posix().removesuffix(".yaml").split("/", 1))
     for file in (ROOT / "conf").rglob("*.yaml")
-    if file.parent != ROOT / "conf" and "hydra" not in file.parts and file.name != "oneshot.yaml"  # for eval.py alone
+    if file.parent != ROOT / "conf"
+    and not {"hydra", "search"} & set(file.parts)
+    and file.name != "oneshot.yaml"  # for eval.py alone
 )
 """(group, option) of every file below ``conf`` that train.py takes."""
 
