@@ -215,7 +215,8 @@ def open_study(plan: SearchConfig, folder: Path, overrides: Sequence[str]) -> St
         ConfigError: the folder cannot be written, or holds something else.
     """
     database = folder / "search.db"
-    if folder.exists() and not database.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    foreign = folder.exists() and (not folder.is_dir() or any(file.name[0] != "." for file in folder.iterdir()))
+    if foreign and not database.exists():
         raise ConfigError(f"{folder} holds something else; name another folder for the search")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,10 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-LAUNCHERS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "hydra_plugins.hydra_submitit_launcher"}
+LAUNCHERS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "hydra_plugins.hydra_submitit_launcher",
+    "ray": "hydra_plugins.hydra_ray_launcher",
+}  # fmt: skip
 
 
 def rows_of(sweep: Path) -> list[dict[str, str]]:
