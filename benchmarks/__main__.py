@@ -1,4 +1,4 @@
-"""``python -m benchmarks train|losses|profile|data|eval|startup|sweep``: ratios, as text and with --json as a file."""
+"""``python -m benchmarks train|losses|profile|data|eval|latency|startup|sweep``: ratios, as text or JSON (--json)."""
 
 from __future__ import annotations
 
@@ -116,6 +116,23 @@ def evaluation(options: Options) -> Report:
     return text, found
 
 
+def latency(options: Options) -> Report:
+    """Milliseconds a photo and a pair, of a finished run in PyTorch and of its exports (--run FOLDER)."""
+    if options.run is None:
+        raise SystemExit("error: latency needs --run FOLDER, of a finished run")
+    found = worker("latency", run=str(options.run), batches=[1, 8, 32], repeats=options.repeats * 5)
+    taken = {what: {way: median(s) for way, s in ways.items()} for what, ways in found["seconds"].items()}
+    rows = [
+        [what, *(1e3 * seconds for seconds in ways.values()),
+         *(f"{ways['PyTorch'] / ways[way]:.2f}" for way in ways if way != "PyTorch")]
+        for what, ways in taken.items()
+    ]  # fmt: skip
+    ways = list(next(iter(taken.values())))
+    head = ["graph, inputs", *(f"{way}, ms" for way in ways), *(f"{way}, times faster" for way in ways[1:])]
+    text = table(head, rows) + f"\n\nPyTorch in {'bf16' if found['bf16'] else 'float32'}, the exports in float32."
+    return text, {"medians": taken, **found}
+
+
 def startup(options: Options) -> Report:
     """Seconds until a command answers, and the part of a warm run that is neither training nor scoring."""
     python = sys.executable
@@ -163,8 +180,8 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
-    "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "startup": startup,
-    "sweep": sweep,
+    "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
+    "startup": startup, "sweep": sweep,
 }  # fmt: skip
 
 
@@ -180,6 +197,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="processes of each way, in turn")
     parser.add_argument("--precision", default="auto", help="of our training; train takes several: 32,bf16,auto")
     parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="of losses")
+    parser.add_argument("--run", type=Path, help="of latency: the folder of a finished run")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
     if options.data == "synthetic":
@@ -190,7 +208,10 @@ def main() -> None:
     print("\n" + ", ".join(f"{key} {value}" for key, value in told.items()))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        record = {"benchmark": options.benchmark, "options": vars(options) | {"json": str(options.json)}}
+        record = {
+            "benchmark": options.benchmark,
+            "options": vars(options) | {"json": str(options.json), "run": str(options.run)},
+        }
         options.json.write_text(json.dumps({**record, "machine": told, **figures}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -95,6 +95,46 @@ def fit(
     return times, arithmetic
 
 
+def latency(run: str, batches: list[int], repeats: int) -> dict[str, Any]:
+    """Seconds of a call, for each way a finished run is used and each number of photos; the ways take turns."""
+    import numpy as np
+    import torch
+
+    from siamese import Verifier
+    from siamese.export import FORMATS, export, load_graph
+
+    verifier = Verifier.load(run)
+    verifier.network.to("cpu")
+    options = verifier.options
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in FORMATS:
+            export(Path(run), Path(folder), kind)
+        encoders: dict[str, Any] = {"PyTorch": lambda x: verifier.embed_pixels(torch.from_numpy(x))}
+        scorers: dict[str, Any] = {"PyTorch": lambda a, b: verifier.compare(np.concatenate([a, b]), _facing(len(a)))}
+        for kind, name in (("onnx", "ONNX Runtime"), ("pt2", "torch.export")):
+            encoders[name] = load_graph(Path(folder) / f"encoder.{kind}")
+            scorers[name] = load_graph(Path(folder) / f"scorer.{kind}")
+        found: dict[str, dict[str, list[float]]] = {}
+        for n in batches:
+            pixels = rng.integers(0, 256, (n, options.channels, options.image_size, options.image_size), dtype=np.uint8)
+            z = np.asarray(encoders["PyTorch"](pixels))
+            for part, ways, inputs in (("encoder", encoders, (pixels,)), ("scorer", scorers, (z, z[::-1].copy()))):
+                taken: dict[str, list[float]] = {name: [] for name in ways}
+                for turn in range(repeats + WARM_UP):
+                    for name, way in ways.items():
+                        started = time.perf_counter()
+                        way(*inputs)
+                        if turn >= WARM_UP:
+                            taken[name].append(time.perf_counter() - started)
+                found[f"{part}, {n}"] = taken
+    return {"seconds": found, "bf16": verifier.bf16}
+
+
+def _facing(n: int) -> list[tuple[int, int]]:
+    return [(k, n + k) for k in range(n)]
+
+
 def losses(data: str, root: str, batch: int, steps: int, precision: str, optimizer: str) -> dict[str, Any]:
     """Losses of the first steps: of our training, and of plain loops from the same weights over the same batches.
 

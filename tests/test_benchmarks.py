@@ -43,7 +43,9 @@ def test_table() -> None:
 def test_help_names_every_benchmark() -> None:
     done = benchmark("--help")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("train", "losses", "profile", "data", "eval", "startup", "sweep"))
+    assert all(
+        name in done.stdout for name in ("train", "losses", "profile", "data", "eval", "latency", "startup", "sweep")
+    )
 
 
 @pytest.mark.slow
