@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from siamese.models.build import build_network
-from siamese.models.dft_conv import DFTConv2d, dft_conv2d, dft_saves
+from siamese.models.dft_conv import FEW, DFTConv2d, dft_conv2d, dft_saves
 from siamese.models.unfold_conv import UnfoldConv2d
 
 
@@ -67,6 +67,17 @@ def test_layer_keeps_conv2ds_state_and_dtype() -> None:
         layer(x.bfloat16()).sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == torch.float32
+
+
+def test_few_images_are_convolved_directly_where_nothing_is_trained() -> None:
+    layer = DFTConv2d(4, 8, 7)
+    x = draw(FEW, 4, 20, 20, dtype=torch.float32)
+    direct = nn.functional.conv2d(x, layer.weight, layer.bias)
+    with torch.no_grad():
+        assert torch.equal(layer(x[: FEW - 1]), nn.functional.conv2d(x[: FEW - 1], layer.weight, layer.bias))
+        assert not torch.equal(layer(x), direct)
+        torch.testing.assert_close(layer(x), direct, rtol=0, atol=1e-5)
+    assert layer(x[:1]).grad_fn is not None
 
 
 def test_it_is_used_where_it_saves() -> None:

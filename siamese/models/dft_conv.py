@@ -20,18 +20,26 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+FEW = 16
+"""Below so many images a direct convolution is the faster where no gradient is asked for: all share the kernel's
+transform."""
+
 
 class DFTConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` of stride 1 without padding, dilation or groups, computed in float32 through spectra.
 
     Parameters, state and results are those of ``Conv2d``; outputs and gradients differ from its by rounding (about
     1e-6 of their largest value). Under autocast the arithmetic stays float32, the output takes the input's dtype.
+    Fewer than `FEW` images are convolved directly where no gradient is asked for.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Images [B, C, H, W] -> [B, O, H - K + 1, W - L + 1], in the input's dtype and channels-last."""
-        y_BOPQ = dft_conv2d(x_BCHW.to(self.weight.dtype), self.weight, self.bias)
-        return y_BOPQ.to(x_BCHW.dtype)
+        x_own = x_BCHW.to(self.weight.dtype)
+        if len(x_BCHW) < FEW and not torch.is_grad_enabled():
+            with torch.autocast(x_BCHW.device.type, enabled=False):
+                return super().forward(x_own).to(x_BCHW.dtype)
+        return dft_conv2d(x_own, self.weight, self.bias).to(x_BCHW.dtype)
 
 
 def dft_conv2d(x_BCHW: Tensor, w_OCKL: Tensor, b_O: Tensor | None = None) -> Tensor:
