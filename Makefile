@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
-.PHONY: help demo test test-all lint audit docs fuzz format reproduction tensorboard clean
+.PHONY: help demo test test-all test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,17 @@ test: $(READY)  ## the quick tests (minutes)
 
 test-all: $(READY)  ## all tests, with training on the real LFW where LFW_ROOT or ../shared/lfw has it
 	$(BIN)/python -m pytest -n auto
+
+test-lowest:  ## the quick tests with the lowest versions that pyproject.toml admits (makes .venv-lowest)
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -n auto -m "not slow"
+
+test-highest:  ## the same with the highest versions that can be had today (makes .venv-highest)
+	$(PYTHON) -m venv .venv-highest
+	.venv-highest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]'
+	.venv-highest/bin/python -m pytest -n auto -m "not slow"
 
 lint: $(READY)  ## style (ruff), types (mypy), and whether the installed packages fit together
 	$(BIN)/python -m pip check
