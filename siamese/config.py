@@ -413,21 +413,6 @@ class WandbLogger(Section):
 LoggerConfig = Annotated[FileLogger | MlflowLogger | WandbLogger, Field(discriminator="name")]
 
 
-class CheckpointConfig(Section):
-    """What is written of a network, and when."""
-
-    keep: Literal["best", "all", "none"] = Field("best", description="of a finished run; none writes nothing at all")
-    every: Annotated[Literal["epoch"] | int, PlainValidator(lambda value: _every(value))] = Field(
-        "epoch", description="last.ckpt: at ends of epochs, half a minute apart at least; or every so many steps"
-    )
-
-    @model_validator(mode="after")
-    def _something_is_written(self) -> CheckpointConfig:
-        if self.keep == "none" and self.every != "epoch":
-            raise ValueError(f"every={self.every} with keep=none: nothing is written; leave one of them out")
-        return self
-
-
 def _every(value: object) -> str | int:
     if value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
@@ -436,6 +421,21 @@ def _every(value: object) -> str | int:
 
 def _keep(value: object) -> object:
     return {"keep": value} if isinstance(value, str) else value
+
+
+class CheckpointConfig(Section):
+    """What is written of a network, and when."""
+
+    keep: Literal["best", "all", "none"] = Field("best", description="of a finished run; none writes nothing at all")
+    every: Annotated[Literal["epoch"] | int, PlainValidator(_every)] = Field(
+        "epoch", description="last.ckpt: at ends of epochs, half a minute apart at least; or every so many steps"
+    )
+
+    @model_validator(mode="after")
+    def _something_is_written(self) -> CheckpointConfig:
+        if self.keep == "none" and self.every != "epoch":
+            raise ValueError(f"every={self.every} with keep=none: nothing is written; leave one of them out")
+        return self
 
 
 Setting = Literal["restricted", "unrestricted"]
