@@ -77,6 +77,9 @@ from siamese.tracking import build_logger, log_configuration, log_embedding, log
 
 log = logging.getLogger(__name__)
 
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "could not create a primitive")
+"""What torch, and in the last words oneDNN, say where a batch does not fit."""
+
 PROFILED = 12
 """Steps of a profile that the log tells."""
 
@@ -199,9 +202,7 @@ def _explaining(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
             raise DataError(
                 f"{folder.last}: its weights do not fit the run's config.yaml; delete it to start anew"
             ) from None
-        if isinstance(error, RuntimeError) and not any(
-            words in told for words in ("out of memory", "allocate memory", "not enough memory")
-        ):
+        if isinstance(error, RuntimeError) and not any(words in told for words in NO_MEMORY):
             raise
         raise TrainingError(
             f"out of memory with batch_size={config.batch_size}; give a smaller one, or a smaller data.image_size"

@@ -137,7 +137,13 @@ def _write(file: Path, module: nn.Module, inputs: tuple[Tensor, ...], outputs: l
         program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: n} for _ in inputs))
         if file.suffix == ".pt2":
             content = io.BytesIO()
-            torch.export.save(program, content)
+            try:
+                torch.export.save(program, content)
+            except Exception as error:  # of a private class; torch 2.6 cannot write a batch of any size
+                raise ConfigError(
+                    f"--format pt2: torch {torch.__version__} cannot save this network ({type(error).__name__}); "
+                    "install a newer torch, or give --format onnx"
+                ) from error
             write_bytes_atomically(file, content.getvalue())
         else:
             names = ["pixels"] if len(inputs) == 1 else ["first", "second"]

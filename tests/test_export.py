@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from packaging.version import Version
 
 from siamese import Verifier, export
 from siamese.__main__ import main
@@ -37,7 +39,10 @@ def test_an_exported_run_gives_the_answers_of_the_run(kind: str, run: str, tiny_
         pytest.importorskip("onnxscript", reason="an extra")
     config = tiny_config(max_epochs=1, **RUNS[run])
     train(config, RunFolder(tmp_path / "run"))
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format", kind]) == 0
+    code = main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format", kind])
+    if code == 2 and kind == "pt2" and Version(torch.__version__) < Version("2.14"):
+        pytest.skip(f"torch {torch.__version__} cannot save such a network, and says so")
+    assert code == 0
     encoder, scorer = (export.load_graph(tmp_path / f"out/{name}.{kind}") for name in ("encoder", "scorer"))
     verifier = Verifier.load(tmp_path / "run")
     photos = sorted(Path(config.data.root).rglob("*.jpg"))[:5]
