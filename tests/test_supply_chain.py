@@ -46,6 +46,8 @@ import os, sys
 
 def refuse(event, arguments):
     if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind"):
+        if event == "socket.bind" and arguments[1][:2] == ("::1", 0):  # urllib3 asks whether there is IPv6
+            return
         address = arguments[1] if event.startswith("socket.c") or event.endswith(("sendto", "bind")) else arguments[0]
         with open({told!r}, "a") as told:
             told.write(f"{event} {address} {sys.argv}\\n")

@@ -260,7 +260,7 @@ def test_identify_takes_folders_or_a_photo_of_each(
         (["verify", "RUN", "--pairs", "bad.csv", "--explain", "x.png"], "--explain is for two photos"),
         (["verify", "RUN", "a.jpg", "b.jpg", "--explain", "x.gif"], "--explain x.gif: name a file that ends in .png"),
         (["verify", "RUN", "a.jpg", "b.jpg", "--explain", "none/x.png"], "none/x.png: no such folder; make none first"),
-        (["export", "RUN", "bad.csv"], "bad.csv is a file; name a folder"),
+        (["export", "RUN", "bad.csv", "--format", "pt2"], "bad.csv is a file; name a folder"),
         (["embed", "RUN", ".", "z.txt"], "z.txt: name a file that ends in .npy or .csv"),
         (["embed", "RUN", ".", "nowhere/z.npy"], "no such folder; make nowhere first"),
         (["embed", "RUN", ".", "z.npy"], "no photo in it"),
