@@ -36,12 +36,8 @@ from siamese import config as configuration
 from siamese.config import LfwData, OneShotProtocol, TrainProtocol
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, TrainingError, UnknownKeyError, UserError
-from siamese.runs import SWEEP_PROCESS, RunFolder, claim, find_runs, is_first, is_main, release
+from siamese.runs import ORPHANS_MAY_TAKE, SWEEP_PROCESS, RunFolder, claim, find_runs, is_first, is_main, release
 from siamese.signals import REQUEUE, Interrupted, catch_signals, requeue, was_requeued
-
-ORPHANS_MAY_TAKE = 60.0
-"""Seconds in which a job whose sweep was killed stops and saves; a resumed sweep waits that long for its folder."""
-
 
 EXTRAS = ("mlflow", "wandb")
 """Loggers that are called as the packages which they need."""

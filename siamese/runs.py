@@ -39,6 +39,9 @@ _held: dict[Path, FileLock] = {}
 SWEEP_PROCESS = "SIAMESE_SWEEP_PROCESS"
 """Environment variable with the number of the process that runs a sweep or a search, for the ones that it starts."""
 
+ORPHANS_MAY_TAKE = 60.0
+"""Seconds in which a job whose sweep or search was killed stops and saves; one that goes on waits so long for it."""
+
 
 class RunFolder:
     """Paths and records of one run; the same for a single run and for a job of a sweep."""

@@ -32,7 +32,7 @@ from siamese.data.sources import check_data
 from siamese.errors import ConfigError, TrainingError
 from siamese.report.load import read_epochs
 from siamese.report.sweep import write_sweep_report
-from siamese.runs import SWEEP_PROCESS, RunFolder, claim, release
+from siamese.runs import ORPHANS_MAY_TAKE, SWEEP_PROCESS, RunFolder, claim, release
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -43,9 +43,6 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at what a trial has got to."""
-
-STOPPING = 60.0
-"""Seconds in which the run of a search that was killed stops and saves; one that goes on waits that long for it."""
 
 Value = bool | int | float | str
 
@@ -308,7 +305,7 @@ def follow(plan: SearchConfig, study: Study, trial: Trial, folder: Path, overrid
     words = [*overrides, *(as_override(key, value) for key, value in trial.params.items())]
     told = ", ".join(as_override(key, value) for key, value in trial.params.items())
     reported, pruned = set(study.trials[trial.number].intermediate_values), False
-    claim(folder, STOPPING)  # by the run of a search that was killed
+    claim(folder, ORPHANS_MAY_TAKE)  # by the run of a search that was killed
     release(folder)
     with started(words, folder) as (child, last_words):
         while True:
@@ -335,7 +332,8 @@ def follow(plan: SearchConfig, study: Study, trial: Trial, folder: Path, overrid
         run.last.unlink(missing_ok=True)
         return
     if child.returncode == 0:
-        figure = float((run.result or {}).get(plan.metric) or "nan")
+        recorded = (run.result or {}).get(plan.metric)
+        figure = float("nan") if recorded is None else float(recorded)
         study.tell(trial, figure)
         log.info("trial %d: %s %.4f: %s", trial.number, plan.metric, figure, told)
         return
