@@ -171,12 +171,14 @@ def build_app(answerer: Answerer) -> FastAPI:
     # A page elsewhere could have its own name resolve to this machine, and ask in the reader's browser.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
 
-    @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
+
+    # Not as a decorator, which mypy calls untyped where the extra is not installed.
+    app.middleware("http")(guard)
 
     # Its own fonts would be fetched from the network.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
