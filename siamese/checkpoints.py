@@ -13,10 +13,10 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from torch import nn
 
-from siamese.config import TrainConfig
+from siamese.config import BackendConfig, TrainConfig
 from siamese.errors import DataError
 from siamese.files import replacing
-from siamese.models.backends import BACKENDS
+from siamese.models.backends import BACKENDS, CohortHead, WeightedL1Head
 from siamese.models.build import network_of
 from siamese.models.siamese import SiameseNetwork
 
@@ -139,15 +139,20 @@ def save_backend(head: nn.Module, file: Path) -> None:
         torch.save(head.state_dict(), temporary)
 
 
-def load_backend(file: Path, name: str, embedding_dim: int) -> nn.Module:
+def load_backend(file: Path, config: BackendConfig, embedding_dim: int) -> nn.Module:
     """The head that `save_backend` wrote.
 
     Raises:
         DataError: the file is missing, damaged, or of another kind or size.
     """
-    head = BACKENDS[name](embedding_dim)
+    name, bare = config.name, BACKENDS[config.name](embedding_dim)
+    head: nn.Module = bare
     try:
-        head.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if config.cohort:
+            assert not isinstance(bare, WeightedL1Head)
+            head = CohortHead(bare, config.cohort, size=len(state["key"]))
+        head.load_state_dict(state)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file; give backend={name} to eval.py, which fits it anew") from None
     except UNREADABLE as error:

@@ -288,6 +288,19 @@ class BackendConfig(Section):
     name: Literal["network", "l1", "lda", "plda"]
     shrinkage: float = Field(0.1, gt=0, le=1)
     within: float = Field(1.0, gt=0, description="factor on the covariance within people; lda, plda")
+    cohort: int = Field(
+        0, ge=0,
+        description="scores relative to those with this many of the most similar photos of other training people "
+        "(adaptive s-norm); 0: as they are; lda, plda",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _has_scores_to_compare(self) -> BackendConfig:
+        if self.cohort and self.name not in ("lda", "plda"):
+            raise ValueError(f"cohort={self.cohort}: is for backend=lda and backend=plda, not for {self.name}; give 0")
+        if self.cohort == 1:
+            raise ValueError("cohort=1: one score has no spread; give 2 or more (100 is usual), or 0 for none")
+        return self
 
 
 class SamplingConfig(Section):

@@ -157,7 +157,7 @@ def load_scorer(member: Member, refit: bool, data: PairDataModule | None = None)
         assert data is not None
         network.head = fit_backend(backend, network, data, pick_device(member.config), arithmetic.bf16)
     else:
-        network.head = load_backend(member.folder.backend, backend.name, network.encoder.embedding_dim)
+        network.head = load_backend(member.folder.backend, backend, network.encoder.embedding_dim)
     return network
 
 

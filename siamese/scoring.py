@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from siamese.config import BackendConfig
 from siamese.data.module import PairDataModule, to_float
 from siamese.data.sampling import NamedPairSampler
-from siamese.models.backends import BACKENDS, WeightedL1Head, covariances_by_groups, covariances_by_pairs, widened
+from siamese.models.backends import (
+    BACKENDS,
+    CohortHead,
+    LdaHead,
+    PldaHead,
+    WeightedL1Head,
+    covariances_by_groups,
+    covariances_by_pairs,
+    widened,
+)
 from siamese.models.siamese import SiameseNetwork
 
 CHUNK = 128
@@ -81,6 +90,8 @@ def fit_backend(
 ) -> nn.Module:
     """A head fitted to the embeddings of the training images: of the listed pairs, or where names may be used by these.
 
+    With ``config.cohort`` its scores are relative to those with ``data.cohort``.
+
     Args:
         config: which, and how.
         network: left in evaluation mode, on ``device``.
@@ -91,6 +102,18 @@ def fit_backend(
     Returns:
         the head, on ``device``.
     """
+    head = _fit(config, network, data, device, bf16)
+    if config.cohort:
+        assert not isinstance(head, WeightedL1Head)
+        relative = CohortHead(head, config.cohort).to(device)
+        relative.fit(embed_images(network, data.pixels, torch.from_numpy(data.cohort), device, bf16))
+        return relative
+    return head
+
+
+def _fit(
+    config: BackendConfig, network: SiameseNetwork, data: PairDataModule, device: torch.device, bf16: bool
+) -> WeightedL1Head | LdaHead | PldaHead:
     head = BACKENDS[config.name](network.encoder.embedding_dim).to(device)
     if data.people is not None and not isinstance(head, WeightedL1Head):
         rows = torch.from_numpy(np.concatenate(data.people))

@@ -8,10 +8,12 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from siamese.checkpoints import load_backend, save_backend
+from siamese.config import BackendConfig
 from siamese.errors import DataError
 from siamese.evaluation.metrics import auc
 from siamese.models.backends import (
     BACKENDS,
+    CohortHead,
     LdaHead,
     PldaHead,
     WeightedL1Head,
@@ -152,17 +154,64 @@ def test_weighted_l1_is_the_minimum_of_its_loss():
     assert abs(float(bias.grad)) < 1e-4
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_a_back_end_comes_back_from_its_file(name, tmp_path):
-    head = fitted(name)
+@pytest.mark.parametrize("name", ["lda", "plda"])
+def test_scores_relative_to_a_cohort_against_loops(name):
+    """Symmetric, of either image the ten scores that are highest: mean, and standard deviation of a sample."""
+    bare, strangers = fitted(name), faces(60, 1, seed=5)[0]
+    head = CohortHead(bare, nearest=10)
+    head.fit(strangers)
+    z1, z2, _ = pairs(*faces(20, 3, seed=9), number=20)
+    for a, b, found in zip(z1, z2, head(z1, z2), strict=True):
+        score, relative = bare(a[None], b[None])[0], []
+        for one in (a, b):
+            others = np.sort([float(bare(one[None], other[None])) for other in strangers])[-10:]
+            relative.append((float(score) - others.mean()) / others.std(ddof=1))
+        assert float(found) == pytest.approx(np.mean(relative), rel=1e-9)
+    few = CohortHead(bare, nearest=100)
+    few.fit(strangers[:10])
+    ten = CohortHead(bare, nearest=10)
+    ten.fit(strangers[:10])
+    assert torch.equal(few(z1, z2), ten(z1, z2))
+
+
+def test_a_cohort_makes_one_threshold_do_for_people_who_lie_close_together():
+    """Every second person is of a kind whose faces differ less, of one person and of two."""
+    z, groups = faces(400, 5, seed=9)
+    close = groups % 2 == 1
+    z[close] = (z[close] - z[close].mean(0)) * 0.2 + z[close].mean(0) + torch.tensor([4.0, -4.0, 0.0, 0.0, 0.0, 0.0])
+    known = groups < 200
+    bare = PldaHead(D)
+    bare.fit(*covariances_by_groups(z[known], groups[known]), 1e-3)
+    head = CohortHead(bare, nearest=20)
+    head.fit(z[known][::5])
+    z1, z2, label = pairs(z[~known], groups[~known])
+    assert auc(head(z1, z2).numpy(), label.numpy()) > auc(bare(z1, z2).numpy(), label.numpy()) + 0.03
+
+
+@pytest.mark.parametrize(("name", "cohort"), [*((name, 0) for name in BACKENDS), ("lda", 5), ("plda", 5)])
+def test_a_back_end_comes_back_from_its_file(name, cohort, tmp_path):
+    head, config = fitted(name), BackendConfig(name=name, cohort=cohort)
+    if cohort:
+        head = CohortHead(head, cohort)
+        head.fit(faces(30, 1, seed=5)[0])
     save_backend(head, tmp_path / "checkpoints/backend.ckpt")
-    again = load_backend(tmp_path / "checkpoints/backend.ckpt", name, D)
+    again = load_backend(tmp_path / "checkpoints/backend.ckpt", config, D)
     z1, z2, _ = pairs(*faces(20, 3), number=20)
     assert torch.equal(again(z1, z2), head(z1, z2))
     with pytest.raises(DataError, match=f"no fitted backend={name}"):
-        load_backend(tmp_path / "checkpoints/backend.ckpt", name, D + 1)
+        load_backend(tmp_path / "checkpoints/backend.ckpt", config, D + 1)
     with pytest.raises(DataError, match="no such file"):
-        load_backend(tmp_path / "other.ckpt", name, D)
+        load_backend(tmp_path / "other.ckpt", config, D)
+    if name != "l1":
+        other = BackendConfig(name=name, cohort=0 if cohort else 5)
+        with pytest.raises(DataError, match=f"no fitted backend={name}"):
+            load_backend(tmp_path / "checkpoints/backend.ckpt", other, D)
+
+
+@pytest.mark.parametrize(("name", "cohort", "told"), [("l1", 100, "not for l1"), ("plda", 1, "2 or more")])
+def test_a_cohort_that_cannot_be_is_told(name, cohort, told):
+    with pytest.raises(ValueError, match=told):
+        BackendConfig(name=name, cohort=cohort)
 
 
 def test_nothing_to_fit_to_is_told():

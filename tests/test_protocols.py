@@ -301,11 +301,11 @@ def test_eval_tries_other_views_as_if_trained_with_them(embedding_config: Make, 
 
 
 @pytest.mark.parametrize("setting", ["restricted", "unrestricted"])
-@pytest.mark.parametrize("name", ["l1", "lda", "plda"])
+@pytest.mark.parametrize(("name", "cohort"), [("l1", 0), ("lda", 7), ("plda", 0), ("plda", 7)])
 def test_a_back_end_is_fitted_saved_and_used_again(
-    embedding_config: Make, tmp_path: Path, setting: str, name: str
+    embedding_config: Make, tmp_path: Path, setting: str, name: str, cohort: int
 ) -> None:
-    protocol, backend = {"name": "view1", "setting": setting}, {"name": name}
+    protocol, backend = {"name": "view1", "setting": setting}, {"name": name, "cohort": cohort}
     config = embedding_config(protocol=protocol, objective={"name": "ntxent"}, max_epochs=1)
     plain = run(config, tmp_path / "plain")
     fitted = run(

@@ -197,6 +197,8 @@ class PairDataModule(L.LightningDataModule):
         images: the decoded images and the excluded files; there even when ``setup`` finds nothing usable.
         train, val, test: `PairSet`, of listed pairs.
         people: the rows of the images of each training person; None in the restricted setting.
+        cohort: a row of each person that may be trained on, those with too few images too; in the restricted setting
+            all rows of the training pairs.
         own: who of one's own photos is in which set; None of LFW's.
     """
 
@@ -226,6 +228,7 @@ class PairDataModule(L.LightningDataModule):
         self.overfit_batches = overfit_batches
         self.images = ImageArray([], np.empty((0, 0, 0, 0), np.uint8), {})
         self.people: list[Ints] | None = None
+        self.cohort: Ints = np.empty(0, np.int64)
         self.own: OwnPairs | None = None
         self._pixels = torch.empty(0, dtype=torch.uint8)
         self._is_set_up = False
@@ -289,7 +292,11 @@ class PairDataModule(L.LightningDataModule):
         self.val = PairSet.of(val_pairs, row)
         self.test = PairSet.of(usable[listed.test_list], row)
         if listed.people is not None and not self.test_only:
-            self.people = self._training_people(listed.people, row)
+            everybody = self._training_people(listed.people, row)
+            self.people = self._with_enough_images(everybody)
+            self.cohort = np.array([rows[0] for rows in everybody])
+        else:
+            self.cohort = np.unique(self.train.indices.numpy())
         self._pixels = torch.from_numpy(images.pixels)
         self._is_set_up = True
 
@@ -302,7 +309,10 @@ class PairDataModule(L.LightningDataModule):
             for name, images in people.items()
             if name not in names
         ]
-        enough = [rows for rows in found if len(rows) >= self.sampling.min_images]
+        return [rows for rows in found if len(rows)]
+
+    def _with_enough_images(self, people: list[Ints]) -> list[Ints]:
+        enough = [rows for rows in people if len(rows) >= self.sampling.min_images]
         if len(enough) < 2 or max(map(len, enough)) < 2:
             raise DataError(
                 f"{image_root(self.data)}: {len(enough)} people with at least sampling.min_images="

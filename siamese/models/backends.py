@@ -3,7 +3,7 @@
 Speaker verification calls them back ends. All of them scale embeddings to length 1 first (Garcia-Romero and Espy-Wilson
 2011) and compute in float64.
 
-Shapes: B pairs, N images, P pairs to fit to, D embedding dimensions.
+Shapes: B pairs, N images, P pairs to fit to, C images of a cohort, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ class LdaHead(nn.Module):
         a, b = ((normalized(z) - self.mean) @ self.projection for z in (z1_BD, z2_BD))
         return F.cosine_similarity(a, b)
 
+    def factors(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `PldaHead.factors`; the bias is 0."""
+        unit_ND = F.normalize((normalized(z_ND) - self.mean) @ self.projection)
+        return unit_ND, unit_ND, unit_ND.new_zeros(len(unit_ND))
+
 
 class PldaHead(nn.Module):
     """Two-covariance PLDA: the log-likelihood ratio of one person against two (Bruemmer and de Villiers 2010, sec. 2).
@@ -130,6 +135,59 @@ class PldaHead(nn.Module):
         a, b = (normalized(z) - self.mean for z in (z1_BD, z2_BD))
         squares = ((a @ self.own) * a).sum(1) + ((b @ self.own) * b).sum(1)
         return squares / 2 + ((a @ self.cross) * b).sum(1) + self.constant
+
+    def factors(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What scores of many pairs are made of: that of images i and j is ``query[i] @ key[j] + bias[i] + bias[j]``.
+
+        Args:
+            z_ND: embeddings [N, D].
+
+        Returns:
+            query [N, D], key [N, D], bias [N].
+        """
+        a = normalized(z_ND) - self.mean
+        return a @ self.cross, a, (((a @ self.own) * a).sum(1) + self.constant) / 2
+
+
+class CohortHead(nn.Module):
+    """Scores of a head relative to those that both images have with a cohort of other people: adaptive s-norm.
+
+    A score is expressed in standard deviations above the mean of the image's scores with the photos of the cohort that
+    are most like it, once for each image of the pair, and both are averaged (Karam et al. 2011; Matejka et al. 2017,
+    section 2.4): faces that resemble everybody score high with strangers too.
+
+    Args:
+        head: fitted.
+        nearest: photos of the cohort that count for an image, at least 2; all of it where it has no more.
+        size: of the cohort, before `fit` or the loading of a state.
+    """
+
+    key: Tensor
+    bias: Tensor
+
+    def __init__(self, head: LdaHead | PldaHead, nearest: int, size: int = 0) -> None:
+        super().__init__()
+        self.head = head
+        self.nearest = nearest
+        self.register_buffer("key", torch.zeros(size, len(head.mean), dtype=torch.float64))
+        self.register_buffer("bias", torch.zeros(size, dtype=torch.float64))
+
+    def fit(self, z_CD: Tensor) -> None:
+        """Take the cohort's embeddings [C, D]: one photo of each of many people, none of whom will be scored."""
+        _, self.key, self.bias = self.head.factors(z_CD)
+
+    def statistics(self, z_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [N] and standard deviation [N] of the scores of images [N, D] with the nearest of the cohort."""
+        query_ND, _, bias_N = self.head.factors(z_ND)
+        score_NC = query_ND @ self.key.T + bias_N[:, None] + self.bias
+        nearest = score_NC.topk(min(self.nearest, len(self.bias)), dim=1).values
+        return nearest.mean(1), nearest.std(1).clamp_min(1e-12)
+
+    def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
+        """Embeddings of both images [B, D] -> scores [B]."""
+        score_B: Tensor = self.head(z1_BD, z2_BD)
+        (mean1_B, std1_B), (mean2_B, std2_B) = self.statistics(z1_BD), self.statistics(z2_BD)
+        return ((score_B - mean1_B) / std1_B + (score_B - mean2_B) / std2_B) / 2
 
 
 BACKENDS: dict[str, type[WeightedL1Head | LdaHead | PldaHead]] = {

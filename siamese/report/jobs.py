@@ -32,6 +32,7 @@ NOT_SETTINGS = frozenset({"seed", "resume", "name"})
 LATER: dict[str, Any] = {
     "protocol.setting": "restricted", "data.split": "pairs", "calibration": "auto", "flip_average": False,
     "crop_average": 1.0, "ema_decay": 0.0, "backend.name": "network", "backend.shrinkage": 0.1, "backend.within": 1.0,
+    "backend.cohort": 0,
     "augmentation.flip": False, "augmentation.rotation": 0.0, "augmentation.shear": 0.0, "augmentation.scale": 1.0,
     "augmentation.translation": 0.0, "augmentation.brightness": 0.0, "augmentation.contrast": 0.0,
     "augmentation.erase": 0.0, "augmentation.erase_size": 0.4, "sampling.images_per_person": 2,
