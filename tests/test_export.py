@@ -26,7 +26,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "multicrop": {
         "model": {"name": "multicrop", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 8, "crops": [1.0, 0.6],
                   "crop_size": 24, "stem": "pool"},
-        "objective": {"name": "ntxent"}, "augmentation": {"flip": True}, "backend": {"name": "plda"},
+        "objective": {"name": "ntxent"}, "augmentation": {"flip": True}, "backend": {"name": "plda", "cohort": 5},
         "flip_average": True, "crop_average": 0.9, "threshold": "accuracy",
     },
 }  # fmt: skip
