@@ -54,7 +54,15 @@ def score_embeddings(head: nn.Module, z_ND: Tensor, indices: Tensor, bf16: bool 
     """As `score_pairs`, of what `embed_images` gave: ``indices``, int64 [P, 2], are rows of ``z_ND``."""
     indices = indices.to(z_ND.device)
     with torch.autocast(z_ND.device.type, torch.bfloat16, enabled=bf16):
-        logits = [head(z_ND[rows[:, 0]], z_ND[rows[:, 1]]) for rows in indices.split(CHUNK)]
+        if isinstance(head, CohortHead) and len(z_ND):
+            # Each image is compared with the cohort once, in however many pairs it is.
+            mean_N, std_N = map(torch.cat, zip(*map(head.statistics, z_ND.split(CHUNK)), strict=True))
+            logits = [
+                head.relative(head.head(z_ND[i], z_ND[j]), (mean_N[i], std_N[i]), (mean_N[j], std_N[j]))
+                for i, j in (rows.T for rows in indices.split(CHUNK))
+            ]
+        else:
+            logits = [head(z_ND[rows[:, 0]], z_ND[rows[:, 1]]) for rows in indices.split(CHUNK)]
     scores: NDArray[np.float32] = torch.cat(logits).float().cpu().numpy() if logits else np.empty(0, np.float32)
     return scores
 

@@ -23,6 +23,7 @@ from siamese.models.backends import (
     shrunk,
     widened,
 )
+from siamese.scoring import score_embeddings
 
 D = 6
 
@@ -167,6 +168,10 @@ def test_scores_relative_to_a_cohort_against_loops(name):
             others = np.sort([float(bare(one[None], other[None])) for other in strangers])[-10:]
             relative.append((float(score) - others.mean()) / others.std(ddof=1))
         assert float(found) == pytest.approx(np.mean(relative), rel=1e-9)
+    z, _ = faces(20, 3, seed=9)
+    rows = torch.tensor([[0, 1], [5, 0], [7, 7], [0, 59]])
+    found = torch.from_numpy(score_embeddings(head, z, rows))
+    torch.testing.assert_close(found, head(z[rows[:, 0]], z[rows[:, 1]]).float())
     few = CohortHead(bare, nearest=100)
     few.fit(strangers[:10])
     ten = CohortHead(bare, nearest=10)

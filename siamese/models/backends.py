@@ -185,9 +185,12 @@ class CohortHead(nn.Module):
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
         """Embeddings of both images [B, D] -> scores [B]."""
-        score_B: Tensor = self.head(z1_BD, z2_BD)
-        (mean1_B, std1_B), (mean2_B, std2_B) = self.statistics(z1_BD), self.statistics(z2_BD)
-        return ((score_B - mean1_B) / std1_B + (score_B - mean2_B) / std2_B) / 2
+        return self.relative(self.head(z1_BD, z2_BD), self.statistics(z1_BD), self.statistics(z2_BD))
+
+    @staticmethod
+    def relative(score_B: Tensor, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+        """Scores [B] of the bare head and the `statistics` of both images -> scores [B]."""
+        return ((score_B - one[0]) / one[1] + (score_B - other[0]) / other[1]) / 2
 
 
 BACKENDS: dict[str, type[WeightedL1Head | LdaHead | PldaHead]] = {
