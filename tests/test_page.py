@@ -155,8 +155,7 @@ def test_in_a_browser(page: tuple[str, Path], finished: Path, tmp_path: Path) ->
         assert f"p = {found.probability:.3f}" in view.inner_text("#answer")
         assert view.locator("#answer .nearest img").count() == 12
         for k in (1, 2):  # each map is a picture that has been drawn
-            view.wait_for_selector(f"#map-{k} img", timeout=60_000)
-            view.wait_for_function(f"document.querySelector('#map-{k} img').naturalWidth > 0")
+            view.wait_for_function(f"document.querySelector('#map-{k} img')?.naturalWidth > 0", timeout=60_000)
         assert any(temporary.rglob("*.jpg"))  # what was dropped is in the folder that is deleted at the end
 
         broken = tmp_path / "broken.png"
