@@ -153,8 +153,8 @@ class CohortHead(nn.Module):
     """Scores of a head relative to those that both images have with a cohort of other people: adaptive s-norm.
 
     A score is expressed in standard deviations above the mean of the image's scores with the photos of the cohort that
-    are most like it, once for each image of the pair, and both are averaged (Karam et al. 2011; Matejka et al. 2017,
-    section 2.4): faces that resemble everybody score high with strangers too.
+    are most like it, once for each image of the pair, and both are averaged (Karam et al. 2011; Matejka et al. 2017):
+    faces that resemble everybody score high with strangers too.
 
     Args:
         head: fitted.
