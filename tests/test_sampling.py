@@ -200,6 +200,22 @@ def test_people_with_few_images_can_be_left_out(tiny_data: dict[str, object]) ->
         set_up(tiny_data, protocol=UNRESTRICTED, sampling=SamplingConfig(min_images=50))
 
 
+@pytest.mark.parametrize("protocol", [View1Protocol(name="view1"), UNRESTRICTED], ids=lambda protocol: protocol.setting)
+def test_a_cohort_is_of_people_who_are_not_scored(tiny_data: dict[str, object], protocol: View1Protocol) -> None:
+    data = set_up(tiny_data, protocol=protocol, split="people", sampling=SamplingConfig(min_images=3))
+    cohort = [data.images.names[row] for row in data.cohort]
+    scored = people(of(data.test.pairs)) | people(of(data.val.pairs))
+    assert cohort
+    assert not people(set(cohort)) & scored
+    if protocol.setting == "restricted":
+        assert set(cohort) == of(data.train.pairs)
+    else:
+        everyone = set_up(tiny_data, protocol=protocol, split="people").people
+        assert everyone is not None
+        assert len(cohort) == len(everyone)
+        assert all(sum(row in rows for row in data.cohort) == 1 for rows in everyone)
+
+
 def with_list(tiny_root: Path, tmp_path: Path, name: str, other: str) -> Path:
     """The tiny faces with one list in the place of another."""
     root = tmp_path / "mixed"
