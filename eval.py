@@ -1,6 +1,6 @@
 """Score a finished run: ``python eval.py run=outputs/DATE/TIME``."""
 
-from siamese.memory import keep_freed_memory
+from siamese.command.memory import keep_freed_memory
 
 if __name__ == "__main__":
     keep_freed_memory()
@@ -8,7 +8,7 @@ if __name__ == "__main__":
 import hydra
 from omegaconf import DictConfig
 
-from siamese.cli import eval_job, run_app
+from siamese.command.hydra_app import eval_job, run_app
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")

@@ -1,6 +1,6 @@
 """Train, test and report a Siamese network: ``python train.py data=synthetic``; ``--help`` lists all keys."""
 
-from siamese.memory import keep_freed_memory
+from siamese.command.memory import keep_freed_memory
 
 if __name__ == "__main__":
     keep_freed_memory()
@@ -8,7 +8,7 @@ if __name__ == "__main__":
 import hydra
 from omegaconf import DictConfig
 
-from siamese.cli import run_app, train_job
+from siamese.command.hydra_app import run_app, train_job
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -21,7 +21,7 @@ def machine() -> dict[str, Any]:
     """Where the figures come from."""
     import torch
 
-    from siamese.hardware import device_name
+    from siamese.scoring.device import device_name
 
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if Path("/proc/cpuinfo").exists() else []
     return {

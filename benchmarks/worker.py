@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from siamese.memory import keep_freed_memory
+from siamese.command.memory import keep_freed_memory
 
 WARM_UP = 2
 """Steps left out: the first ones choose kernels and fault memory in."""
@@ -27,7 +27,7 @@ def main() -> None:
 
 def pairs_of(data: str, root: str, batch: int = 128) -> Any:
     """The data module of the real training pairs."""
-    from siamese.data.module import PairDataModule
+    from siamese.training.data_module import PairDataModule
 
     module = PairDataModule(configuration(data, root).data, batch, seed=0)
     module.prepare_data()
@@ -39,7 +39,7 @@ def configuration(data: str, root: str, *overrides: str) -> Any:
     from hydra import compose, initialize_config_dir
 
     from benchmarks.common import ROOT
-    from siamese.config import load_train
+    from siamese.config.load import load_train
 
     where = [f"data.root={root}"] if root else []
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -60,14 +60,15 @@ def fit(
     import lightning as L
 
     from benchmarks.reference import StepTimes
-    from siamese import experiment
-    from siamese.callbacks import StepSeed
-    from siamese.hardware import choose_arithmetic, pick_device
     from siamese.models.build import network_of
-    from siamese.module import SiameseModule
     from siamese.objectives.pairs import BinaryCrossEntropy
-    from siamese.runs import RunFolder
-    from siamese.tracking import build_logger
+    from siamese.runs.folder import RunFolder
+    from siamese.scoring.device import pick_device
+    from siamese.scoring.precision import choose_arithmetic
+    from siamese.training import train as experiment
+    from siamese.training.callbacks import StepSeed
+    from siamese.training.loggers import build_logger
+    from siamese.training.module import SiameseModule
 
     config = configuration(
         data, root, f"precision={precision}", f"batch_size={batch}", f"optimizer={optimizer}", "checkpoint=none"
@@ -101,7 +102,7 @@ def latency(run: str, batches: list[int], repeats: int) -> dict[str, Any]:
     import torch
 
     from siamese import Verifier
-    from siamese.export import FORMATS, export, load_graph
+    from siamese.inference.export import FORMATS, export, load_graph
 
     verifier = Verifier.load(run)
     verifier.network.to("cpu")
@@ -308,10 +309,10 @@ def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:
     import torch
 
     from benchmarks.common import device
-    from siamese.data.module import to_float
-    from siamese.hardware import choose_arithmetic
+    from siamese.data.dataset import to_float
     from siamese.models.build import network_of
-    from siamese.scoring import score_pairs
+    from siamese.scoring.precision import choose_arithmetic
+    from siamese.scoring.scores import score_pairs
 
     config = configuration(data, root, "precision=32")
     module, where = pairs_of(data, root), device()
@@ -350,7 +351,7 @@ def decoding(data: str, root: str) -> dict[str, Any]:
         report = {}
         for name in ("cold", "warm"):
             config = configuration(data, root, f"data.cache={cache}").data
-            from siamese.data.module import PairDataModule
+            from siamese.training.data_module import PairDataModule
 
             module = PairDataModule(config, 128, seed=0)
             started = time.perf_counter()

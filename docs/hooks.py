@@ -10,8 +10,8 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from siamese.__main__ import configuration_folder
-from siamese.config import Section, TrainConfig
+from siamese.config.load import configuration_folder
+from siamese.config.schema import Section, TrainConfig
 
 MARKER = "<!-- configuration -->"
 

@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from siamese.verifier import Match, Verification, Verifier
+    from siamese.inference.verifier import Match, Verification, Verifier
 
 __all__ = ["Match", "Verification", "Verifier"]
 
@@ -13,7 +13,7 @@ __all__ = ["Match", "Verification", "Verifier"]
 def __getattr__(name: str) -> Any:
     """Import what is asked for only then: torch takes seconds, and a bad configuration is told before."""
     if name in __all__:
-        from siamese import verifier
+        from siamese.inference import verifier
 
         return getattr(verifier, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

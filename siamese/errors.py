@@ -23,3 +23,8 @@ class DataError(UserError):
 
 class TrainingError(Exception):
     """Training cannot go on, for another reason than bad configuration or data; one line, exit code 1."""
+
+
+def one_line(text: object) -> str:
+    """Any text as one line, runs of white space as one blank."""
+    return " ".join(str(text).split())

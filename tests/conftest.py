@@ -17,9 +17,9 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
-from siamese.config import TrainConfig
-from siamese.data.synthetic import SyntheticSpec, write_lfw_tree
-from siamese.runs import RunFolder
+from siamese.config.schema import TrainConfig
+from siamese.data.synthetic.tree import SyntheticSpec, write_lfw_tree
+from siamese.runs.folder import RunFolder
 
 # A busy machine must not fail a property by its time.
 settings.register_profile("no-deadline", deadline=None)
@@ -56,7 +56,7 @@ TINY_MODEL = {"widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True}
 
 def run(config: TrainConfig, path: Path) -> dict[str, Any]:
     """Train as the entry point does; returns the recorded result."""
-    from siamese.experiment import train
+    from siamese.training.train import train
 
     folder = RunFolder(path)
     folder.check(config)
@@ -152,7 +152,7 @@ def lfw_root() -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
     """A run with a back end, calibration, a chosen threshold and views at test time, on the tiny faces as a folder."""
-    from siamese.experiment import train
+    from siamese.training.train import train
 
     base = tmp_path_factory.mktemp("asked")
     config = TrainConfig.model_validate(
@@ -176,7 +176,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
 @pytest.fixture
 def with_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Has trainers that are built from now on call a Lightning callback before all others."""
-    from siamese import experiment
+    from siamese.training import train as experiment
 
     build = experiment.build_trainer
 

@@ -20,10 +20,10 @@ with atheris.instrument_imports(include=["siamese.data", "PIL"]):
     from PIL import Image, ImageOps  # noqa: F401 - its plugins are instrumented with it
 
     Image.init()  # all formats
-    from siamese.config import ImageOptions
+    from siamese.config.schema import ImageOptions
     from siamese.data.images import decode
     from siamese.data.lists import read_folds, read_pairs, read_people
-    from siamese.data.photos import read_pair_list
+    from siamese.data.own import read_pair_list
     from siamese.errors import DataError
 
 LISTS = [

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from siamese.errors import DataError
+from siamese.errors import DataError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -282,9 +282,9 @@ def _connect(url: str, start: int, timeout: float) -> tuple[http.client.HTTPResp
         if error.code == 416 and start:  # nothing lies behind our part: it cannot be this file's beginning
             return _connect(url, 0, timeout)
         transient = error.code in _TRANSIENT_STATUS
-        raise _TransferError(f"HTTP {error.code} {_one_line(error.msg)}", transient=transient) from None
+        raise _TransferError(f"HTTP {error.code} {_printable(error.msg)}", transient=transient) from None
     except (ValueError, http.client.InvalidURL) as error:
-        raise _TransferError(f"not a usable address: {_one_line(str(error))}", transient=False) from None
+        raise _TransferError(f"not a usable address: {_printable(str(error))}", transient=False) from None
     except (OSError, http.client.HTTPException) as error:
         raise _TransferError(_reason(error), transient=True) from None
     if response.status == 200:
@@ -296,7 +296,7 @@ def _connect(url: str, start: int, timeout: float) -> tuple[http.client.HTTPResp
     if response.status == 206 and start:
         return _connect(url, 0, timeout)
     transient = response.status in _TRANSIENT_STATUS
-    raise _TransferError(f"HTTP {response.status} {_one_line(response.reason)}", transient=transient)
+    raise _TransferError(f"HTTP {response.status} {_printable(response.reason)}", transient=transient)
 
 
 def _scheme(url: str) -> str:
@@ -388,7 +388,7 @@ def unpack(archive: Path, into: Path, *, top: str, max_bytes: int, progress: boo
             raise DataError(f"{archive}: holds no folder {top}/; remove it, and download the right one")
         _rename_unless_present(temporary / top, target)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
-        reason = _one_line(str(error)) or type(error).__name__
+        reason = _printable(str(error)) or type(error).__name__
         raise DataError(f"{archive}: damaged ({reason}); remove it, and download it again") from None
     except OSError as error:
         remedy = "make room there, or name another folder"
@@ -475,12 +475,12 @@ def _reason(error: BaseException) -> str:
     """What went wrong in the operating system's words, without its number and the file's name."""
     cause = error.reason if isinstance(error, urlerror.URLError) else error
     text = cause if isinstance(cause, str) else getattr(cause, "strerror", None) or str(cause)
-    return _one_line(text) or type(cause).__name__
-
-
-def _one_line(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return _printable(text) or type(cause).__name__
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in one_line(text))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from siamese.config import ImageOptions
+from siamese.config.schema import ImageOptions
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)

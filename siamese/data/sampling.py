@@ -14,24 +14,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from siamese.config import SamplingConfig
+from siamese.config.schema import SamplingConfig
 from siamese.data.connected import connected
 
 Ints = NDArray[np.int64]
 
 
-class PairBatchSampler(Sampler[Tensor]):
-    """Rows of a `PairSet`, a batch at a time.
+class PairBatchSampler(Sampler[tuple[Tensor, Tensor]]):
+    """Batches of listed pairs: (indices int64 [B, 2], labels int64 [B]).
 
-    A last batch of fewer than ``least`` pairs joins the one before it: batch normalization has no statistics of one.
+    A last batch of fewer than ``least`` pairs is merged into the one before it, because batch normalization needs at
+    least two images.
+
+    Args:
+        indices: int64 [P, 2], rows of the image array.
+        labels: int64 [P], 1 = same.
+        batch_size: pairs per batch.
+        shuffle: in a new order every epoch.
+        seed: with the epoch decides the order.
+        least: pairs of the smallest batch.
     """
 
-    def __init__(self, pairs: int, batch_size: int, shuffle: bool = False, seed: int = 0, least: int = 2) -> None:
-        self.pairs = pairs
+    def __init__(
+        self, indices: Tensor, labels: Tensor, batch_size: int, shuffle: bool = False, seed: int = 0, least: int = 2
+    ) -> None:
+        self.indices = indices
+        self.labels = labels
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
-        full, rest = divmod(pairs, batch_size)
+        full, rest = divmod(len(labels), batch_size)
         self.sizes = [batch_size] * full + [rest] * (rest > 0)
         if 0 < rest < least and full:
             self.sizes[-2:] = [batch_size + rest]
@@ -43,12 +55,13 @@ class PairBatchSampler(Sampler[Tensor]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield int64 [B]."""
-        rows = np.arange(self.pairs)
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches."""
+        rows = np.arange(len(self.labels))
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch]).shuffle(rows)
-        yield from torch.from_numpy(rows).split(self.sizes)
+        for chosen in torch.from_numpy(rows).split(self.sizes):
+            yield self.indices[chosen], self.labels[chosen]
 
 
 class PeopleSampler(Sampler[tuple[Tensor, Tensor]]):

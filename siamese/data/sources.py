@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese.config import (
+from siamese.config.load import data_of
+from siamese.config.schema import (
     DOWNLOADED_ROOT,
     DataConfig,
     FolderData,
@@ -20,14 +21,13 @@ from siamese.config import (
     TrainProtocol,
     View1Protocol,
     View2Protocol,
-    data_of,
 )
 from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
-from siamese.data.photos import OwnPairs, photo_root, read_own
+from siamese.data.own import OwnPairs, photo_root, read_own
 from siamese.errors import DataError
 
 if TYPE_CHECKING:
-    from siamese.data.synthetic import SyntheticSpec
+    from siamese.data.synthetic.tree import SyntheticSpec
 
 TRAIN_LIST = "pairsDevTrain.txt"
 TEST_LIST = "pairsDevTest.txt"
@@ -128,6 +128,12 @@ class Listed:
     test_list: str
     val: list[Pair] | None = None
     own: OwnPairs | None = None
+
+    def image_names(self) -> list[str]:
+        """The images of all pairs and people; repeated names possible."""
+        pairs = [*self.train, *self.test, *(self.val or ())]
+        listed = [name for pair in pairs for name in (pair.image1, pair.image2)]
+        return listed + [name for images in (self.people or {}).values() for name in images]
 
 
 def read_listed(data: DataConfig, protocol: TrainProtocol, test_only: bool = False) -> Listed:
@@ -283,7 +289,7 @@ def prepare_data(data: DataConfig, progress: bool = False, protocol: TrainProtoc
     """
     check_data(data, protocol)
     if isinstance(data, SyntheticData):
-        from siamese.data.synthetic import write_lfw_tree
+        from siamese.data.synthetic.tree import write_lfw_tree
 
         write_lfw_tree(Path(data.root), _synthetic_spec(data), progress=progress)
     elif isinstance(data, LfwData) and (missing := _missing(data, protocol)):
@@ -301,7 +307,7 @@ def prepare_data(data: DataConfig, progress: bool = False, protocol: TrainProtoc
 
 def _synthetic_spec(data: SyntheticData) -> SyntheticSpec:
     """What to draw; raises ConfigError when the numbers of people and pairs do not go together."""
-    from siamese.data.synthetic import SyntheticSpec
+    from siamese.data.synthetic.tree import SyntheticSpec
 
     return SyntheticSpec(**{field.name: getattr(data, field.name) for field in dataclasses.fields(SyntheticSpec)})
 

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from siamese.config import ImageOptions
+from siamese.config.schema import ImageOptions
 from siamese.data.connected import connected
 from siamese.data.lists import Pair, identities
 from siamese.errors import DataError

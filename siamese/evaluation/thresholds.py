@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from siamese.config.threshold_rules import far_of
 from siamese.evaluation.metrics import roc_curve
-from siamese.evaluation.rules import far_of
 
 
 def choose_threshold(scores: ArrayLike, labels: ArrayLike, rule: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from siamese.config import TrainConfig, to_plain
+from siamese.config.schema import TrainConfig, to_plain
 from siamese.models.encoder import Encoder
 from siamese.models.koch import KochEncoder
 from siamese.models.multicrop import MultiCropEncoder
@@ -34,7 +34,7 @@ def build_encoder(model: dict[str, Any], in_channels: int, input_size: int, dft:
         case "multicrop":
             encoder = MultiCropEncoder(in_channels, input_size, **options)
         case "torchvision":
-            from siamese.models.backbones import TorchvisionEncoder  # half a second that others need not wait
+            from siamese.models.backbones import TorchvisionEncoder
 
             encoder = TorchvisionEncoder(in_channels, input_size, **options)
         case name:

@@ -11,10 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from siamese.config.shapes import KOCH_KERNELS, koch_feature_size
 from siamese.models.dft_conv import DFTConv2d, dft_saves
 from siamese.models.encoder import Encoder
 from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, MaxPoolReLU2d
-from siamese.models.shapes import KOCH_KERNELS, koch_feature_size
 from siamese.models.unfold_conv import UnfoldConv2d
 
 

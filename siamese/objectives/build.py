@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from torch import nn
 
-from siamese.config import (
+from siamese.config.schema import (
     AngularMarginObjective,
     ContrastiveObjective,
     NtxentObjective,
     ObjectiveConfig,
     TripletObjective,
 )
-from siamese.models.encoder import Encoder
 from siamese.objectives.pairs import BinaryCrossEntropy, Contrastive
 
 
-def build_objective(config: ObjectiveConfig, encoder: Encoder, people: int = 0) -> nn.Module:
+def build_objective(config: ObjectiveConfig, embedding_dim: int, parts: int = 1, people: int = 0) -> nn.Module:
     """The configured loss on what ``encoder`` gives; ``people`` is the number of training people where names may be
     used.
     """
@@ -23,9 +22,9 @@ def build_objective(config: ObjectiveConfig, encoder: Encoder, people: int = 0) 
         return Contrastive(config.distance, config.margin)
     if config.name == "bce":
         return BinaryCrossEntropy()
-    from siamese.objectives.groups import EachPart  # scipy and scikit-learn come with it
+    from siamese.objectives.groups import EachPart
 
-    losses = [_on_groups(config, encoder.embedding_dim // encoder.parts, people) for _ in range(encoder.parts)]
+    losses = [_on_groups(config, embedding_dim // parts, people) for _ in range(parts)]
     return losses[0] if len(losses) == 1 else EachPart(losses)
 
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from siamese.config import DataConfig, FolderData, PairsData
+from siamese.config.schema import DataConfig, FolderData, PairsData
 from siamese.data.images import opened, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
-from siamese.data.photos import read_own
+from siamese.data.own import read_own
 from siamese.data.sources import (
     TEST_LIST,
     TEST_PEOPLE_LIST,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from siamese.report.load import OUTCOMES, Prediction
+from siamese.runs.records import OUTCOMES, Prediction
 
 PHOTO_HEIGHT = 125
 """Pixels of an embedded photo: half of LFW's 250, enough to see the face, and some 4 kB as JPEG."""

@@ -20,8 +20,8 @@ from siamese.evaluation.calibration import brier, ece, reliability
 from siamese.evaluation.intervals import auc_interval, wilson
 from siamese.evaluation.metrics import Confusion, auc, confusion, eer, roc_curve
 from siamese.report.examples import PHOTO_HEIGHT, Examples
-from siamese.report.load import Prediction
 from siamese.report.text import count, fixed, interval, percent, photo_title, probability
+from siamese.runs.records import Prediction
 
 # Okabe & Ito's colours, which all common kinds of colour blindness tell apart.
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"

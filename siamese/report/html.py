@@ -13,15 +13,6 @@ from markupsafe import Markup, escape
 
 from siamese.report.text import fixed, number, percent, photo_title, probability
 
-DATASETS = {
-    "lfw": "LFW, original images",
-    "lfw_funneled": "LFW, funneled",
-    "lfw_deepfunneled": "LFW, deep-funneled",
-    "lfw_a": "LFW-a, aligned",
-    "synthetic": "Synthetic faces",
-}
-PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot", "holdout": "people held out"}
-
 
 def render_page(template: str, **context: Any) -> str:
     """A page as HTML; everything that comes from files is escaped.
@@ -45,11 +36,6 @@ def render_page(template: str, **context: Any) -> str:
         "csp_hash": _csp_hash,
     }
     return environment.get_template(template).render(**context)
-
-
-def titled(name: object, titles: dict[str, str]) -> str:
-    """The title of a data set or protocol; its name where there is none."""
-    return titles.get(str(name), str(name))
 
 
 def _breakable(key: str) -> Markup:

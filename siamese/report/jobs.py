@@ -24,7 +24,7 @@ from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
 from siamese.evaluation.metrics import roc_curve
 from siamese.files import flatten
-from siamese.report.load import read_epochs, read_predictions
+from siamese.runs.records import read_history, read_predictions
 
 NOT_SETTINGS = frozenset({"seed", "resume", "name"})
 """Keys of the configuration that do not make another configuration."""
@@ -470,7 +470,7 @@ def _scored(folder: Path, changed: int) -> Scored:
 
 @lru_cache(maxsize=4096)
 def _history(folder: Path, changed: int) -> list[Mapping[str, float]]:
-    return read_epochs(folder)
+    return read_history(folder)
 
 
 def _in_order(values: Iterable[str]) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from siamese.config.titles import DATASETS, titled
 from siamese.errors import ConfigError
-from siamese.report.html import DATASETS, titled
 from siamese.report.jobs import (
     ABOUT_INTERVALS,
     LATER,

@@ -10,7 +10,7 @@ from filelock import FileLock
 from siamese.files import write_csv_atomically, write_text_atomically
 from siamese.report.jobs import Group, Job, Sweep, luckiest, read_jobs, read_sweep, spread, standard_error
 from siamese.report.sweep_page import ABOUT_DIFFERENCES, COLUMNS, NO_CHOICE, about_chance, render
-from siamese.report.text import markdown_table, one_line
+from siamese.report.text import markdown_table, table_cell
 
 FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
@@ -76,7 +76,7 @@ def markdown(sweep: Sweep) -> str:
         ]  # fmt: skip
     if unfinished := [job for job in sweep.jobs if job.status != "done"]:
         lines += ["", "Not finished:", ""]
-        lines += [f"- job {job.name}: {job.status}. {one_line(job.result.get('error', ''))}" for job in unfinished]
+        lines += [f"- job {job.name}: {job.status}. {table_cell(job.result.get('error', ''))}" for job in unfinished]
     return "\n".join(lines).rstrip() + "\n"
 
 

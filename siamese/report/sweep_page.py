@@ -12,8 +12,9 @@ from urllib.parse import quote
 import numpy as np
 import yaml
 
+from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_roc_figure, palette, shade, to_svg
-from siamese.report.html import DATASETS, PROTOCOLS, render_page, titled
+from siamese.report.html import render_page
 from siamese.report.jobs import (
     ABOUT_INTERVALS,
     Grid,

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from siamese.errors import one_line
+
 _LFW_NAME = re.compile(r"(?:.*/)?(.+)_0*([0-9]+)\.[A-Za-z]+")
 
 ABSENT = "–"
@@ -67,9 +69,9 @@ def photo_title(name: str) -> str:
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """The lines of a table in Markdown."""
-    return [f"| {' | '.join(map(one_line, row))} |" for row in (head, ["---"] * len(head), *rows)]
+    return [f"| {' | '.join(map(table_cell, row))} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def one_line(text: Any) -> str:
+def table_cell(text: Any) -> str:
     """A text as a cell of a table in Markdown."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    return one_line(text).replace("|", "\\|")

@@ -1,0 +1,15 @@
+"""What data sets and protocols are called in logs and on pages."""
+
+DATASETS = {
+    "lfw": "LFW, original images",
+    "lfw_funneled": "LFW, funneled",
+    "lfw_deepfunneled": "LFW, deep-funneled",
+    "lfw_a": "LFW-a, aligned",
+    "synthetic": "Synthetic faces",
+}
+PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot", "holdout": "people held out"}
+
+
+def titled(name: object, titles: dict[str, str]) -> str:
+    """The title of a data set or protocol; the name itself if it has no title."""
+    return titles.get(str(name), str(name))

@@ -1,0 +1,206 @@
+"""One protocol of a data set in memory: a uint8 array of all images, and the pairs of each split as rows of it.
+
+Shapes: N images, P pairs, C channels, H = W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siamese.config.schema import DataConfig, SamplingConfig, TrainProtocol
+from siamese.data.images import ImageArray, load_images
+from siamese.data.lists import Pair, People, identities, people_of
+from siamese.data.own import OwnPairs
+from siamese.data.sampling import Ints
+from siamese.data.sources import VIEW1, Listed, image_root, prepare_data, read_listed
+from siamese.data.split import validation_split
+from siamese.errors import DataError
+from siamese.runs.records import write_excluded
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class PairSet:
+    """The usable pairs of one split.
+
+    Attributes:
+        pairs: names and labels.
+        indices: int64 [P, 2], rows of the image array.
+        labels: int64 [P], 1 = same.
+    """
+
+    pairs: list[Pair]
+    indices: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair], row: dict[str, int]) -> PairSet:
+        """Look up the images of each pair in ``row`` (image name -> row of the image array)."""
+        indices = [[row[pair.image1], row[pair.image2]] for pair in pairs]
+        return cls(
+            pairs=list(pairs),
+            indices=torch.tensor(indices, dtype=torch.int64).reshape(-1, 2),
+            labels=torch.tensor([pair.label for pair in pairs], dtype=torch.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass(eq=False)
+class PairDataset:
+    """The images and pairs of one protocol of a data set.
+
+    Attributes:
+        images: names of the decoded images, and the excluded files.
+        pixels: uint8 [N, C, H, W], the images in the order of ``images.names``; training moves them to its device.
+        train, val, test: the listed pairs of each split.
+        people: the rows of the images of each training person; None in the restricted setting.
+        cohort: rows for `siamese.models.backends.CohortHead`: one image of each person that may be used for training,
+            including people with fewer than ``sampling.min_images`` images; in the restricted setting all images of
+            the training pairs.
+        own: the user's own images and their sets; None for LFW and the synthetic faces.
+    """
+
+    images: ImageArray
+    pixels: Tensor
+    train: PairSet
+    val: PairSet
+    test: PairSet
+    people: list[Ints] | None
+    cohort: Ints
+    own: OwnPairs | None
+
+
+def load_dataset(
+    data: DataConfig,
+    protocol: TrainProtocol = VIEW1,
+    sampling: SamplingConfig | None = None,
+    test_only: bool = False,
+    progress: bool = False,
+    excluded: Path | None = None,
+) -> PairDataset:
+    """Read the lists, decode the images, drop pairs with unusable images, and split off validation.
+
+    Data that is missing is downloaded or rendered first if possible.
+
+    In the restricted setting, training uses the listed pairs and their labels. Names are used only to keep validation
+    people out of training (``data.split=people``). In the unrestricted setting, training uses all images of the people
+    that the protocol lists, without the validation people (``data.split=people``) or without the validation images
+    (``data.split=pairs``).
+
+    Args:
+        data: the data set and how its images are preprocessed.
+        protocol: View 1, a fold of View 2, or the held-out people of the user's own data.
+        sampling: ``min_images`` decides which people are used in the unrestricted setting; needed only there.
+        test_only: use all of the user's own data as test data; ``train`` and ``val`` stay empty.
+        progress: show progress bars.
+        excluded: write the images that could not be used to this CSV file, even if the function fails afterwards.
+
+    Raises:
+        DataError: data is missing, a list is malformed, or a split has no usable pairs left.
+    """
+    if not test_only:  # the user's own data cannot be fetched
+        prepare_data(data, progress, protocol)
+    listed = read_listed(data, protocol, test_only)
+    _warn_about_shared_people(listed)
+    root = image_root(data)
+    images = load_images(root, listed.image_names(), data, progress)
+    if excluded is not None:
+        write_excluded(excluded, images.excluded)
+    usable = _usable_pairs(listed, images, root)
+    row = {name: index for index, name in enumerate(images.names)}
+    train_pairs = usable[listed.train_list]
+    if listed.val is None:
+        kept, held_out = validation_split(train_pairs, data)
+        val_pairs, train_pairs = [train_pairs[i] for i in held_out], [train_pairs[i] for i in kept]
+    else:
+        val_pairs = usable[VALIDATION]
+    train = PairSet.of(train_pairs, row)
+    people, cohort = None, np.unique(train.indices.numpy())
+    if listed.people is not None and not test_only:
+        everybody = _training_people(data, listed.people, val_pairs, row)
+        people = _with_enough_images(everybody, 1 if sampling is None else sampling.min_images, root)
+        cohort = np.array([rows[0] for rows in everybody])
+    return PairDataset(
+        images, torch.from_numpy(images.pixels), train, PairSet.of(val_pairs, row),
+        PairSet.of(usable[listed.test_list], row), people, cohort, listed.own,
+    )  # fmt: skip
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 in 0..255 -> float32 in [0, 1]."""
+    return pixels.to(torch.float32).div_(255)
+
+
+VALIDATION = "validation"
+"""What messages call validation pairs that have a list of their own."""
+
+
+def _pairs_by_list(listed: Listed) -> dict[str, list[Pair]]:
+    pairs = {listed.train_list: listed.train, listed.test_list: listed.test}
+    return pairs if listed.val is None else pairs | {VALIDATION: listed.val}
+
+
+def _warn_about_shared_people(listed: Listed) -> None:
+    pairs = _pairs_by_list(listed)
+    person = identities([pair for part in pairs.values() for pair in part])
+    trained, *others = ({person[name] for pair in part for name in pair[:2]} for part in pairs.values())
+    for people, name in zip(others, list(pairs)[1:], strict=True):
+        if both := trained & people:
+            log.warning(
+                "%d people are in both %s and %s (for example %s): results on %s are optimistic",
+                len(both), listed.train_list, name, min(both), name,
+            )  # fmt: skip
+
+
+def _usable_pairs(listed: Listed, images: ImageArray, root: Path) -> dict[str, list[Pair]]:
+    """The pairs of each list whose images both could be decoded."""
+    pairs = _pairs_by_list(listed)
+    usable = {
+        name: [p for p in part if p.image1 not in images.excluded and p.image2 not in images.excluded]
+        for name, part in pairs.items()
+    }
+    if images.excluded:
+        dropped = ", ".join(f"{len(pairs[n]) - len(usable[n])} of {len(pairs[n])} in {n}" for n in pairs)
+        log.warning(
+            "%d image files could not be used (see excluded.csv); dropped pairs: %s", len(images.excluded), dropped
+        )
+    for name, part in usable.items():
+        if len({pair.label for pair in part}) < 2 and (pairs[name] or name == listed.test_list):
+            example = next((f"; for example {image}: {reason}" for image, reason in images.excluded.items()), "")
+            raise DataError(
+                f"{root}: {len(part)} of the {len(pairs[name])} pairs in {name} are usable, without at least one same "
+                f"and one different pair; check data.root (excluded.csv has the reason for each file){example}"
+            )
+    return usable
+
+
+def _training_people(data: DataConfig, people: People, val: list[Pair], row: dict[str, int]) -> list[Ints]:
+    """The rows of each person's usable images, without those that belong to validation."""
+    held_out = {name for pair in val for name in (pair.image1, pair.image2)}
+    names = people_of(val) if data.split == "people" else set()
+    found = [
+        np.array([row[image] for image in images if image in row and image not in held_out], dtype=np.int64)
+        for name, images in people.items()
+        if name not in names
+    ]
+    return [rows for rows in found if len(rows)]
+
+
+def _with_enough_images(people: list[Ints], least: int, root: Path) -> list[Ints]:
+    enough = [rows for rows in people if len(rows) >= least]
+    if len(enough) < 2 or max(map(len, enough)) < 2:
+        raise DataError(
+            f"{root}: {len(enough)} training people have at least sampling.min_images={least} usable images; training "
+            "needs two people, one of them with two images; check data.root (excluded.csv has the reason for each file)"
+        )
+    return enough

@@ -1,0 +1,175 @@
+"""A finished run as something to ask: whether two photos show the same person, who is on one, and why.
+
+    from siamese import Verifier
+    verifier = Verifier.load("outputs/DATE/TIME")
+    verifier.verify("a.jpg", "b.jpg")
+
+Shapes: N photos, C channels, H = W pixels, D embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from siamese.config.schema import ImageOptions
+from siamese.data.images import as_input, decode, why_unusable
+from siamese.errors import ConfigError, DataError
+from siamese.evaluation.decision import Decision
+from siamese.models.siamese import SiameseNetwork
+from siamese.models.unfold_conv import cpu_has_bf16
+from siamese.runs.finished import find_run
+from siamese.scoring.device import pick_device
+from siamese.scoring.networks import load_scorer, recorded_decision
+from siamese.scoring.precision import recorded_arithmetic
+from siamese.scoring.scores import embed_images, score_embeddings
+
+Photo = str | Path | Image.Image
+"""A file, or a picture that is open."""
+
+
+class Verification(NamedTuple):
+    """The answer about two photos.
+
+    Attributes:
+        same: whether they are said to show one person.
+        probability: of that, calibrated on the run's validation pairs.
+        threshold: on the probability, from which they are said to.
+        score: of the network or its back end, before calibration.
+    """
+
+    same: bool
+    probability: float
+    threshold: float
+    score: float
+
+
+class Match(NamedTuple):
+    """Somebody of a gallery: their photo that is most like the one asked for, and the answer about both."""
+
+    person: str
+    photo: str
+    verification: Verification
+
+
+class Verifier:
+    """The best network of a finished run, with the preprocessing, calibration and threshold that belong to it.
+
+    Attributes:
+        run: the folder of the run.
+        options: how a photo becomes the network's input.
+        decision: how a score becomes an answer.
+    """
+
+    def __init__(
+        self, run: Path, network: SiameseNetwork, options: ImageOptions, decision: Decision, device: torch.device,
+        bf16: bool = False,
+    ) -> None:  # fmt: skip
+        self.run = run
+        self.network = network.to(device).eval()
+        self.options = options
+        self.decision = decision
+        self.device = device
+        self.bf16 = bf16
+
+    @classmethod
+    def load(cls, run: str | Path, plain: bool = False) -> Verifier:
+        """The verifier of a run folder; computes on a GPU where there is one and the run did not exclude it.
+
+        Args:
+            run: the folder.
+            plain: convolve directly even where the run went through spectra; the same to rounding.
+
+        Raises:
+            ConfigError: no finished run with weights is there.
+            DataError: a file of the run is damaged.
+        """
+        finished = find_run(run)
+        if finished.result.is_evaluation:
+            raise ConfigError(f"run={run} is an evaluation; give the run that it scored: {finished.result.run}")
+        if plain:
+            finished = finished._replace(result=finished.result.model_copy(update={"convolution": "direct"}))
+        arithmetic, device = recorded_arithmetic(finished.result), pick_device(finished.config)
+        bf16 = arithmetic.bf16 and (device.type == "cuda" or cpu_has_bf16())
+        decision = recorded_decision(finished.result)
+        return cls(Path(run), load_scorer(finished), finished.config.data, decision, device, bf16)
+
+    def read(self, photo: Photo) -> NDArray[np.uint8]:
+        """A photo as the network's input, uint8 [C, H, W].
+
+        Raises:
+            DataError: it cannot be used; the message names it and the reason.
+        """
+        try:
+            if isinstance(photo, Image.Image):
+                return as_input(photo, self.options)
+            return decode(Path(photo), self.options)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
+            name = "photo" if isinstance(photo, Image.Image) else photo
+            raise DataError(f"{name}: {why_unusable(error)}; give another photo") from None
+
+    def embed(self, photos: Iterable[Photo]) -> NDArray[np.float32]:
+        """The embeddings of photos, float32 [N, D]; errors as of `read`."""
+        read = [self.read(photo) for photo in photos]
+        if not read:
+            return np.empty((0, self.network.encoder.embedding_dim), np.float32)
+        return self.embed_pixels(torch.from_numpy(np.stack(read)))
+
+    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+        """The embeddings of what `read` gave: uint8 [N, C, H, W] -> float32 [N, D]."""
+        z_ND = embed_images(self.network, pixels, torch.arange(len(pixels)), self.device, self.bf16)
+        embeddings: NDArray[np.float32] = z_ND.float().cpu().numpy()
+        return embeddings
+
+    def compare(self, embeddings: NDArray[np.float32], pairs: Sequence[tuple[int, int]]) -> list[Verification]:
+        """The answers about pairs of rows of what `embed` gave, float32 [N, D]."""
+        if not len(pairs):
+            return []
+        z_ND = torch.from_numpy(embeddings).to(self.device)
+        scores = score_embeddings(self.network.head, z_ND, torch.tensor(pairs, dtype=torch.int64), self.bf16)
+        answers = zip(scores, self.decision.probabilities(scores), self.decision.predict(scores), strict=True)
+        threshold = self.decision.threshold
+        return [Verification(bool(same), float(p), threshold, float(score)) for score, p, same in answers]
+
+    def verify(self, first: Photo, second: Photo) -> Verification:
+        """Whether two photos show the same person; errors as of `read`."""
+        return self.compare(self.embed([first, second]), [(0, 1)])[0]
+
+    def identify(self, gallery: Mapping[str, Sequence[Photo]], photo: Photo) -> list[Match]:
+        """The people of a gallery, the likeliest first; each is judged by their photo that is most like the one given.
+
+        Args:
+            gallery: names -> photos, one or more each.
+            photo: of whom is asked for.
+
+        Raises:
+            DataError: the gallery is empty, or as of `read`.
+        """
+        listed = [(name, one) for name, photos in gallery.items() for one in photos]
+        if not listed:
+            raise DataError("the gallery is empty; give a photo of each person")
+        names = [(name, "" if isinstance(one, Image.Image) else str(one)) for name, one in listed]
+        return self.rank(self.embed([photo, *(one for _, one in listed)]), names)
+
+    def rank(self, embeddings: NDArray[np.float32], names: Sequence[tuple[str, str]]) -> list[Match]:
+        """As `identify`, of embeddings, float32 [N + 1, D].
+
+        Args:
+            embeddings: of the photo that is asked about, and then of the gallery's.
+            names: the person and the name of each photo of the gallery.
+        """
+        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))])
+        matches = [Match(*name, answer) for name, answer in zip(names, answers, strict=True)]
+        best: dict[str, Match] = {}
+        for match in sorted(matches, key=lambda match: -match.verification.score):
+            best.setdefault(match.person, match)
+        return list(best.values())

@@ -1,0 +1,237 @@
+"""A page in the browser about a finished run: drop two photos, see the answer and what it stands on (gradio)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siamese.config.titles import DATASETS, titled
+from siamese.errors import ConfigError, DataError
+from siamese.inference.occlusion import explain_pair, overlay
+from siamese.inference.verifier import Verification, Verifier
+from siamese.report.examples import as_data_uri, load_photo
+from siamese.report.figures import score_figure, to_svg
+from siamese.report.html import render_page
+from siamese.report.load import Run, read_run
+from siamese.runs.records import Prediction
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from gradio import Blocks
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+"""Nobody but this machine is answered: the photos are of people."""
+
+NEAREST = 6
+"""Test pairs shown beside an answer."""
+
+WHICH = ("First", "Second")
+
+PHOTO_BYTES = "50mb"
+"""Largest file that may be dropped."""
+
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+    "frame-ancestors 'none'; form-action 'self'"
+)
+"""What a browser may fetch for the page: nothing that does not come from here, whatever gradio's own pages link to."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a score stands among those of the test pairs.
+
+    Attributes:
+        same_below: of the pairs of one person, the share with a lower score; None where there are none.
+        different_below: likewise of the pairs of two.
+        nearest: the pairs whose scores are nearest, the nearest first.
+    """
+
+    same_below: float | None
+    different_below: float | None
+    nearest: tuple[Prediction, ...]
+
+
+def standing(score: float, tested: Sequence[Prediction], nearest: int = NEAREST) -> Standing:
+    """Where ``score`` stands among the scored pairs ``tested``, which the network has not been trained on."""
+
+    def below(label: int) -> float | None:
+        scores = [one.score for one in tested if one.label == label]
+        return float(np.mean(np.array(scores) < score)) if scores else None
+
+    by_distance = sorted(tested, key=lambda one: abs(one.score - score))
+    return Standing(below(1), below(0), tuple(by_distance[:nearest]))
+
+
+class Answerer:
+    """Answers about two photos as HTML, by a finished run and the pairs that it was tested on.
+
+    Args:
+        run: the folder.
+
+    Raises:
+        UserError: as of `Verifier.load`.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.verifier = Verifier.load(run)
+        self.run: Run = read_run(run)
+        self.tested = self.run.split("test")
+        self.photos = Path(str(self.run.result.get("image_root", "")))
+
+    def told(self, found: Verification) -> str:
+        """An answer and where it stands, as HTML without a frame; what comes from files is escaped."""
+        place = standing(found.score, self.tested)
+        histogram = None
+        if self.tested:
+            scores = [one.probability for one in self.tested]
+            labels = [one.label for one in self.tested]
+            figure = score_figure(scores, labels, found.threshold, mark=found.probability)
+            histogram = to_svg(figure, "Histogram of the test pairs' probabilities, with this answer")
+        return render_page(
+            "answer.html.j2",
+            found=found,
+            place=place,
+            tested=len(self.tested),
+            dataset=titled(self.run.result.get("dataset", ""), DATASETS),
+            histogram=histogram,
+            nearest=[{"pair": one, "photos": self._photos_of(one)} for one in place.nearest],
+        )
+
+    def _photos_of(self, pair: Prediction) -> list[str | None]:
+        read = [load_photo(self.photos / name) for name in (pair.image1, pair.image2)]
+        return [None if photo is None else as_data_uri(photo) for photo in read]
+
+
+def build_page(answerer: Answerer) -> Blocks:
+    """The page: two photos, and below them what is said of them as soon as both are there."""
+    import gradio as gr
+
+    def tell(first: str | None, second: str | None) -> Iterator[tuple[str, Any, Any, Any]]:
+        hidden = gr.update(visible=False)
+        if first is None or second is None:
+            yield "", hidden, None, None
+            return
+        for which, photo in (("first", first), ("second", second)):
+            try:
+                answerer.verifier.read(photo)
+            except DataError as error:
+                reason = str(error).removeprefix(f"{photo}: ")  # its name is one of gradio's own
+                yield render_page("refused.html.j2", which=which, reason=reason), hidden, None, None
+                return
+        html = answerer.told(answerer.verifier.verify(first, second))
+        yield html, hidden, None, None  # the maps take longer
+        map1, map2 = overlay(explain_pair(answerer.verifier, first, second))
+        yield html, gr.update(visible=True), map1, map2
+
+    options: dict[str, Any] = {
+        # The file itself, unchanged: what is decoded here is what `siamese verify` decodes.
+        "type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"], "buttons": [], "height": 260,
+    }  # fmt: skip
+    run = answerer.run
+    dataset = titled(run.result.get("dataset", ""), DATASETS)
+    page: Blocks
+    with gr.Blocks(title="The same person?", analytics_enabled=False, delete_cache=(600, 600)) as page:
+        gr.HTML(render_page("page_head.html.j2", run=run, dataset=dataset))
+        with gr.Row():
+            photos = [
+                gr.Image(label=f"{which} photo", elem_id=which.lower(), **options) for which in ("First", "Second")
+            ]
+        answer = gr.HTML(elem_id="answer")
+        with gr.Group(visible=False, elem_id="maps") as group:
+            gr.HTML("<h3>What the answer rests on</h3><p>Green parts speak for one person, magenta ones for two.</p>",
+                    padding=True)  # fmt: skip
+            with gr.Row():
+                maps = [
+                    gr.Image(label=which, format="png", interactive=False, buttons=[], height=260, elem_id=f"map-{k}")
+                    for k, which in enumerate(WHICH, start=1)
+                ]
+        for photo in photos:
+            photo.change(tell, photos, [answer, group, *maps], show_progress="minimal", api_visibility="private")
+    return page
+
+
+def build_app(answerer: Answerer) -> FastAPI:
+    """The page as a web application that answers to the names of this machine alone."""
+    import gradio as gr
+    from fastapi import FastAPI, Request, Response
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    app = FastAPI(openapi_url=None)
+    # A page elsewhere could have its own name resolve to this machine, and ask in the reader's browser.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+
+    async def guard(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    # Not as a decorator, which mypy calls untyped where the extra is not installed.
+    app.middleware("http")(guard)
+
+    # Its own fonts would be fetched from the network.
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    mounted: FastAPI = gr.mount_gradio_app(
+        app, build_page(answerer), path="/", server_name=HOST, theme=theme, css=CSS, max_file_size=PHOTO_BYTES,
+        footer_links=[], ssr_mode=False, show_error=False, pwa=False,
+    )  # fmt: skip
+    return mounted
+
+
+def serve(run: Path, port: int) -> None:
+    """Show the page of a run until it is interrupted; photos that were dropped are deleted then.
+
+    Args:
+        run: the folder of a finished run.
+        port: where; 0 for any that is free.
+
+    Raises:
+        UserError: the run cannot be used, gradio is not installed, or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="siamese-page-") as dropped:
+        # Read when gradio is imported.
+        os.environ |= {"GRADIO_TEMP_DIR": dropped, "GRADIO_ANALYTICS_ENABLED": "False"}
+        try:
+            import gradio  # noqa: F401
+            import uvicorn
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"the page needs {error.name}; pip install 'siamese[page]'") from None
+        try:
+            listening = socket.create_server((HOST, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--port {port}: {reason}; give another one, or 0 for any that is free") from None
+        with listening, suppress(KeyboardInterrupt):
+            server = uvicorn.Server(uvicorn.Config(build_app(Answerer(run)), log_level="warning"))
+            log.info("http://%s:%d (stop with Ctrl-C)", HOST, listening.getsockname()[1])
+            server.run(sockets=[listening])
+
+
+CSS = """
+.verdict { font-size: 1.6em; font-weight: 600; margin: .2em 0; }
+.scale { position: relative; height: 14px; border-radius: 7px; background: var(--background-fill-secondary);
+         border: 1px solid var(--border-color-primary); max-width: 420px; }
+.scale .value { position: absolute; inset: 0 auto 0 0; border-radius: 7px; background: #0072b2; }
+.scale .threshold { position: absolute; top: -4px; bottom: -4px; width: 2px; background: var(--body-text-color); }
+.answer { display: flex; flex-wrap: wrap; gap: 24px; align-items: flex-start; }
+.answer > div { flex: 1 1 320px; }
+.answer svg { max-width: 420px; height: auto; background: white; border-radius: 6px; }
+.nearest { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px; }
+.nearest figure { margin: 0; }
+.nearest img { height: 90px; border-radius: 4px; display: inline-block; }
+.nearest figcaption { font-size: .85em; overflow-wrap: anywhere; }
+.refused { font-weight: 600; }
+"""

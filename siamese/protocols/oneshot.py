@@ -1,0 +1,179 @@
+"""N-way one-shot trials among the test people (Koch et al. 2015, section 4.3)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from siamese.config.schema import FolderData, OneShotProtocol
+from siamese.data.images import load_images
+from siamese.data.lists import People
+from siamese.data.sources import image_root, read_test_people
+from siamese.errors import DataError
+from siamese.evaluation.calibration import Calibration
+from siamese.evaluation.decision import choose_decision
+from siamese.evaluation.identification import Identification, draw_trials, identification_accuracy
+from siamese.files import write_csv_atomically
+from siamese.protocols.leakage import check_unseen
+from siamese.runs.finished import FinishedRun
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import Membership, write_excluded
+from siamese.scoring.device import pick_device
+from siamese.scoring.networks import load_scorer, recorded_decision
+from siamese.scoring.precision import recorded_arithmetic
+from siamese.scoring.run_data import changed_data, load_run_data
+from siamese.scoring.scores import embed_images, score_embeddings, score_pairs
+
+log = logging.getLogger(__name__)
+
+ONESHOT_COLUMNS = ("ways", "trials", "acc", "low", "high", "pixels", "pixels_low", "pixels_high", "chance")
+
+
+class OneshotImages(NamedTuple):
+    """The usable images of the test people.
+
+    Attributes:
+        people: the rows of each person's images.
+        pixels: for each run uint8 [N, C, H, W], preprocessed as that run does; equal rows are the same image.
+        excluded: images that at least one run could not use, with the reason.
+    """
+
+    people: list[list[int]]
+    pixels: list[Tensor]
+    excluded: dict[str, str]
+
+
+class Member(NamedTuple):
+    """A run of the ensemble, ready to score: its head, the embeddings of all test images, and its calibration."""
+
+    head: nn.Module
+    embeddings: Tensor
+    calibration: Calibration
+    bf16: bool
+
+
+def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProtocol, folder: RunFolder) -> None:
+    """Run the trials for each number of ways, and compare with the nearest image by pixels.
+
+    Write ``oneshot.csv`` and the keys ``oneshot/N/acc``, ``oneshot/N/acc_ci`` and ``oneshot/N/pixels``.
+
+    Args:
+        runs: one run, or the members of an ensemble.
+        refit: fit back end and calibration again instead of using those of the runs.
+        protocol: ways, trials and seed.
+        folder: folder of the evaluation.
+
+    Raises:
+        DataError: there are too few people or images, a test person was seen in training, or the user's own images
+            changed since the run.
+    """
+    people = read_test_people(runs[0].config.data, runs[0].config.protocol, runs[0].test_only)
+    for run in runs:
+        check_people(run, people, folder)
+    images = load_test_images(runs, people)
+    members = [load_member(run, refit, pixels, folder) for run, pixels in zip(runs, images.pixels, strict=True)]
+    write_excluded(folder.excluded, images.excluded)
+    folder.record(
+        n_test_people=len(images.people), n_test_images=len(images.pixels[0]), n_excluded=len(images.excluded)
+    )
+    result: dict[str, Any] = {}
+    rows = []
+    for ways in protocol.ways:
+        try:
+            pairs = torch.from_numpy(draw_trials(images.people, ways, protocol.trials, protocol.seed).pairs)
+        except ValueError as error:
+            root = image_root(runs[0].config.data)
+            raise DataError(f"{root}: {error}; give other protocol.ways") from None
+        found = identification_accuracy(mean_logits(members, pairs).reshape(-1, ways))
+        nearest = identification_accuracy(pixel_scores(images.pixels[0], pairs).reshape(-1, ways))
+        rows.append(
+            (ways, protocol.trials, found.accuracy, *found.interval, nearest.accuracy, *nearest.interval, 1 / ways)
+        )
+        result |= {
+            f"oneshot/{ways}/acc": found.accuracy,
+            f"oneshot/{ways}/acc_ci": list(found.interval),
+            f"oneshot/{ways}/pixels": nearest.accuracy,
+        }
+        _log_accuracy(ways, protocol.trials, found, nearest)
+    write_csv_atomically(folder.path / "oneshot.csv", ONESHOT_COLUMNS, rows)
+    folder.record(**result)
+
+
+def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:
+    """Make sure that the run has not seen the test people, and that the user's own test images are unchanged.
+
+    Raises:
+        DataError: otherwise.
+    """
+    if run.foreign:
+        check_unseen(run, {*people, *(image for images in people.values() for image in images)}, folder)
+    elif isinstance(run.config.data, FolderData) and (recorded := run.folder.memberships) is not None:
+        now = [Membership(image, name, "test") for name, images in people.items() for image in images]
+        before = [row for row in recorded if row.split == "test"]
+        if sorted(now) != before:
+            raise changed_data(before, now, image_root(run.config.data))
+
+
+def load_test_images(runs: list[FinishedRun], people: People) -> OneshotImages:
+    """Decode the images of the test people for each run; keep those that all can use."""
+    listed = [name for images in people.values() for name in images]
+    progress = sys.stderr.isatty()
+    arrays = [load_images(image_root(run.config.data), listed, run.config.data, progress) for run in runs]
+    excluded = {name: reason for array in arrays for name, reason in array.excluded.items()}
+    names = [name for name in listed if name not in excluded]
+    number = {name: index for index, name in enumerate(names)}
+    rows = [[number[name] for name in images if name in number] for images in people.values()]
+    pixels = []
+    for array in arrays:
+        row = {name: index for index, name in enumerate(array.names)}
+        pixels.append(torch.from_numpy(array.pixels[[row[name] for name in names]]))
+    usable = [images for images in rows if images]
+    log.info("%d people, %d images; %d images excluded", len(usable), len(names), len(excluded))
+    return OneshotImages(usable, pixels, excluded)
+
+
+def load_member(run: FinishedRun, refit: bool, pixels: Tensor, folder: RunFolder) -> Member:
+    """Load a run and embed all test images with it."""
+    device, bf16 = pick_device(run.config), recorded_arithmetic(run.result).bf16
+    if refit:
+        data = load_run_data(run.config, folder)
+        network = load_scorer(run, refit, data)
+        val = score_pairs(network, data.pixels, data.val.indices, device, bf16)
+        labels = data.val.labels.numpy()
+        decision = choose_decision(val, labels, run.config.fitted_calibration, run.config.threshold)
+    else:
+        network, decision = load_scorer(run), recorded_decision(run.result)
+    z_ND = embed_images(network, pixels, torch.arange(len(pixels)), device, bf16)
+    return Member(network.head, z_ND, decision.calibration, bf16)
+
+
+def mean_logits(members: list[Member], pairs: Tensor) -> NDArray[np.float64]:
+    """The mean over the members of their calibrated logits, float64 [P], for pairs of rows int64 [P, 2]."""
+    logits = [m.calibration.logits(score_embeddings(m.head, m.embeddings, pairs, m.bf16)) for m in members]
+    mean: NDArray[np.float64] = np.mean(logits, axis=0)
+    return mean
+
+
+def pixel_scores(pixels: Tensor, pairs: Tensor) -> NDArray[np.float32]:
+    """The negative Euclidean distance of both images of each pair, [P]."""
+    distances = [
+        torch.linalg.vector_norm((pixels[chunk[:, 0]].float() - pixels[chunk[:, 1]].float()).flatten(1), dim=1)
+        for chunk in pairs.split(256)
+    ]
+    scores: NDArray[np.float32] = -torch.cat(distances).numpy()
+    return scores
+
+
+def _log_accuracy(ways: int, trials: int, found: Identification, nearest: Identification) -> None:
+    log.info(
+        "%d-way one-shot: %.1f %% (95 %% confidence interval: %.1f - %.1f) of %d trials; nearest by pixels %.1f %%, "
+        "chance %.1f %%",
+        ways, 100 * found.accuracy, 100 * found.interval.low, 100 * found.interval.high, trials,
+        100 * nearest.accuracy, 100 / ways,
+    )  # fmt: skip

@@ -1,0 +1,165 @@
+"""Find finished runs, and combine each run's own configuration with what an evaluation changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from siamese.config.schema import DataConfig, EvalConfig, HoldoutProtocol, OwnData, TrainConfig, View1Protocol
+from siamese.errors import ConfigError
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import Result, read_config
+
+PREPROCESSING = ("image_size", "color", "crop", "interpolation")
+"""Keys of `siamese.config.schema.ImageOptions` that decide how an image becomes the network's input."""
+
+SPLITTING = ("split", "val_fraction", "split_seed")
+"""Keys that decide which of LFW's training pairs are validation pairs."""
+
+LISTING = (
+    "name", "root", "list", *SPLITTING, "test_fraction", "train_pairs", "val_pairs", "test_pairs",
+)  # fmt: skip
+"""Keys of ``data`` that decide which pairs there are."""
+
+
+class FinishedRun(NamedTuple):
+    """A finished run and how to score it.
+
+    Attributes:
+        folder: the run folder.
+        result: its ``result.json``.
+        config: its configuration, with the changes of the evaluation.
+        test_only: whether all data is test data, because it is the user's own and the run was trained on other data.
+        foreign: whether the data is of another kind than the training data, or other images of the user's own.
+    """
+
+    folder: RunFolder
+    result: Result
+    config: TrainConfig
+    test_only: bool = False
+    foreign: bool = False
+
+
+def find_run(path: str | Path) -> FinishedRun:
+    """Find one finished run, to be scored as it was trained; errors as of `find_runs`."""
+    (run,) = find_runs(EvalConfig(run=str(path)))
+    return run
+
+
+def find_runs(config: EvalConfig) -> list[FinishedRun]:
+    """Find the finished runs of an evaluation; several runs are an ensemble.
+
+    Raises:
+        ConfigError: a folder holds no finished run with weights; the protocol would test people that the run was
+            trained on; the data needs other preprocessing than the network's; or the runs of an ensemble differ in
+            their pairs.
+    """
+    names = [config.run] if isinstance(config.run, str) else config.run
+    if len(set(names)) < len(names) or not names:
+        raise ConfigError(f"run={list(names)}: give one folder, or several different ones")
+    runs = [_prepare(name, config) for name in names]
+    first = runs[0]
+    if first.test_only and (config.changes_scores or len(runs) > 1):
+        what = "an ensemble is" if len(runs) > 1 else "backend, flip_average and crop_average are"
+        raise ConfigError(
+            f"data={first.config.data.name}: {what} fitted on training and validation pairs, and this data is all test "
+            "data; leave data= out"
+        )
+    for run in runs[1:]:
+        _check_same_pairs(run, first)
+    return runs
+
+
+def _prepare(name: str, config: EvalConfig) -> FinishedRun:
+    folder = RunFolder(Path(name))
+    result = _finished_result(folder, name)
+    trained = _on_this_machine(read_config(folder.config))
+    if trained.checkpoint.keep == "none":
+        raise ConfigError(f"run={name}: the run was trained with checkpoint=none, so its weights were not kept")
+    own = isinstance(trained.data if config.data is None else config.data, OwnData)
+    was_own = isinstance(trained.data, OwnData)
+    if own != was_own:
+        holdout, view1 = (
+            HoldoutProtocol(name="holdout", setting=trained.protocol.setting),
+            View1Protocol(name="view1", setting="restricted"),
+        )
+        trained = trained.model_copy(update={"protocol": holdout if own else view1})
+    _check_protocol(config, trained, own)
+    trained = trained.model_copy(update=_changes(config))
+    if config.data is None:
+        return FinishedRun(folder, result, trained)
+    # Preprocessing is the network's. So are the validation pairs of LFW's lists, whichever images they name: the run
+    # was trained on the other pairs.
+    fixed = PREPROCESSING if own or was_own else (*PREPROCESSING, *SPLITTING)
+    _check_preprocessing(config.data, trained)
+    data = config.data.model_copy(update={key: getattr(trained.data, key) for key in fixed})
+    return FinishedRun(folder, result, trained.model_copy(update={"data": data}), own, own or was_own)
+
+
+def _finished_result(folder: RunFolder, name: str) -> Result:
+    result = folder.result
+    if result is None:
+        raise ConfigError(f"run={name}: no run found; give a folder that holds a result.json")
+    if result.status != "done":
+        raise ConfigError(
+            f"run={name}: the run is not finished ({result.status}); "
+            "finish it with train.py, its output folder and resume=true"
+        )
+    if result.folds is not None:
+        raise ConfigError(f"run={name}: it holds one network per fold; give the folder of a fold: {name}/fold_01")
+    return result
+
+
+def _on_this_machine(trained: TrainConfig) -> TrainConfig:
+    """A run that was trained on GPUs, or by several processes, can be scored without."""
+    accelerator = "auto" if trained.trainer.accelerator == "gpu" else trained.trainer.accelerator
+    alone = {"accelerator": accelerator, "devices": 1, "nodes": 1}
+    return trained.model_copy(update={"trainer": trained.trainer.model_copy(update=alone)})
+
+
+def _check_protocol(config: EvalConfig, trained: TrainConfig, own: bool) -> None:
+    """Refuse a protocol that tests people of the training set."""
+    wanted = config.protocol.name if config.protocol else trained.protocol.name
+    if wanted != trained.protocol.name and not (wanted == "oneshot" and trained.protocol.name in ("view1", "holdout")):
+        raise ConfigError(
+            f"protocol={wanted}: the run was trained with protocol={trained.protocol.name}, on people that {wanted} "
+            f"tests; train with protocol={'view1' if wanted == 'oneshot' else wanted}"
+        )
+    # Setting and fold are the run's. Their values in conf/protocol/*.yaml count as "not given", and the setting of the
+    # user's own data comes with its group.
+    for key, not_given in () if own else (("setting", "restricted"), ("fold", None)):
+        asked, given = getattr(config.protocol, key, not_given), getattr(trained.protocol, key, None)
+        if asked not in (not_given, given):
+            raise ConfigError(f"protocol.{key}={asked}: the run was trained with protocol.{key}={given}; leave it out")
+
+
+def _check_preprocessing(data: DataConfig, trained: TrainConfig) -> None:
+    for key in PREPROCESSING:
+        asked, given = getattr(data, key), getattr(trained.data, key)
+        if asked not in (given, type(data).model_fields[key].default):
+            raise ConfigError(f"data.{key}={asked}: the run was trained with data.{key}={given}; leave it out")
+
+
+def _changes(config: EvalConfig) -> dict[str, Any]:
+    """What the evaluation scores in another way than the run did."""
+    changes: dict[str, Any] = {}
+    if config.backend is not None:
+        changes = {"backend": config.backend, "calibration": "auto"}  # that of another back end need not fit
+    views = {key: getattr(config, key) for key in ("flip_average", "crop_average")}
+    return changes | {key: value for key, value in views.items() if value is not None}
+
+
+def _check_same_pairs(run: FinishedRun, first: FinishedRun) -> None:
+    """Refuse an ensemble whose members were trained or tested on different pairs."""
+    for key in LISTING:
+        own, others = (getattr(one.config.data, key, None) for one in (run, first))
+        if own != others:
+            raise ConfigError(
+                f"run={run.folder.path}: its data.{key}={own} differs from {others} of {first.folder.path}; an "
+                "ensemble needs the same pairs"
+            )
+    if run.config.protocol != first.config.protocol:
+        raise ConfigError(
+            f"run={run.folder.path}: trained with another protocol or setting than {first.folder.path}; an ensemble "
+            "needs the same"
+        )

@@ -1,0 +1,135 @@
+"""The run folder: paths, status, and the check that a run may use it."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from pathlib import Path
+from typing import Any
+
+from siamese.config.schema import HOW_IT_IS_STARTED, TrainConfig, to_plain
+from siamese.errors import ConfigError
+from siamese.files import flatten, remove_unfinished, write_text_atomically
+from siamese.runs.records import (
+    Membership,
+    Result,
+    config_text,
+    read_config,
+    read_memberships,
+    read_result,
+    write_result,
+)
+from siamese.runs.signals import Interrupted, was_requeued
+
+
+class RunFolder:
+    """Paths and records of one run, whether it is a single run or a job of a sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.backend = self.checkpoints / "backend.ckpt"
+        self.config = path / "config.yaml"
+        self.history = path / "history.csv"
+        self.predictions = path / "predictions.csv"
+        self.excluded = path / "excluded.csv"
+        self.split = path / "split.csv"
+        self.folds = path / "folds.csv"
+        self.page = path / "report.html"
+
+    @property
+    def result(self) -> Result | None:
+        """The recorded ``result.json``; None if there is none.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        return read_result(self.path / "result.json")
+
+    @property
+    def memberships(self) -> list[Membership] | None:
+        """The rows of ``split.csv``, for the user's own data; None if there is no such file.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        return read_memberships(self.split)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the folder holds a finished run."""
+        result = self.result
+        return result is not None and result.status == "done"
+
+    def check(self, config: TrainConfig) -> None:
+        """Make sure that a run with this configuration may use the folder.
+
+        Raises:
+            ConfigError: the folder holds a run and ``resume`` is false, a run with another configuration, or
+                checkpoints without a ``result.json``.
+        """
+        result = self.result
+        if result is None:
+            if self.path.exists() and not self.path.is_dir():
+                raise ConfigError(f"{self.path} is a file; give another output folder")
+            if self.last.exists() or self.best.exists():
+                raise ConfigError(
+                    f"{self.checkpoints} holds checkpoints, but there is no result.json; delete the checkpoints or "
+                    "give another output folder"
+                )
+            return
+        if not config.resume and not was_requeued():
+            raise ConfigError(
+                f"{self.path} already holds a run ({result.status}); "
+                "give resume=true to resume it, or another output folder"
+            )
+        if not self.config.exists():
+            return  # its configuration was refused: nothing was started
+        recorded, wanted = (flatten(to_plain(c)) for c in (read_config(self.config), config))
+        differing = [k for k in wanted if k not in HOW_IT_IS_STARTED and recorded.get(k) != wanted[k]]
+        if differing:
+            key = differing[0]
+            raise ConfigError(
+                f"{self.path} holds a run with {key}={recorded.get(key)}, not {wanted[key]}; "
+                "resume=true needs the same configuration"
+            )
+
+    def start(self, config: TrainConfig, **facts: Any) -> None:
+        """Record the configuration and a fresh ``result.json`` with the status ``running``.
+
+        Also remove what a killed process left half written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.checkpoints):
+            remove_unfinished(folder)
+        write_text_atomically(self.config, config_text(config))
+        self._write({"status": "running", **facts})
+
+    def record(self, **facts: Any) -> Result:
+        """Add facts to ``result.json`` and return the whole record.
+
+        Args:
+            facts: keys of `Result`, either as its attributes or as in the file (``test/acc``); NaN becomes null.
+
+        Raises:
+            pydantic.ValidationError: a key is not documented in `Result`, or a value has the wrong type.
+        """
+        result = self.result
+        return self._write({**(result.as_dict() if result else {}), **facts})
+
+    def record_failure(self, error: BaseException, log_name: str = "train.log") -> None:
+        """Record why the run ended, and append the traceback to the log file (the terminal gets one line)."""
+        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        self.record(status="interrupted" if interrupted else "failed", error=reason)
+        with (self.path / log_name).open("a", encoding="utf-8") as log:
+            log.write("".join(traceback.format_exception(error)))
+
+    def _write(self, facts: dict[str, Any]) -> Result:
+        # JSON has no NaN.
+        finite = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in facts.items()}
+        result = Result.model_validate(finite)
+        write_result(self.path / "result.json", result)
+        return result

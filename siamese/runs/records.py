@@ -1,0 +1,447 @@
+"""The files of a run folder: one typed record, one reader and one writer for each.
+
+========================  ==========================================================
+``result.json``           `Result`
+``config.yaml``           `siamese.config.schema.TrainConfig`
+``history.csv``           a `HistoryRow` per epoch
+``predictions.csv``       a `Prediction` per validation and test pair
+``excluded.csv``          an `Exclusion` per image that could not be used
+``split.csv``             a `Membership` per image of the user's own data
+``folds.csv``             a row per fold of View 2
+========================  ==========================================================
+
+Every writer replaces the whole file at once. Every reader takes ``problems``. If it is None, a missing or damaged file
+is an error. If it is a list, as for the pages, the reader appends one line per problem to it and returns what it could
+read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from siamese.config.messages import validate
+from siamese.config.schema import Section, TrainConfig, to_plain
+from siamese.errors import ConfigError, one_line
+from siamese.files import write_csv_atomically, write_text_atomically
+
+Row = TypeVar("Row")
+
+# --- result.json ------------------------------------------------------------------------------------------
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+Status = Literal["running", "done", "failed", "interrupted"]
+
+START, DATA, DONE, FOLDS, EVALUATION, ONESHOT, ENDED = (
+    "from the start", "once the data are read", "when done", "View 2 over all folds, when done",
+    "evaluations, from the start", "one-shot evaluations, when done", "if the run ended early",
+)  # fmt: skip
+"""When a key of ``result.json`` appears."""
+
+
+def _key(name: str, description: str, unit: str = "", present: str = DONE) -> Any:
+    """A field of `Result`: its key in the file, its meaning, its unit, and when it appears."""
+    return Field(None, alias=name, description=description, json_schema_extra={"unit": unit, "present": present})
+
+
+KEY_PATTERNS = (
+    (r"version/\w+", "version/PACKAGE", "version of Python and of the packages that matter", "", START),
+    (r"oneshot/\d+/acc", "oneshot/N/acc", "share of N-way one-shot trials won", "fraction", ONESHOT),
+    (r"oneshot/\d+/acc_ci", "oneshot/N/acc_ci", "its 95 % confidence interval (Wilson)", "fraction", ONESHOT),
+    (r"oneshot/\d+/pixels", "oneshot/N/pixels", "the same by the distance of the pixels", "fraction", ONESHOT),
+    (r"test/tar@far=.+", "test/tar@far=RATE", "true accept rate at this false accept rate", "fraction", FOLDS),
+)
+"""Keys with a variable part: pattern, how the documentation writes it, meaning, unit, when it appears."""
+
+
+class Result(BaseModel):
+    """``result.json``: the facts and figures of a run. A key that does not apply is absent; null means undefined.
+
+    ``docs/records.md`` is generated from these fields.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, strict=True, allow_inf_nan=False)
+
+    status: Status | None = _key("status", "`running`, `done`, `failed` or `interrupted`", present=START)
+    error: str | None = _key("error", "why the run ended early", present=ENDED)
+    name: str | None = _key("name", "the configuration's `name`", present=START)
+    label: str | None = _key("label", "what the loggers call the run", present=START)
+    logger_id: str | None = _key("logger_id", "id of the run in MLflow or W&B", present=START)
+    run: str | list[str] | None = _key(
+        "run", "folder of the evaluated run, or folders of an ensemble", present=EVALUATION
+    )
+    trained_on: str | None = _key("trained_on", "data set of the evaluated run", present=EVALUATION)
+    dataset: str | None = _key("dataset", "data set", present=START)
+    protocol: str | None = _key("protocol", "`view1`, `view2`, `holdout` or `oneshot`", present=START)
+    setting: str | None = _key("setting", "`restricted` or `unrestricted`", present=START)
+    outside_data: bool | None = _key(
+        "outside_data", "whether images other than the data set's own shaped the images or the weights", present=START
+    )
+    image_root: str | None = _key("image_root", "folder that image names are relative to", present=START)
+    seed: int | None = _key("seed", "seed of the weights, the order of the data and dropout", present=START)
+    precision: str | None = _key("precision", "`32` or `bf16`, as used", present=START)
+    convolution: str | None = _key("convolution", "`direct` or `dft`, as used", present=START)
+    device: str | None = _key("device", "processor or GPU, with its number of threads", present=START)
+    git_commit: str | None = _key("git_commit", "commit of the source tree (in a clone)", present=START)
+    git_dirty: bool | None = _key("git_dirty", "whether the source tree had uncommitted changes", present=START)
+
+    n_train: int | None = _key("n_train", "training pairs (restricted setting)", "pairs", DATA)
+    n_val: int | None = _key("n_val", "validation pairs", "pairs", DATA)
+    n_test: int | None = _key("n_test", "test pairs", "pairs", DATA)
+    n_train_people: int | None = _key("n_train_people", "training people (unrestricted setting)", "people", DATA)
+    n_train_images: int | None = _key("n_train_images", "training images (unrestricted setting)", "images", DATA)
+    n_test_people: int | None = _key("n_test_people", "test people", "people", ONESHOT)
+    n_test_images: int | None = _key("n_test_images", "test images", "images", ONESHOT)
+    n_excluded: int | None = _key("n_excluded", "image files that could not be used", "images", DATA)
+
+    val_loss: float | None = _key("val/loss", "binary cross-entropy of the validation pairs", "nats")
+    val_acc: float | None = _key("val/acc", "accuracy on the validation pairs", "fraction")
+    val_auc: float | None = _key("val/auc", "area under the ROC curve of the validation pairs", "fraction")
+    test_loss: float | None = _key("test/loss", "binary cross-entropy of the test pairs", "nats")
+    test_loss_ci: Interval | None = _key("test/loss_ci", "its 95 % confidence interval (Student)", "nats")
+    test_acc: float | None = _key("test/acc", "accuracy on the test pairs; View 2: mean over the folds", "fraction")
+    test_acc_ci: Interval | None = _key(
+        "test/acc_ci", "its 95 % confidence interval (Wilson; View 2: Student over the folds)", "fraction"
+    )
+    test_acc_se: float | None = _key("test/acc_se", "standard error of the mean over the folds", "fraction", FOLDS)
+    test_auc: float | None = _key("test/auc", "area under the ROC curve of the test pairs", "fraction")
+    test_auc_ci: Interval | None = _key("test/auc_ci", "its 95 % confidence interval (DeLong)", "fraction")
+    test_eer: float | None = _key("test/eer", "equal error rate on the test pairs", "fraction")
+    test_eer_ci: Interval | None = _key("test/eer_ci", "its 95 % confidence interval (bootstrap)", "fraction")
+    test_brier: float | None = _key("test/brier", "Brier score of the test pairs")
+    test_ece: float | None = _key("test/ece", "expected calibration error on the test pairs", "fraction")
+    tp: int | None = _key("tp", "test pairs: same, predicted same", "pairs")
+    fp: int | None = _key("fp", "test pairs: different, predicted same", "pairs")
+    tn: int | None = _key("tn", "test pairs: different, predicted different", "pairs")
+    fn: int | None = _key("fn", "test pairs: same, predicted different", "pairs")
+
+    threshold: float | None = _key("threshold", "decision boundary on the probability", "probability")
+    threshold_origin: str | None = _key("threshold_origin", "how validation chose the threshold, if it did")
+    calibration_slope: float | None = _key("calibration/slope", "logit = slope * score + intercept")
+    calibration_intercept: float | None = _key("calibration/intercept", "see `calibration/slope`")
+    best_epoch: int | None = _key("best_epoch", "epoch of the tested weights, counted from 1", "epochs")
+    epochs: int | None = _key("epochs", "epochs trained", "epochs")
+    folds: int | None = _key("folds", "folds of View 2", "folds", FOLDS)
+    parameters: int | None = _key("parameters", "parameters of the network, or of all networks of an ensemble")
+    train_seconds: float | None = _key("train_seconds", "training and validation, all epochs", "seconds")
+    score_seconds: float | None = _key("score_seconds", "fitting the back end and scoring all pairs", "seconds")
+    total_seconds: float | None = _key("total_seconds", "the last process, without imports and the run page", "seconds")
+
+    @model_validator(mode="after")
+    def _keys_are_documented(self) -> Result:
+        if unknown := [key for key in self._extra if not _is_documented(key)]:
+            raise ValueError(f"unknown key {unknown[0]!r}")
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as the file has it: keys with slashes, absent keys left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def figure(self, key: str) -> float | None:
+        """The finite number recorded under a key of the file such as ``test/acc``; None if there is none."""
+        value = self.as_dict().get(key)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return value if is_number else None
+
+    @property
+    def counts(self) -> tuple[int | None, ...]:
+        """tp, fp, tn, fn, in the order of `OUTCOMES`."""
+        return self.tp, self.fp, self.tn, self.fn
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether ``eval.py`` wrote the record, which trains nothing."""
+        return self.run is not None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package -> its version."""
+        return {key.removeprefix("version/"): value for key, value in self._extra.items() if key.startswith("version/")}
+
+    @property
+    def ways(self) -> list[int]:
+        """The numbers of people N of a one-shot evaluation."""
+        return sorted(int(key.split("/")[1]) for key in self._extra if re.fullmatch(r"oneshot/\d+/acc", key))
+
+    def oneshot(self, ways: int, figure: Literal["acc", "acc_ci", "pixels"]) -> Any:
+        """A figure of N-way one-shot identification; None if it is absent."""
+        return self._extra.get(f"oneshot/{ways}/{figure}")
+
+    @property
+    def _extra(self) -> dict[str, Any]:
+        return self.__pydantic_extra__ or {}
+
+
+def _is_documented(key: str) -> bool:
+    known = {field.alias or name for name, field in Result.model_fields.items()}
+    return key in known or any(re.fullmatch(pattern, key) for pattern, *_ in KEY_PATTERNS)
+
+
+def read_result(file: Path, problems: list[str] | None = None) -> Result | None:
+    """The record in a ``result.json``; None if there is no such file.
+
+    Raises:
+        ConfigError: it is damaged (without ``problems``).
+    """
+    if problems is None:
+        try:
+            return Result.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise _unreadable(file, error) from None
+    plain = read_mapping(file, json.loads, problems)
+    try:
+        return Result.model_validate(plain)
+    except ValidationError as error:
+        bad = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
+        kept = {key: value for key, value in plain.items() if key not in bad and _is_documented(key)}
+        ignored = ", ".join(sorted(plain.keys() - kept.keys()))
+        problems.append(f"{file.name}: unusable values were ignored: {ignored}.")
+        return Result.model_validate(kept)
+
+
+def write_result(file: Path, result: Result) -> None:
+    """Write a ``result.json``; errors as of `siamese.files.replacing`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
+
+
+# --- config.yaml ------------------------------------------------------------------------------------------
+
+
+def config_text(config: Section) -> str:
+    """A configuration as the text of ``config.yaml``."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False)
+
+
+def read_config(file: Path) -> TrainConfig:
+    """The configuration in a ``config.yaml``.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or does not fit this version's schema.
+    """
+    try:
+        return validate(yaml.safe_load(file.read_text(encoding="utf-8")), TrainConfig)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read as a run's configuration ({one_line(error)})") from None
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+# --- history.csv ------------------------------------------------------------------------------------------
+
+HistoryRow = Mapping[str, float]
+"""One epoch: `HISTORY_COLUMNS` -> numbers, nan if the epoch has no such figure."""
+
+HISTORY_COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "val/auc", "lr", "seconds")
+"""Epochs count from 1; ``lr`` is the learning rate of the epoch; ``seconds`` include validation."""
+
+
+def read_history(file: Path, problems: list[str] | None = None) -> list[HistoryRow]:
+    """The epochs of a ``history.csv``.
+
+    Raises:
+        ConfigError: it is missing or damaged (without ``problems``).
+    """
+
+    def parse(row: dict[str, str]) -> HistoryRow:
+        epoch = {name: float(row.get(name) or "nan") for name in HISTORY_COLUMNS}
+        if not 1 <= epoch["epoch"] < math.inf:
+            raise ValueError(row)
+        return epoch
+
+    return _read_rows(file, parse, problems)
+
+
+def write_history(file: Path, rows: Iterable[HistoryRow]) -> None:
+    """Write a ``history.csv``; a figure that is absent or nan becomes an empty cell."""
+
+    def cell(row: HistoryRow, column: str) -> float | str:
+        value = row.get(column, math.nan)
+        return "" if math.isnan(value) else value
+
+    write_csv_atomically(file, HISTORY_COLUMNS, ([cell(row, column) for column in HISTORY_COLUMNS] for row in rows))
+
+
+# --- predictions.csv --------------------------------------------------------------------------------------
+
+OUTCOMES = ("tp", "fp", "tn", "fn")
+"""True and false positives and negatives; "positive" is the prediction "same person"."""
+
+PREDICTION_COLUMNS = ("split", "image1", "image2", "label", "score", "probability", "predicted", "outcome")
+
+
+class Prediction(NamedTuple):
+    """A scored pair.
+
+    Attributes:
+        split: ``val`` or ``test``.
+        image1, image2: names relative to the image folder.
+        label: 1 for a same pair, 0 for a different pair.
+        score: raw output of the network or the back end; a logit for an ensemble and for View 2 over all folds.
+        probability: calibrated probability of "same person".
+        predicted: 1 if the probability reaches the threshold, else 0.
+    """
+
+    split: str
+    image1: str
+    image2: str
+    label: int
+    score: float
+    probability: float
+    predicted: int
+
+    @property
+    def outcome(self) -> str:
+        """One of `OUTCOMES`."""
+        return ("t" if self.predicted == self.label else "f") + ("p" if self.predicted else "n")
+
+
+def read_predictions(file: Path, problems: list[str] | None = None) -> list[Prediction]:
+    """The pairs of a ``predictions.csv``.
+
+    Raises:
+        ConfigError: it is missing or damaged (without ``problems``).
+    """
+
+    def parse(row: dict[str, str]) -> Prediction:
+        flags = int(row["label"]), int(row["predicted"])
+        numbers = float(row["score"]), float(row["probability"])
+        if not set(flags) <= {0, 1} or not all(map(math.isfinite, numbers)) or None in row.values():
+            raise ValueError(row)
+        return Prediction(row["split"], row["image1"], row["image2"], flags[0], *numbers, flags[1])
+
+    return _read_rows(file, parse, problems)
+
+
+def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:
+    """Write a ``predictions.csv``."""
+    write_csv_atomically(file, PREDICTION_COLUMNS, ((*pair, pair.outcome) for pair in predictions))
+
+
+# --- excluded.csv, split.csv, folds.csv -------------------------------------------------------------------
+
+
+class Exclusion(NamedTuple):
+    """An image file that could not be used, and the reason."""
+
+    file: str
+    reason: str
+
+
+def read_excluded(file: Path, problems: list[str] | None = None) -> list[Exclusion]:
+    """The rows of an ``excluded.csv``; errors as of `read_history`."""
+    return _read_rows(file, lambda row: Exclusion(row["file"], row["reason"]), problems)
+
+
+def write_excluded(file: Path, excluded: Mapping[str, str]) -> None:
+    """Write an ``excluded.csv`` from file names -> reasons, sorted by name."""
+    write_csv_atomically(file, Exclusion._fields, sorted(excluded.items()))
+
+
+class Membership(NamedTuple):
+    """An image of the user's own data, its person, and its set: ``train``, ``val`` or ``test``."""
+
+    image: str
+    person: str
+    split: str
+
+
+def read_memberships(file: Path) -> list[Membership] | None:
+    """The rows of a ``split.csv``; None if there is no such file.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    if not file.exists():
+        return None
+    return _read_rows(file, lambda row: Membership(row["image"], row["person"], row["split"]), None)
+
+
+def write_memberships(file: Path, memberships: Iterable[Membership]) -> None:
+    """Write a ``split.csv``."""
+    write_csv_atomically(file, Membership._fields, memberships)
+
+
+FOLD_COLUMNS = ("fold", "test/acc", "test/auc", "val/acc", "threshold", "best_epoch", "train_seconds")
+
+
+def read_folds(file: Path, problems: list[str] | None = None) -> list[Mapping[str, float]]:
+    """The rows of a ``folds.csv``: `FOLD_COLUMNS` -> numbers, nan if absent; errors as of `read_history`."""
+    return _read_rows(file, lambda row: {key: float(row[key] or "nan") for key in FOLD_COLUMNS}, problems)
+
+
+def write_folds(file: Path, results: Sequence[Result]) -> None:
+    """Write a ``folds.csv`` from the results of the folds, in their order."""
+    rows = ([fold, *(result.figure(key) for key in FOLD_COLUMNS[1:])] for fold, result in enumerate(results, start=1))
+    write_csv_atomically(file, FOLD_COLUMNS, rows)
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def read_mapping(file: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
+    """The keys and values of a JSON or YAML file; empty, with a line in ``problems``, if it has none."""
+    text = read_text(file, problems)
+    if not text.strip():
+        return {}
+    try:
+        content = parse(text)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        problems.append(f"{file.name} cannot be read: {_first_line(error)}.")
+        return {}
+    if isinstance(content, dict):
+        return content
+    problems.append(f"{file.name} holds no keys and values.")
+    return {}
+
+
+def read_text(file: Path, problems: list[str]) -> str:
+    """The text of a file; empty, with a line in ``problems``, if it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        problems.append(f"{file.name} is missing.")
+    except (OSError, ValueError) as error:
+        problems.append(f"{file.name} cannot be read: {_first_line(error)}.")
+    return ""
+
+
+def _read_rows(file: Path, parse: Callable[[dict[str, str]], Row], problems: list[str] | None) -> list[Row]:
+    found: list[str] = []
+    text = read_text(file, found)
+    rows: list[Row] = []
+    damaged = 0
+    try:
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            try:
+                rows.append(parse(row))
+            except (KeyError, ValueError, TypeError):
+                damaged += 1
+    except csv.Error as error:
+        found.append(f"{file.name} cannot be read further: {_first_line(error)}.")
+    if damaged:
+        found.append(f"{file.name}: {damaged} damaged {'row was' if damaged == 1 else 'rows were'} ignored.")
+    if problems is None and found:
+        raise ConfigError(f"{file.parent}: {found[0].rstrip('.')}; restore the file or choose another folder")
+    if problems is not None:
+        problems += found
+    return rows
+
+
+def _unreadable(file: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{file}: cannot be read ({one_line(error)}); restore it or choose another folder")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

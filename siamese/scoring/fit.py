@@ -1,0 +1,76 @@
+"""Fit a back end to the embeddings of the training images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from siamese.config.schema import TrainConfig
+from siamese.data.dataset import PairDataset
+from siamese.data.sampling import NamedPairSampler
+from siamese.models.backends import (
+    BACKENDS,
+    CohortHead,
+    LdaHead,
+    PldaHead,
+    WeightedL1Head,
+    covariances_by_groups,
+    covariances_by_pairs,
+    widened,
+)
+from siamese.models.siamese import SiameseNetwork
+from siamese.scoring.scores import embed_images
+
+
+def fit_backend(
+    config: TrainConfig, network: SiameseNetwork, data: PairDataset, device: torch.device, bf16: bool = False
+) -> nn.Module:
+    """Return a head fitted to the embeddings of the training images.
+
+    It is fitted to the listed pairs in the restricted setting, and to the people in the unrestricted one. With
+    ``backend.cohort`` its scores are normalized by those with the images of ``data.cohort``.
+
+    Args:
+        config: configuration of the run; ``backend`` chooses the head.
+        network: left in evaluation mode, on ``device``.
+        data: the training images.
+        device: device to compute on.
+        bf16: compute embeddings under bf16 autocast.
+
+    Returns:
+        the head, on ``device``.
+    """
+    head = _fit_head(config, network, data, device, bf16)
+    if not config.backend.cohort:
+        return head
+    assert not isinstance(head, WeightedL1Head)
+    relative = CohortHead(head, config.backend.cohort).to(device)
+    relative.fit(embed_images(network, data.pixels, torch.from_numpy(data.cohort), device, bf16))
+    return relative
+
+
+def _fit_head(
+    config: TrainConfig, network: SiameseNetwork, data: PairDataset, device: torch.device, bf16: bool
+) -> WeightedL1Head | LdaHead | PldaHead:
+    backend = config.backend
+    head = BACKENDS[backend.name](network.encoder.embedding_dim).to(device)
+    if data.people is not None and not isinstance(head, WeightedL1Head):
+        rows = torch.from_numpy(np.concatenate(data.people))
+        groups = torch.repeat_interleave(torch.tensor([len(images) for images in data.people]))
+        z_ND = embed_images(network, data.pixels, rows, device, bf16)
+        head.fit(*widened(*covariances_by_groups(z_ND, groups), backend.within), backend.shrinkage)
+        return head
+    indices, labels = data.train.indices, data.train.labels
+    if data.people is not None:
+        # All pairs of an epoch as one batch.
+        ((indices, labels),) = NamedPairSampler(data.people, 2 * len(data.pixels), config.sampling, config.seed)
+    distinct, position = torch.unique(indices, return_inverse=True)
+    z_ND = embed_images(network, data.pixels, distinct, device, bf16).clone()  # inference tensors cannot be trained on
+    z1_PD, z2_PD = (z_ND[side.to(device)] for side in position.T)
+    labels = labels.to(device)
+    if isinstance(head, WeightedL1Head):
+        head.fit(z1_PD, z2_PD, labels, backend.shrinkage)
+    else:
+        head.fit(*widened(*covariances_by_pairs(z1_PD, z2_PD, labels), backend.within), backend.shrinkage)
+    return head

@@ -1,0 +1,82 @@
+"""From scores to the figures and predictions of a run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from siamese.config.titles import PROTOCOLS, titled
+from siamese.data.dataset import PairDataset
+from siamese.evaluation.decision import Decision
+from siamese.evaluation.summary import summarise
+from siamese.models.siamese import SiameseNetwork
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import OUTCOMES, Prediction, Result, write_predictions
+from siamese.scoring.scores import score_pairs
+
+log = logging.getLogger(__name__)
+
+SplitScores = dict[str, NDArray[np.floating]]
+"""``val`` and ``test`` -> the scores of their pairs, float [P]."""
+
+
+def score_splits(network: SiameseNetwork, data: PairDataset, device: torch.device, bf16: bool) -> SplitScores:
+    """Score the validation pairs and the test pairs."""
+    splits = {"val": data.val, "test": data.test}
+    return {name: score_pairs(network, data.pixels, pairs.indices, device, bf16) for name, pairs in splits.items()}
+
+
+def record_predictions(
+    scores: SplitScores, data: PairDataset, decision: Decision, threshold: float | str, folder: RunFolder
+) -> dict[str, Any]:
+    """Write ``predictions.csv`` and return the figures of both splits, with calibration and threshold.
+
+    Args:
+        scores: the scores of the validation pairs and of the test pairs.
+        data: the pairs.
+        decision: how scores become probabilities and predictions.
+        threshold: the configured threshold or rule, to record where the threshold comes from.
+        folder: the run folder.
+
+    Returns:
+        keys of ``result.json`` -> values.
+    """
+    predictions: list[Prediction] = []
+    figures: dict[str, Any] = {}
+    for split, pairs in (("val", data.val), ("test", data.test)):
+        if not len(pairs):  # a data set that is only tested on
+            continue
+        probabilities = decision.probabilities(scores[split])
+        for pair, score, probability in zip(pairs.pairs, scores[split], probabilities, strict=True):
+            predicted = int(probability >= decision.threshold)
+            predictions.append(Prediction(split, *pair, float(score), float(probability), predicted))
+        summary = summarise(decision.calibration.logits(scores[split]), pairs.labels.numpy(), decision.threshold)
+        # The four counts and the intervals are those of the test.
+        keep = ("loss", "acc", "auc") if split == "val" else summary
+        figures |= {name if name in OUTCOMES else f"{split}/{name}": summary[name] for name in keep}
+    write_predictions(folder.predictions, predictions)
+    figures["threshold"] = decision.threshold
+    if isinstance(threshold, str):
+        figures["threshold_origin"] = f"chosen on the validation pairs, by {threshold}"
+    return figures | {f"calibration/{name}": value for name, value in decision.calibration._asdict().items()}
+
+
+def log_test_figures(result: Result) -> None:
+    """Log the accuracy on the test pairs and what it was measured on."""
+    low, high = result.test_acc_ci or (float("nan"), float("nan"))
+    spread = (
+        "" if result.folds is None
+        else f", standard error over {result.folds} folds {100 * (result.test_acc_se or 0):.1f}"
+    )  # fmt: skip
+    log.info(
+        "test accuracy %.1f %% (95 %% confidence interval: %.1f - %.1f%s)  loss %.4f  AUC %s  EER %s  "
+        "(%d pairs of %s, %s, %s)",
+        100 * (result.test_acc or 0), 100 * low, 100 * high, spread, result.test_loss,
+        "-" if result.test_auc is None else f"{result.test_auc:.3f}",
+        "-" if result.test_eer is None else f"{100 * result.test_eer:.1f} %",
+        result.n_test, result.dataset, titled(result.protocol, PROTOCOLS), result.setting,
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""The data of a run: loaded, checked against what was recorded, and recorded in the run folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from siamese.config.schema import PAIR_OBJECTIVES, TrainConfig
+from siamese.data.dataset import PairDataset, load_dataset
+from siamese.data.own import memberships
+from siamese.data.sources import image_root, title
+from siamese.errors import DataError
+from siamese.runs.folder import RunFolder
+from siamese.runs.locks import is_main
+from siamese.runs.records import Membership, write_memberships
+
+log = logging.getLogger(__name__)
+
+
+def load_run_data(
+    config: TrainConfig, folder: RunFolder, test_only: bool = False, trained: RunFolder | None = None
+) -> PairDataset:
+    """Load the data set of a run and record its sizes, ``excluded.csv`` and ``split.csv``.
+
+    Args:
+        config: configuration of the run.
+        folder: run folder for the records; only the first of several processes writes.
+        test_only: use all of the user's own data as test data.
+        trained: the evaluated run, if it is evaluated on the data that it was trained on.
+
+    Raises:
+        DataError: as `siamese.data.dataset.load_dataset`, or the user's own images changed since the run started.
+    """
+    writes = is_main(config.trainer.processes)
+    data = load_dataset(
+        config.data, config.protocol, config.sampling, test_only, progress=sys.stderr.isatty(),
+        excluded=folder.excluded if writes else None,
+    )  # fmt: skip
+    if writes:
+        if data.own is not None:
+            record_memberships(memberships(data.own, data.val.pairs), folder, trained or folder, config)
+        folder.record(**_sizes(data), n_excluded=len(data.images.excluded))
+    _warn_about_few_images(config, data)
+    trained_on = f"{len(data.train):,} training"
+    if data.people is not None:
+        trained_on = f"training on {sum(map(len, data.people)):,} images of {len(data.people):,} people"
+    log.info("%s: %s, %d validation, %d test pairs", title(config.data), trained_on, len(data.val), len(data.test))
+    return data
+
+
+def record_memberships(members: list[Membership], folder: RunFolder, trained: RunFolder, config: TrainConfig) -> None:
+    """Write ``split.csv``; refuse if it would differ from that of the run that was trained.
+
+    Raises:
+        DataError: the images or their sets changed since the run started.
+    """
+    recorded = trained.memberships
+    if recorded is not None and recorded != members:
+        raise changed_data(recorded, members, image_root(config.data))
+    write_memberships(folder.split, members)
+
+
+def changed_data(recorded: list[Membership], now: list[Membership], root: Path) -> DataError:
+    """The error for images of the user's own that changed since the run started."""
+    changed = {row.image for row in set(recorded) ^ set(now)}
+    return DataError(
+        f"{root}: changed since the run started: {len(changed)} images were added, removed or moved to another set "
+        f"(for example {min(changed)}); restore them, or start another run"
+    )
+
+
+def _sizes(data: PairDataset) -> dict[str, int]:
+    sizes = {"n_val": len(data.val), "n_test": len(data.test)}
+    if data.people is None:
+        return {"n_train": len(data.train), **sizes}
+    return {**sizes, "n_train_people": len(data.people), "n_train_images": sum(map(len, data.people))}
+
+
+def _warn_about_few_images(config: TrainConfig, data: PairDataset) -> None:
+    few = sum(len(images) < config.sampling.images_per_person for images in data.people or ())
+    if few and config.objective.name not in PAIR_OBJECTIVES and not config.augmentation.changes:
+        log.warning(
+            "%d people have fewer than sampling.images_per_person=%d images, so batches repeat some of them unchanged "
+            "(augmentation=none); give augmentation=face or a higher sampling.min_images",
+            few, config.sampling.images_per_person,
+        )  # fmt: skip

@@ -1,0 +1,81 @@
+"""Scores of pairs from a network and the decoded images: the one way that training, eval.py and others score."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from siamese.data.dataset import to_float
+from siamese.models.backends import (
+    CohortHead,
+)
+from siamese.models.siamese import SiameseNetwork
+from siamese.scoring.device import exact_convolutions
+
+CHUNK = 128
+"""Images embedded at a time: enough to share what is done once a batch; 0.6 GB of activations in float32."""
+
+
+@torch.inference_mode()
+def score_pairs(
+    network: SiameseNetwork, pixels: Tensor, indices: Tensor, device: torch.device, bf16: bool = False
+) -> NDArray[np.float32]:
+    """Score pairs of images; each distinct image is embedded once, in the order of its index.
+
+    The result depends only on the arguments: neither on the batch size of training nor on what else is scored
+    with the same call.
+
+    Args:
+        network: left in evaluation mode, on ``device``.
+        pixels: uint8 [N, C, H, W].
+        indices: int64 [P, 2], rows of ``pixels``.
+        device: where to compute.
+        bf16: compute under bf16 autocast.
+
+    Returns:
+        float32 [P]: logits where the network was trained with the binary cross-entropy and has its own head.
+    """
+    distinct, position = torch.unique(indices, return_inverse=True)
+    return score_embeddings(network.head, embed_images(network, pixels, distinct, device, bf16), position, bf16)
+
+
+@torch.inference_mode()
+def score_embeddings(head: nn.Module, z_ND: Tensor, indices: Tensor, bf16: bool = False) -> NDArray[np.float32]:
+    """As `score_pairs`, of what `embed_images` gave: ``indices``, int64 [P, 2], are rows of ``z_ND``."""
+    indices = indices.to(z_ND.device)
+    with torch.autocast(z_ND.device.type, torch.bfloat16, enabled=bf16):
+        if isinstance(head, CohortHead) and len(z_ND):
+            # Each image is compared with the cohort once, in however many pairs it is.
+            mean_N, std_N = map(torch.cat, zip(*map(head.statistics, z_ND.split(CHUNK)), strict=True))
+            logits = [
+                head.relative(head.head(z_ND[i], z_ND[j]), (mean_N[i], std_N[i]), (mean_N[j], std_N[j]))
+                for i, j in (rows.T for rows in indices.split(CHUNK))
+            ]
+        else:
+            logits = [head(z_ND[rows[:, 0]], z_ND[rows[:, 1]]) for rows in indices.split(CHUNK)]
+    scores: NDArray[np.float32] = torch.cat(logits).float().cpu().numpy() if logits else np.empty(0, np.float32)
+    return scores
+
+
+@torch.inference_mode()
+def embed_images(
+    network: SiameseNetwork, pixels: Tensor, rows: Tensor, device: torch.device, bf16: bool = False
+) -> Tensor:
+    """Embed images, `CHUNK` at a time.
+
+    Args:
+        network: left in evaluation mode, on ``device``.
+        pixels: uint8 [N, C, H, W].
+        rows: int64 [B], rows of ``pixels``.
+        device: where to compute.
+        bf16: compute under bf16 autocast.
+
+    Returns:
+        [B, D] on ``device``; bfloat16 under autocast, else float32.
+    """
+    network = network.to(device).eval()
+    with exact_convolutions(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        parts = [network.embed(to_float(pixels[chunk].to(device))) for chunk in rows.split(CHUNK)]
+    return torch.cat(parts) if parts else torch.empty(0, device=device)

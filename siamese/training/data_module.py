@@ -1,0 +1,191 @@
+"""Batches for Lightning: rows of the image array, gathered and converted to floats on the trainer's device.
+
+Shapes: B pairs in a batch, M images in a batch, P listed pairs in a batch of groups, C channels, H = W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle, islice
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from siamese.config.schema import SamplingConfig
+from siamese.data.dataset import PairDataset, PairSet, to_float
+from siamese.data.sampling import GroupBatchSampler, NamedPairSampler, PairBatchSampler, groups_of_pairs
+from siamese.training.collective import processes, share
+
+
+class PairIndices(NamedTuple):
+    """A batch of pairs before its images are gathered: int64 [B, 2] rows of the image array, labels int64 [B]."""
+
+    indices: Tensor
+    labels: Tensor
+
+
+class GroupIndices(NamedTuple):
+    """A batch of groups before its images are gathered: rows int64 [M], groups int64 [M], labels as in `GroupBatch`."""
+
+    rows: Tensor
+    groups: Tensor
+    labels: Tensor
+
+
+class PairBatch(NamedTuple):
+    """A batch of pairs: images float32 [B, C, H, W] in [0, 1], labels float32 [B] (1 = same)."""
+
+    image1: Tensor
+    image2: Tensor
+    label: Tensor
+
+
+class GroupBatch(NamedTuple):
+    """Images float32 [M, C, H, W] in [0, 1] and their groups int64 [M]; images of one group show the same person.
+
+    ``label``, float32 [P], holds the labels of the listed pairs; pair p consists of images p and P + p. P is M / 2 if
+    the batch was made of listed pairs, and 0 if it was made by names.
+    """
+
+    images: Tensor
+    groups: Tensor
+    label: Tensor
+
+
+Indices = PairIndices | GroupIndices
+
+
+class BatchLoader:
+    """An epoch's batches of indices, resumable in the middle: Lightning keeps its state in checkpoints.
+
+    Not a ``DataLoader``: samplers yield whole batches of indices, so there is nothing to collate or to prefetch.
+
+    Args:
+        sampler: yields the tensors of each batch; Lightning calls its ``set_epoch``.
+        as_batch: those tensors -> the batch.
+        limit: batches per epoch, as a number or as a fraction (at least one batch); None: all.
+    """
+
+    def __init__(
+        self, sampler: Iterable[Any], as_batch: Callable[..., Indices], limit: int | float | None = None
+    ) -> None:
+        self.sampler = sampler
+        self.batch_sampler = None  # Lightning looks for it, as a DataLoader without automatic batching has it
+        self._as_batch = as_batch
+        whole = len(sampler)  # type: ignore[arg-type]
+        if isinstance(limit, float):
+            self._length = max(1, round(limit * whole))
+        else:
+            self._length = whole if limit is None else min(whole, limit)
+        self._given = 0  # batches of this epoch
+        self._skip = 0  # batches of the next one
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Indices]:
+        """Yield the batches of an epoch, or the rest of an interrupted one."""
+        self._given, self._skip = self._skip, 0
+        for tensors in islice(self.sampler, self._given, self._length):
+            self._given += 1
+            yield self._as_batch(*tensors)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch have been given."""
+        return {"given": self._given % len(self)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Skip that many batches of the next epoch."""
+        self._skip = state_dict["given"]
+
+
+class PairDataModule(L.LightningDataModule):
+    """The training and validation batches of a `PairDataset`.
+
+    Args:
+        dataset: images and pairs; its pixels are moved to the trainer's device at first use.
+        batch_size: pairs per batch; a batch of groups has twice as many images.
+        seed: seed of the order.
+        groups: give training batches as groups of images of one person instead of as pairs.
+        sampling: what an epoch shows of each person in the unrestricted setting; needed only there.
+        limit_batches: as `BatchLoader`'s ``limit``, for training.
+        overfit_batches: train on this many batches only, repeated in every epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: PairDataset,
+        batch_size: int,
+        seed: int,
+        groups: bool = False,
+        sampling: SamplingConfig | None = None,
+        limit_batches: int | float | None = None,
+        overfit_batches: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.groups = groups
+        self.sampling = sampling
+        self.limit_batches = limit_batches
+        self.overfit_batches = overfit_batches
+
+    def train_dataloader(self) -> BatchLoader:
+        """Training pairs or groups, in a new order every epoch."""
+        sampler: Iterable[Any]
+        if self.dataset.people is None:
+            train, least = self.dataset.train, 2 * processes()
+            sampler = PairBatchSampler(train.indices, train.labels, self.batch_size, True, self.seed, least)
+            as_batch: Callable[..., Indices] = _listed_groups if self.groups else PairIndices
+        else:
+            assert self.sampling is not None
+            by_name = GroupBatchSampler if self.groups else NamedPairSampler
+            sampler = by_name(self.dataset.people, self.batch_size, self.sampling, self.seed)
+            as_batch = _named_groups if self.groups else PairIndices
+        if self.overfit_batches is not None:
+            length = len(sampler)
+            sampler = list(islice(cycle(list(islice(sampler, self.overfit_batches))), length))
+        return BatchLoader(sampler, as_batch, self.limit_batches)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Validation pairs in order."""
+        return self._in_order(self.dataset.val)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Test pairs in order."""
+        return self._in_order(self.dataset.test)
+
+    def transfer_batch_to_device(
+        self, batch: Indices, device: torch.device, dataloader_idx: int
+    ) -> PairBatch | GroupBatch:
+        """Gather the images of a batch on ``device``.
+
+        If several processes train together, each gathers its share of the images; labels and groups are complete.
+        """
+        dataset = self.dataset
+        if dataset.pixels.device != device:
+            dataset.pixels = dataset.pixels.to(device)
+        first, *rest = (part.to(device, non_blocking=True) for part in batch)
+        first = share(first)
+        if isinstance(batch, GroupIndices):
+            groups, labels = rest
+            return GroupBatch(to_float(dataset.pixels[first]), groups, labels.float())
+        (labels,) = rest
+        image1, image2 = (to_float(dataset.pixels[first[:, side]]) for side in (0, 1))
+        return PairBatch(image1, image2, labels.float())
+
+    def _in_order(self, pairs: PairSet) -> BatchLoader:
+        sampler = PairBatchSampler(pairs.indices, pairs.labels, self.batch_size, least=2 * processes())
+        return BatchLoader(sampler, PairIndices)
+
+
+def _listed_groups(indices: Tensor, labels: Tensor) -> GroupIndices:
+    return GroupIndices(indices.T.reshape(-1), groups_of_pairs(indices, labels), labels)
+
+
+def _named_groups(rows: Tensor, groups: Tensor) -> GroupIndices:
+    return GroupIndices(rows, groups, torch.empty(0, dtype=torch.int64))

@@ -1,0 +1,116 @@
+"""LFW View 2: train one network per fold on the other folds, and pool the figures of all folds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+
+import numpy as np
+
+from siamese.config.schema import TrainConfig, View2Protocol
+from siamese.data.sources import count_folds, prepare_data
+from siamese.errors import ConfigError
+from siamese.evaluation.intervals import mean_interval
+from siamese.evaluation.metrics import tar_at_far
+from siamese.evaluation.summary import summarise
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import OUTCOMES, Prediction, Result, read_predictions, write_folds, write_predictions
+from siamese.runs.signals import Interrupted
+from siamese.scoring.device import pick_device
+from siamese.scoring.facts import describe_run
+from siamese.scoring.networks import recorded_decision
+from siamese.scoring.outcome import log_test_figures
+from siamese.scoring.precision import choose_arithmetic
+from siamese.training.processes import started_outside
+from siamese.training.train import train, write_page
+
+log = logging.getLogger(__name__)
+
+FARS = (1e-2, 1e-3)
+"""False accept rates at which the true accept rate is recorded."""
+
+
+def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None) -> Result:
+    """Train, test and report one network per fold, each in a run folder of its own; return the pooled result.
+
+    Finished folds are kept, and an unfinished fold is resumed, whatever stopped it.
+
+    Raises:
+        UserError: the configured data or device cannot be used.
+    """
+    if config.trainer.processes > 1 and started_outside(config.trainer.processes):
+        raise ConfigError(
+            "torchrun and SLURM start the processes of one training run; give protocol.fold=1, 2, ... with them"
+        )
+    recorded = folder.result
+    if recorded is not None and recorded.status == "done":
+        log.info("%s is already done", folder.path)
+        return recorded
+    assert isinstance(config.protocol, View2Protocol)
+    started = time.perf_counter()
+    prepare_data(config.data, protocol=config.protocol)
+    device = pick_device(config)
+    facts = describe_run(config, device, choose_arithmetic(config, device))
+    folder.start(config, **facts, label=label or config.name)
+    for fold in range(1, count_folds(config.data) + 1):
+        log.info("fold %d", fold)
+        train_fold(config, fold, RunFolder(folder.path / f"fold_{fold:02d}"), f"{label or config.name}-fold{fold}")
+    result = pool_folds(folder, started)
+    write_page(folder, [], config, result)
+    log_test_figures(result)
+    return result
+
+
+def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str) -> None:
+    """Train, test and report the network of one fold, and record a failure in its own folder."""
+    protocol = config.protocol.model_copy(update={"fold": fold})
+    of_fold = config.model_copy(update={"protocol": protocol, "resume": True})
+    folder.check(of_fold)
+    try:
+        train(of_fold, folder, label)
+    except (Exception, Interrupted) as error:
+        if not folder.is_done:
+            with suppress(OSError):
+                folder.record_failure(error)
+        raise
+
+
+def pool_folds(folder: RunFolder, started: float) -> Result:
+    """Write the tables and the result of all folds below a folder, each of which is done; return the result.
+
+    Accuracy is the mean over the folds, each with the threshold that was chosen without it, with the standard error of
+    that mean (Huang et al. 2007, section on View 2). The other figures are of all pairs together; each fold's own
+    calibration makes their scores comparable.
+    """
+    runs = [RunFolder(file.parent) for file in sorted(folder.path.glob("fold_*/result.json"))]
+    results = [result for run in runs if (result := run.result) is not None]
+    write_folds(folder.folds, results)
+    pooled: list[Prediction] = []
+    for run, result in zip(runs, results, strict=True):
+        slope, intercept = recorded_decision(result).calibration
+        tested = [prediction for prediction in read_predictions(run.predictions) if prediction.split == "test"]
+        pooled += [prediction._replace(score=slope * prediction.score + intercept) for prediction in tested]
+    write_predictions(folder.predictions, pooled)
+    logits, labels = [prediction.score for prediction in pooled], [prediction.label for prediction in pooled]
+    figures = {name: value for name, value in summarise(logits, labels).items() if name not in OUTCOMES}
+    accuracies = np.array([result.test_acc for result in results], dtype=float)
+    outcomes = [prediction.outcome for prediction in pooled]  # each by its own fold's threshold
+    return folder.record(
+        status="done",
+        **{f"test/{name}": value for name, value in figures.items()}
+        | {
+            "test/acc": float(accuracies.mean()),
+            "test/acc_se": float(accuracies.std(ddof=1) / np.sqrt(len(accuracies))),
+            "test/acc_ci": list(mean_interval(accuracies)),
+        },
+        **{f"test/tar@far={far:g}": tar_at_far(logits, labels, far) for far in FARS},
+        **{key: float(np.mean([r.figure(key) for r in results])) for key in ("val/loss", "val/acc", "val/auc")},
+        **{name: outcomes.count(name) for name in OUTCOMES},
+        folds=len(results),
+        n_test=len(pooled),
+        n_excluded=max(result.n_excluded or 0 for result in results),
+        parameters=results[0].parameters,
+        train_seconds=round(sum(result.train_seconds or 0 for result in results), 2),
+        total_seconds=round(time.perf_counter() - started, 2),
+    )

@@ -1,0 +1,99 @@
+"""Whether a data set is there, and what is fetched when it is not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from siamese.config.schema import LfwData
+from siamese.data import download
+from siamese.data.sources import LAYOUTS, check_data, prepare_data
+from siamese.errors import DataError
+
+Fetched = list[tuple[Path, list[str]]]
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fetched:
+    """What would have been downloaded, from an empty working directory."""
+    calls: Fetched = []
+
+    def record(root: Path, files: Iterable[str], *, progress: bool = True) -> None:
+        calls.append((root, sorted(files)))
+
+    monkeypatch.setattr(download, "download_lfw", record)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+def lfw(name: str = "lfw", root: str = "data/lfw", download: bool = True) -> LfwData:
+    return LfwData.model_validate({"name": name, "root": root, "download": download})
+
+
+def lay_out(root: Path, tiny_root: Path, name: str) -> None:
+    root.mkdir(parents=True)
+    for file in tiny_root.glob("pairsDev*.txt"):
+        shutil.copy(file, root)
+    (root / LAYOUTS[name].images).symlink_to(tiny_root / "lfw")
+
+
+@pytest.mark.parametrize(("name", "archive"), [("lfw", "lfw.tgz"), ("lfw_funneled", "lfw-funneled.tgz")])
+def test_everything_is_fetched_into_the_default_root(fetched: Fetched, name: str, archive: str) -> None:
+    check_data(lfw(name))
+    prepare_data(lfw(name))
+    assert fetched == [(Path("data/lfw"), sorted([archive, "pairsDevTrain.txt", "pairsDevTest.txt"]))]
+
+
+def test_only_what_is_missing_is_fetched(fetched: Fetched, tmp_path: Path, tiny_root: Path) -> None:
+    lay_out(tmp_path / "mine", tiny_root, "lfw")
+    prepare_data(lfw(root="mine"))
+    assert fetched == []
+    (tmp_path / "mine/pairsDevTest.txt").unlink()
+    prepare_data(lfw(root="mine"))
+    assert fetched == [(Path("mine"), ["pairsDevTest.txt"])]
+
+
+def test_a_root_that_was_named_is_not_made(fetched: Fetched) -> None:
+    with pytest.raises(DataError, match=r"data\.root=typo: no such folder"):
+        prepare_data(lfw(root="typo"))
+    assert fetched == []
+    assert not Path("typo").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "download", "message"),
+    [
+        ("lfw", False, r"mine/lfw, .* missing; give data\.download=true"),
+        ("lfw_deepfunneled", True, r"mine/lfw-deepfunneled, .* missing; it can only be placed there by hand"),
+        ("lfw_a", True, r"mine/lfw2, .* missing; it can only be placed there by hand"),
+    ],
+)
+def test_what_cannot_be_fetched_is_named(
+    fetched: Fetched, tmp_path: Path, name: str, download: bool, message: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match=message):
+        prepare_data(lfw(name, "mine", download))
+    assert fetched == []
+
+
+def test_a_malformed_list_is_seen_before_anything_starts(tmp_path: Path, tiny_root: Path) -> None:
+    lay_out(tmp_path / "mine", tiny_root, "lfw")
+    with (tmp_path / "mine/pairsDevTest.txt").open("a") as file:
+        file.write("one line too many\n")
+    with pytest.raises(DataError, match=r"pairsDevTest\.txt:22: "):
+        check_data(lfw(root=str(tmp_path / "mine")))
+
+
+def test_a_failed_download_names_the_way_without(
+    fetched: Fetched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DataError("no network")
+
+    monkeypatch.setattr(download, "download_lfw", fail)
+    with pytest.raises(DataError, match=r"no network; or use data=synthetic"):
+        prepare_data(lfw())

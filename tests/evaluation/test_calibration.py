@@ -1,0 +1,168 @@
+"""Calibration and thresholds against slow second implementations, and against data whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siamese.config.threshold_rules import far_of
+from siamese.evaluation.calibration import Calibration, brier, ece, fit_platt, fit_temperature, reliability
+from siamese.evaluation.decision import choose_decision
+from siamese.evaluation.metrics import auc, bce_with_logits, sigmoid
+from siamese.evaluation.thresholds import choose_threshold
+
+
+def drawn(slope, intercept, n, seed=0):
+    """Scores, and labels drawn with the probability that the line gives them."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0.3, 0.2, n)
+    return scores, (rng.random(n) < sigmoid(slope * scores + intercept)).astype(int)
+
+
+@st.composite
+def scored_pairs(draw):
+    n = draw(st.integers(2, 30))
+    scores = draw(st.lists(st.integers(-20, 20), min_size=n, max_size=n))
+    labels = [0, 1, *draw(st.lists(st.integers(0, 1), min_size=n - 2, max_size=n - 2))]
+    return np.array(scores) / 8, np.array(labels)
+
+
+def test_platt_finds_the_line_that_the_labels_were_drawn_from():
+    found = fit_platt(*drawn(12.0, -4.0, 200_000))
+    assert found.slope == pytest.approx(12.0, rel=0.02)
+    assert found.intercept == pytest.approx(-4.0, rel=0.03)
+
+
+def test_temperature_finds_how_overconfident_logits_are():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, 200_000)
+    labels = (rng.random(200_000) < sigmoid(logits)).astype(int)
+    found = fit_temperature(3 * logits, labels)
+    assert found == (pytest.approx(1 / 3, rel=0.02), 0.0)
+
+
+@given(scored_pairs(), st.sampled_from([fit_platt, fit_temperature]))
+def test_no_small_change_of_a_fit_lowers_its_loss(pairs, fit):
+    scores, labels = pairs
+    found = fit(scores, labels)
+    n = labels.sum()
+    target = np.where(labels == 1, (n + 1) / (n + 2), 1 / (len(labels) - n + 2))
+
+    def loss(slope, intercept):
+        logit = slope * scores + intercept
+        return np.sum(np.logaddexp(0, logit) - target * logit)
+
+    here = loss(*found)
+    assert found.slope > 0
+    for step in (-1e-3, 1e-3):
+        if found.slope + step >= 0:
+            assert loss(found.slope + step, found.intercept) >= here - 1e-9
+        if fit is fit_platt:
+            assert loss(found.slope, found.intercept + step) >= here - 1e-9
+
+
+@given(scored_pairs())
+def test_platt_keeps_the_order_and_the_scale_of_scores_does_not_matter(pairs):
+    scores, labels = pairs
+    found = fit_platt(scores, labels)
+    assert auc(found.logits(scores), labels) == auc(scores, labels)
+    moved = fit_platt(1000 * scores - 7, labels)
+    np.testing.assert_allclose(moved.logits(1000 * scores - 7), found.logits(scores), atol=1e-5)
+
+
+def test_separated_scores_give_a_finite_slope():
+    labels = np.arange(100) >= 50
+    for fit in (fit_platt, fit_temperature):
+        found = fit(np.arange(100) - 49.5, labels)
+        assert 0 < found.slope < 100
+        assert bce_with_logits(found.logits(np.arange(100) - 49.5), labels).mean() < 0.2
+
+
+def test_scores_the_wrong_way_round_are_not_turned():
+    found = fit_platt([3.0, 2.0, 1.0, 0.0], [0, 0, 1, 1])
+    assert 0 < found.slope < 1e-5
+    assert sigmoid(found.logits([9.0]))[0] == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("fit", [fit_platt, fit_temperature])
+def test_one_label_is_nothing_to_fit(fit):
+    with pytest.raises(ValueError, match="one label only"):
+        fit([0.1, 0.2], [1, 1])
+
+
+def test_no_calibration_leaves_logits_as_they_are():
+    np.testing.assert_array_equal(Calibration().logits([-1.5, 2.0]), [-1.5, 2.0])
+
+
+def test_reliability_brier_and_ece_by_hand():
+    probabilities, labels = [0.0, 0.05, 0.55, 0.58, 1.0], [0, 1, 1, 0, 1]
+    assert reliability(probabilities, labels) == [
+        (0.0, 0.1, 2, pytest.approx(0.025), 0.5),
+        (0.5, 0.6, 2, pytest.approx(0.565), 0.5),
+        (0.9, 1.0, 1, 1.0, 1.0),
+    ]
+    assert ece(probabilities, labels) == pytest.approx((2 * 0.475 + 2 * 0.065) / 5)
+    assert brier(probabilities, labels) == pytest.approx((0.95**2 + 0.45**2 + 0.58**2) / 5)
+
+
+def test_true_probabilities_have_next_to_no_calibration_error():
+    scores, labels = drawn(12.0, -4.0, 200_000)
+    truth = sigmoid(Calibration(12.0, -4.0).logits(scores))
+    assert ece(truth, labels) < 0.01
+    assert ece(sigmoid(Calibration(36.0, -12.0).logits(scores)), labels) > 0.05
+
+
+@pytest.mark.parametrize("figure", [brier, ece, reliability])
+def test_what_is_no_probability_is_refused(figure):
+    with pytest.raises(ValueError, match="must lie in"):
+        figure([0.2, 1.5], [0, 1])
+
+
+@given(scored_pairs(), st.sampled_from(["accuracy", "eer", "far:0", "far:0.1", "far:0.5"]))
+def test_a_threshold_is_the_best_of_all_by_its_rule(pairs, rule):
+    scores, labels = pairs
+    candidates = np.append(np.unique(scores), scores.max() + 1)
+
+    def rates(threshold):
+        said = scores >= threshold
+        return said[labels == 0].mean(), said[labels == 1].mean(), (said == labels).mean()
+
+    fpr, tpr, right = rates(choose_threshold(scores, labels, rule))
+    every = [rates(t) for t in candidates]
+    if rule == "accuracy":
+        assert right == max(r for _, _, r in every)
+    elif rule == "eer":
+        assert abs(fpr - (1 - tpr)) == pytest.approx(min(abs(f - (1 - t)) for f, t, _ in every))
+    else:
+        far = far_of(rule)
+        assert fpr <= far
+        assert tpr == max(t for f, t, _ in every if f <= far)
+
+
+@given(scored_pairs(), st.sampled_from(["none", "platt"]), st.sampled_from([0, 0.1]), st.floats(1, 60))
+def test_a_false_accept_rate_is_kept_by_what_decides(pairs, calibration, far, scale):
+    """Also where the sigmoid leaves of neighbouring scores one probability."""
+    scores, labels = pairs
+    scores = scores * scale
+    decision = choose_decision(scores, labels, calibration, f"far:{far}")
+    accepted = decision.predict(scores)
+    saturated = decision.probabilities(scores) == 1.0
+    assert (accepted & ~saturated)[labels == 0].mean() <= far
+    assert 0 < decision.threshold <= 1
+
+
+def test_a_threshold_lies_midway_between_the_scores_it_parts():
+    assert choose_threshold([0.1, 0.2, 0.6, 0.7], [0, 0, 1, 1], "accuracy") == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("rule", ["best", "far", "far:", "far:1", "far:-0.1", "far:x", "far:1e", "far:nan"])
+def test_an_unknown_rule_is_told(rule):
+    with pytest.raises(ValueError, match="accuracy, eer, or far:RATE"):
+        choose_threshold([0.0, 1.0], [0, 1], rule)
+
+
+def test_a_threshold_needs_both_labels():
+    with pytest.raises(ValueError, match="both labels"):
+        choose_threshold([0.0, 1.0], [1, 1], "eer")

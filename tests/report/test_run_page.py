@@ -1,0 +1,555 @@
+"""The page of one run, from fake run folders on disk."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from siamese.evaluation.metrics import Confusion, sigmoid
+from siamese.evaluation.summary import summarise
+from siamese.files import write_bytes_atomically, write_text_atomically
+from siamese.report import figures, text
+from siamese.report.examples import load_photo, pick_examples
+from siamese.report.load import read_run
+from siamese.report.run_page import PICTURES, write_run_report
+from siamese.runs.records import Prediction
+
+EVIL = "<script>alert('$x^$')</script>"
+HISTORY = [
+    [1, 0.6874, 0.604, 0.6493, 0.6727, 1e-4, 7.1],
+    [2, 0.2839, 0.9062, 0.6224, 0.6909, 1e-4, 6.9],
+    [3, 0.101, 0.9943, 0.6182, 0.6909, 1e-4, 6.8],
+]
+RESULT = {
+    "status": "done", "name": "koch-adam", "val/loss": 0.6182, "val/acc": 0.6909, "val/auc": 0.76543,
+    "threshold": 0.5, "best_epoch": 3, "epochs": 8, "train_seconds": 437.7, "total_seconds": 7500.0, "n_train": 1760,
+    "n_val": 440, "n_test": 40, "n_excluded": 2, "dataset": "lfw", "protocol": "view1", "outside_data": False,
+    "seed": 0, "precision": "32", "device": "cpu: two cores", "parameters": 38959553, "version/torch": "2.15.0",
+    "version/lightning": "2.6.6", "git_commit": "50b15e7aaaabbbbcccc", "git_dirty": True,
+}  # fmt: skip
+CONFIG = {"name": "koch-adam", "threshold": 0.5, "monitor": "val/loss", "model": {"batchnorm": True}}
+
+
+class FakeRun:
+    """Writes the files of a finished run; tests then change or remove some of them."""
+
+    def __init__(self, folder: Path, images: Path, seed: int = 0) -> None:
+        self.folder, self.images = folder, images
+        rng = np.random.default_rng(seed)
+        labels = np.arange(40) % 2
+        logits = rng.normal(2 * labels - 1, 1.5)
+        self.pairs = []
+        for i, (label, logit) in enumerate(zip(labels, logits, strict=True)):
+            first, second = f"Ann_{i % 5}", f"Ann_{i % 5}" if label else "Bob_Lee"
+            names = f"{first}/{first}_0001.jpg", f"{second}/{second}_0002.jpg"
+            self.pairs.append((*names, int(label), float(logit)))
+        self.result = {**RESULT, "image_root": str(images)}
+        self.config = dict(CONFIG)
+        self.excluded = [("No_One/No_One_0001.jpg", "truncated"), ("No_One/No_One_0002.jpg", "no such file")]
+
+    def write(self, test_figures: bool = True) -> Path:
+        self.folder.mkdir(exist_ok=True)
+        if test_figures:
+            self._add_figures()
+        rows = []
+        for image1, image2, label, logit in self.pairs:
+            probability = float(sigmoid(logit))
+            predicted = int(probability >= 0.5)
+            outcome = ("t" if predicted == label else "f") + ("p" if predicted else "n")
+            rows.append(["test", image1, image2, label, logit, probability, predicted, outcome])
+        columns = ["split", "image1", "image2", "label", "score", "probability", "predicted", "outcome"]
+        self._csv("predictions.csv", columns, rows)
+        epochs = ["epoch", "train/loss", "train/acc", "val/loss", "val/acc", "lr", "seconds"]
+        self._csv("history.csv", epochs, HISTORY)
+        self._csv("excluded.csv", ["file", "reason"], self.excluded)
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config))
+        (self.folder / "result.json").write_text(json.dumps(self.result))
+        return self.folder
+
+    def _add_figures(self) -> None:
+        figures = summarise([pair[3] for pair in self.pairs], [pair[2] for pair in self.pairs])
+        for name, value in figures.items():
+            self.result[name if name in ("tp", "fp", "tn", "fn") else f"test/{name}"] = value
+
+    def _csv(self, name: str, columns, rows) -> None:
+        with (self.folder / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+
+class Page(HTMLParser):
+    """What a page shows: its text, its tags and their attributes."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html, self.tags, self.texts, self.open = html, [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def build(folder: Path) -> Page:
+    path = write_run_report(folder)
+    assert path == folder / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert not page.open, "every tag is closed"
+    return page
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    for i, name in enumerate([*(f"Ann_{i}" for i in range(5)), "Bob_Lee"]):
+        (root / name).mkdir()
+        for number in (1, 2):
+            color = (40 * i, 90 * number, 120)
+            Image.new("RGB", (250, 250), color).save(root / name / f"{name}_{number:04d}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, images) -> FakeRun:
+    """A finished run, written once; not to be changed."""
+    run = FakeRun(tmp_path_factory.mktemp("done"), images)
+    run.write()
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(done) -> Page:
+    return build(done.folder)
+
+
+@pytest.fixture
+def run(tmp_path, images, monkeypatch) -> FakeRun:
+    """A run to be changed before it is written; its figures are made, but not drawn, which takes a second."""
+    blank = io.BytesIO()
+    Image.new("L", (1, 1)).save(blank, "PNG")
+    monkeypatch.setattr("siamese.report.run.to_png", lambda figure, dpi: blank.getvalue())
+    return FakeRun(tmp_path / "run", images)
+
+
+class TestFinishedRun:
+    def test_headline_figures_stand_with_intervals_and_what_they_are_of(self, page, done):
+        result = done.result
+        low, high = result["test/acc_ci"]
+        assert f"Test accuracy {100 * result['test/acc']:.1f} %" in page.text
+        assert f"95 %: {100 * low:.1f} – {100 * high:.1f} %" in page.text
+        low, high = result["test/auc_ci"]
+        assert f"Test AUC {result['test/auc']:.3f} 95 %: {low:.3f} – {high:.3f}" in page.text
+        low, high = result["test/loss_ci"]
+        assert f"Test loss {result['test/loss']:.4f} 95 %: {low:.4f} – {high:.4f}" in page.text
+        assert "Test equal error rate" in page.text
+        assert "LFW, original images · View 1 · no outside data · 40 test pairs" in page.text
+
+    @pytest.mark.parametrize(
+        "fact",
+        [
+            "koch-adam", "done", "3 of 8, by val/loss", "7 min 18 s", "2 h 5 min", "38,959,553", "cpu: two cores",
+            "Seed 0", "torch 2.15.0 · lightning 2.6.6", "50b15e7aaaab with uncommitted changes",
+            "1,760 training · 440 validation · 40 test", "Training, during epoch 3 1,760 99.4 % 0.1010 –",
+            "Validation 440 69.1 % 0.6182 0.765", "No_One/No_One_0001.jpg truncated", "Images left out: 2",
+            "batchnorm: true", "development figures", "pairs as independent draws", "One run with one seed (0)",
+            "Threshold 0.5 on the probability: fixed by the configuration before training",
+        ],
+    )  # fmt: skip
+    def test_tells_what_the_run_was(self, page, fact):
+        assert fact in page.text
+
+    def test_needs_no_network_and_no_other_file(self, page):
+        sources = [a[key] for _, a in page.tags for key in ("src", "href", "srcset", "action", "data") if key in a]
+        assert sources
+        assert all(source.startswith(("data:image/", "#")) for source in sources)
+        assert "@import" not in page.html
+        assert not re.search(r"url\s*\(", page.html)
+        assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+        assert len(page.html) < 1_000_000
+
+    def test_every_picture_opens_and_is_described(self, page):
+        pictures = page.all("img")
+        for picture in pictures:
+            assert len(picture["alt"]) > 3
+            kind, _, content = picture["src"].partition(";base64,")
+            with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
+                image.load()
+                assert kind == f"data:image/{image.format.lower()}"
+
+    def test_pictures_lie_beside_the_page(self, page, done):
+        for name in PICTURES:
+            with Image.open(done.folder / f"{name}.png") as image:
+                image.load()
+                assert image.format == "PNG"
+                assert min(image.size) > 300
+                assert len(set(image.convert("L").tobytes())) > 20, f"{name}.png is blank"
+
+    def test_gallery_shows_both_photos_of_the_extreme_pairs(self, page, done):
+        shown = pick_examples(read_run(done.folder).split("test"))
+        pairs = [pair for group in shown for pair in (*group.confident, *group.doubtful)]
+        assert (
+            sum(a.get("class") == "pair" for a in page.all("figure"))
+            == len(pairs)
+            == sum(min(group.count, 6) for group in shown)
+        )
+        titles = [a["title"] for a in page.all("img") if "title" in a]
+        assert titles == [name for pair in pairs for name in (pair.image1, pair.image2)]
+        for group in shown:
+            assert f"{figures.OUTCOME_TITLES[group.outcome][0]}: {group.count}" in page.text
+        best = shown[0].confident[0]
+        assert f"p = {best.probability:.3f} · label same" in page.text
+
+    def test_tables_have_headers(self, page):
+        assert page.all("th")
+        assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
+
+    def test_building_again_changes_nothing(self, page, done):
+        before = {path.name: path.read_bytes() for path in done.folder.iterdir()}
+        build(done.folder)
+        assert {path.name: path.read_bytes() for path in done.folder.iterdir()} == before
+
+
+class TestEscaping:
+    def test_nothing_from_the_files_becomes_markup(self, run):
+        image1 = f"{EVIL}/{EVIL}_0001.jpg"
+        run.pairs[1] = (image1, *run.pairs[1][1:3], 99.0)  # the most confident true positive
+        run.excluded = [(EVIL, EVIL)]
+        run.config["name"] = EVIL
+        for key in ("name", "dataset", "protocol", "device", "status", "version/torch", "error", "git_commit"):
+            run.result[key] = EVIL
+        page = build(run.write())
+        assert "script" not in {tag for tag, _ in page.tags}
+        assert page.text.count(EVIL) >= 9
+        assert any(a.get("title") == image1 for a in page.all("div"))
+
+
+class TestPhotos:
+    def test_missing_and_broken_photos_become_placeholders(self, run, images, tmp_path):
+        root = tmp_path / "some"
+        shutil.copytree(images, root)
+        (root / "Ann_1" / "Ann_1_0001.jpg").unlink()
+        (root / "Ann_3" / "Ann_3_0001.jpg").write_bytes(b"no picture")
+        run.result["image_root"] = str(root)
+        page = build(run.write())
+        gone = {a["title"] for a in page.all("div") if a.get("class") == "gone"}
+        assert gone == {"Ann_1/Ann_1_0001.jpg", "Ann_3/Ann_3_0001.jpg"}
+        assert "photo not found" in page.text
+
+    def test_no_image_folder_at_all(self, run):
+        del run.result["image_root"]
+        page = build(run.write())
+        assert not any("title" in a for a in page.all("img"))
+        assert "photo not found" in page.text
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA"])
+    def test_photos_become_small_rgb(self, mode, tmp_path):
+        suffix = "png" if mode in ("P", "RGBA") else "jpg"
+        Image.new(mode, (500, 250)).save(tmp_path / f"a.{suffix}")
+        photo = load_photo(tmp_path / f"a.{suffix}")
+        assert photo is not None
+        assert (photo.mode, photo.size) == ("RGB", (250, 125))
+
+
+class TestUnfinishedRuns:
+    def test_failed_run_shows_its_reason_and_curves(self, run):
+        run.result |= {"status": "failed", "error": "RuntimeError: out of memory"}
+        for key in ("best_epoch", "epochs", "val/loss", "val/acc", "val/auc", "train_seconds"):
+            del run.result[key]
+        run.write(test_figures=False)
+        (run.folder / "predictions.csv").unlink()
+        (run.folder / "roc.png").write_bytes(b"of an earlier page")
+        page = build(run.folder)
+        assert "RuntimeError: out of memory" in page.text
+        assert "No test figures: the run has not been tested." in page.text
+        assert "predictions.csv" not in page.text
+        assert "independent draws" not in page.text
+        assert [path.name for path in run.folder.glob("*.png")] == ["curves.png"]
+
+    @pytest.mark.parametrize(
+        ("status", "reason"),
+        [
+            ("running", "it still is, or it was killed"),
+            ("interrupted", "resume=true"),
+            ("failed", "its log may tell more"),
+        ],
+    )
+    def test_status_alone(self, status, reason, tmp_path):
+        (tmp_path / "result.json").write_text(json.dumps({"status": status}))
+        page = build(tmp_path)
+        assert reason in page.text
+        assert "history.csv is missing." in page.text
+
+    def test_empty_folder(self, tmp_path):
+        page = build(tmp_path)
+        for name in ("result.json", "config.yaml", "history.csv", "predictions.csv", "excluded.csv"):
+            assert f"{name} is missing." in page.text
+        assert tmp_path.name in page.text
+
+    def test_damaged_files_are_told_and_the_rest_is_shown(self, run):
+        folder = run.write()
+        (folder / "config.yaml").write_text("a: [1,\n")
+        with (folder / "history.csv").open("a") as file:
+            file.write("inf,1,1,1,1,1,1\n4,0.1,0.9")  # cut off: a row with gaps is still an epoch
+        with (folder / "predictions.csv").open("a") as file:
+            file.write("test,a.jpg,b.jpg,1,nan,nan,1,tp\ntest,a.jpg,b.jpg,7,0.1,0.5,1,tp\ntest,a.jp")
+        (folder / "excluded.csv").write_bytes(b"\xff\xfe\x00")
+        page = build(folder)
+        assert "config.yaml cannot be read" in page.text
+        assert "history.csv: 1 damaged row left out." in page.text
+        assert "predictions.csv: 3 damaged rows left out." in page.text
+        assert "excluded.csv cannot be read" in page.text
+        assert "Test accuracy" in page.text
+        assert "4 0.1000 90.0 % – – – –" in page.text
+
+    @pytest.mark.parametrize("content", ["{", "[1, 2]", "", '"text"'])
+    def test_result_that_is_none(self, content, tmp_path):
+        (tmp_path / "result.json").write_text(content)
+        assert "unknown" in build(tmp_path).text
+
+    def test_predictions_of_another_run_are_noticed(self, run):
+        run.write()
+        run.result["tp"] += 1
+        (run.folder / "result.json").write_text(json.dumps(run.result))
+        assert "not of one run" in build(run.folder).text
+
+
+class TestOneSidedResults:
+    def test_no_errors_at_all(self, run):
+        run.pairs = [(*pair[:3], 3.0 + i / 9 if pair[2] else -3.0 - i / 9) for i, pair in enumerate(run.pairs)]
+        page = build(run.write())
+        assert "False positives: 0" in page.text
+        assert "False negatives: 0" in page.text
+        assert "Test accuracy 100.0 %" in page.text
+        assert "95 %: 1.000 – 1.000" not in page.text, "no certainty from 40 pairs"
+
+    def test_few_pairs_are_shown_once(self, run):
+        run.pairs = run.pairs[:4]
+        page = build(run.write())
+        assert sum(a.get("class") == "pair" for a in page.all("figure")) == 4
+        assert "Most doubtful" not in page.text
+
+    def test_one_class(self, run):
+        run.pairs = [pair for pair in run.pairs if pair[2]]
+        page = build(run.write())
+        assert "Test AUC" not in page.text
+        assert "Same person, called same" in page.text
+        assert (run.folder / "roc.png").exists()
+
+    def test_validation_pairs_when_there_are_no_others(self, run):
+        folder = run.write(test_figures=False)
+        file = folder / "predictions.csv"
+        file.write_text(file.read_text().replace("test,", "val,"))
+        assert "Decisions on the validation pairs" in build(folder).text
+
+    def test_long_list_of_excluded_images_is_folded(self, run):
+        run.excluded = [(f"Eve/Eve_{i:04d}.jpg", "truncated") for i in range(501)]
+        page = build(run.write())
+        assert "Images left out: 501" in page.text
+        assert "The first 500; excluded.csv has them all." in page.text
+        assert page.html.rindex("<details>", 0, page.html.index("Eve_0000")) > page.html.index("Images left out")
+
+
+class TestNotes:
+    @pytest.mark.parametrize(
+        ("changes", "note"),
+        [
+            ({"dataset": "lfw_a", "outside_data": True}, "Outside data was used"),
+            ({"dataset": "synthetic"}, "drawn by a program"),
+            ({"threshold": 0.4}, "Threshold 0.4 on the probability: its origin is not recorded"),
+            ({"threshold_origin": "best on validation"}, "Threshold 0.5 on the probability: best on validation."),
+            ({"calibration/slope": 3.0, "calibration/intercept": -1.0}, "probabilities that were calibrated on"),
+            ({"run": ["/runs/7", "/runs/8"]}, "An ensemble of 2 runs"),
+            ({"folds": 10, "test/acc_se": 0.01}, "Accuracy: Student's, over the folds"),
+        ],
+    )
+    def test_follow_the_result(self, changes, note, tmp_path):
+        (tmp_path / "result.json").write_text(json.dumps({**RESULT, "test/acc": 0.7, **changes}))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        page = build(tmp_path)
+        assert note in page.text
+        assert ("View 1 of LFW" in page.text) == ("synthetic" not in changes.values())
+
+    def test_evaluation_misses_no_history_and_tells_what_it_scored(self, tmp_path):
+        (tmp_path / "result.json").write_text(json.dumps({"status": "done", "run": "/runs/7", "test/acc": 0.7}))
+        (tmp_path / ".hydra").mkdir()
+        (tmp_path / ".hydra" / "overrides.yaml").write_text("- run=/runs/7\n- 'name=a b'\n")
+        page = build(tmp_path)
+        assert "evaluation report" in page.text
+        assert "Scored run /runs/7" in page.text
+        assert "python eval.py run=/runs/7 'name=a b'" in page.text
+        assert "history.csv" not in page.text
+
+    def test_an_unfinished_view_2_misses_nothing(self, tmp_path):
+        """What each fold has, the folder of all need not have."""
+        (tmp_path / "result.json").write_text(json.dumps({"status": "interrupted", "protocol": "view2"}))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        (tmp_path / "fold_01").mkdir()
+        assert "missing" not in build(tmp_path).text
+
+
+class TestExamples:
+    @staticmethod
+    def pair(score: float, label: int = 1, name: str = "a") -> Prediction:
+        return Prediction("test", name, "b", label, score, float(sigmoid(score)), int(score >= 0))
+
+    def test_most_confident_and_most_doubtful(self):
+        positives = [self.pair(score) for score in (3, 50, 0.1, 1, 60, 0.2, 40, 0.3)]
+        negatives = [self.pair(-score) for score in (3, 50, 0.1, 1, 60, 0.2, 40, 0.3)]
+        groups = {group.outcome: group for group in pick_examples(positives + negatives)}
+        assert [pair.score for pair in groups["tp"].confident] == [60, 50, 40]
+        assert [pair.score for pair in groups["tp"].doubtful] == [0.1, 0.2, 0.3]
+        assert [pair.score for pair in groups["fn"].confident] == [-60, -50, -40]
+        assert [pair.score for pair in groups["fn"].doubtful] == [-0.1, -0.2, -0.3]
+        assert groups["fp"].count == groups["tn"].count == 0
+
+    @pytest.mark.parametrize("count", range(9))
+    def test_none_twice_none_forgotten(self, count):
+        group = pick_examples([self.pair(i + 1.0) for i in range(count)])[0]
+        shown = [*group.confident, *group.doubtful]
+        assert len(set(shown)) == len(shown) == min(count, 6)
+        assert bool(group.doubtful) == (count > 6)
+
+    def test_equal_scores_are_ordered_by_name(self):
+        pairs = [self.pair(1.0, name=name) for name in "cab"]
+        assert pick_examples(pairs) == pick_examples(pairs[::-1])
+
+
+class TestFigures:
+    def test_curves_mark_the_best_epoch_and_leave_gaps(self):
+        rows = [dict.fromkeys(("train/loss", "train/acc", "val/loss", "val/acc"), v) for v in (0.5, np.nan, np.inf)]
+        history = [{"epoch": i + 1, **row} for i, row in enumerate(rows)]
+        loss = figures.curves_figure(history, best_epoch=1).axes[0]
+        assert [line.get_label() for line in loss.lines] == ["training", "validation", "best epoch: 1"]
+        assert np.isnan(loss.lines[0].get_ydata()[1:]).all()
+
+    def test_roc_names_area_interval_and_operating_point(self):
+        labels = np.arange(100) % 2
+        scores = np.where(np.arange(100) < 80, labels, 1 - labels) + np.arange(100) / 1000
+        axes = figures.roc_figure(scores, labels, scores >= 0.5, threshold=0.25).axes[0]
+        legend = [entry.get_text() for entry in axes.get_legend().get_texts()]
+        assert re.fullmatch(r"AUC 0\.\d{3} \(95 %: 0\.\d{3} – 0\.\d{3}\)", legend[0])
+        assert "threshold 0.25: TPR 80.0 %, FPR 20.0 %" in legend
+        assert "chance" in legend
+        point = next(line for line in axes.lines if line.get_label().startswith("threshold"))
+        assert [point.get_xdata()[0], point.get_ydata()[0]] == [0.2, 0.8]
+
+    def test_histogram_counts_every_pair(self):
+        axes = figures.score_figure([0, 0.01, 0.5, 1.0], [0, 1, 1, 0], 0.5).axes[0]
+        assert sum(stairs.get_data().values.sum() for stairs in axes.patches) == 2 * 4
+
+    def test_confusion_without_a_class(self):
+        shown = [t.get_text() for t in figures.confusion_figure(Confusion(3, 0, 0, 1)).axes[0].texts]
+        assert "true positives\n75.0 %" in shown
+        assert "false positives\nno such pairs" in shown
+
+    @pytest.mark.parametrize("label", [0, 1])
+    def test_one_class_can_be_drawn(self, label):
+        pairs = [Prediction("test", "a", "b", label, score, 0.5, 1) for score in (-1.0, 0.0, 0.0)]
+        for figure in figures.predictions_figures(pairs, None).values():
+            assert figures.to_png(figure, dpi=40).startswith(b"\x89PNG")
+        texts = [t.get_text() for t in figures.predictions_figures(pairs, None)["roc"].axes[0].texts]
+        assert texts == ["no ROC: all pairs are of one class"]
+
+    def test_names_are_not_read_as_formulas(self):
+        pair = Prediction("test", r"$\bad{$", "b", 1, 1.0, 0.7, 1)
+        png = figures.to_png(figures.gallery_figure(pick_examples([pair]), lambda name: None), dpi=50)
+        assert png.startswith(b"\x89PNG")
+
+    def test_no_pyplot_and_no_torch(self):
+        code = "import sys, siamese.report.run; print(sorted({'torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib.pyplot'} & set(sys.modules)))"  # noqa: E501
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+class TestText:
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [(0.5, "p = 0.500"), (0.9999, "p > 0.999"), (1.0, "p = 1.000"), (1e-9, "p < 0.001"), (0.0, "p = 0.000")],
+    )
+    def test_probability(self, value, shown):
+        assert text.probability(value) == shown
+
+    @pytest.mark.parametrize(
+        ("seconds", "shown"),
+        [(0.04, "0.0 s"), (37.75, "37.8 s"), (59.97, "1 min 0 s"), (3599.4, "59 min 59 s"), (7381, "2 h 3 min")],
+    )
+    def test_duration(self, seconds, shown):
+        assert text.duration(seconds) == shown
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("Abdullah_Gul/Abdullah_Gul_0013.jpg", "Abdullah Gul 13"),
+            ("A_B/A_B_0000.jpg", "A B 0"),
+            ("me/photo.png", "me/photo.png"),
+        ],
+    )
+    def test_photo_title(self, name, shown):
+        assert text.photo_title(name) == shown
+
+    def test_interval(self):
+        assert text.interval([0.637, 0.696], text.percent) == "63.7 – 69.6 %"
+        assert text.interval(None, text.percent) == ""
+        assert text.interval([0.1, float("nan")], text.percent) == ""
+        assert text.number("x", text.percent) == text.ABSENT
+
+
+class TestFiles:
+    def test_writes_and_replaces(self, tmp_path):
+        file = tmp_path / "a.txt"
+        for content in ("ö\n", "second\r\n"):
+            write_text_atomically(file, content)
+            assert file.read_bytes() == content.encode()
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_failure_leaves_the_old_file_and_no_other(self, tmp_path, monkeypatch):
+        file = tmp_path / "a.bin"
+        write_bytes_atomically(file, b"old")
+
+        def fail(*_):
+            raise OSError("disk full")
+
+        monkeypatch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="disk full"):
+            write_bytes_atomically(file, b"new")
+        assert file.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_others_may_read_as_the_umask_says(self, tmp_path):
+        (tmp_path / "plain").touch()
+        write_bytes_atomically(tmp_path / "ours", b"")
+        assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+    def test_missing_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            write_text_atomically(tmp_path / "no" / "a", "")

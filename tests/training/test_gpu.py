@@ -1,0 +1,84 @@
+"""What a GPU must do as well: the CPU's figures, and a resumed run that ends as an undisturbed one, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import read_rows, run
+from test_resume import KINDS, assert_equal, die
+
+from siamese.config.schema import TrainConfig
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import read_history
+from siamese.runs.signals import Interrupted
+from siamese.training.train import train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+Make = Callable[..., TrainConfig]
+
+GPU = {"accelerator": "gpu", "progress_bar": False}
+MULTICROP = {
+    "model": {"name": "multicrop", "crops": [1.0, 0.6], "crop_size": 32, "widths": [8, 16], "blocks": [1, 1],
+              "embedding_dim": 16},
+    "protocol": {"name": "view1", "setting": "unrestricted"}, "objective": {"name": "ntxent"}, "ema_decay": 0.9,
+    "augmentation": {"flip": True, "rotation": 5.0, "scale": 1.1, "translation": 0.05, "brightness": 0.1, "erase": 0.5},
+    "backend": {"name": "plda"}, "flip_average": True, "crop_average": 0.93, "optimizer": {"name": "adamw"},
+}  # fmt: skip
+ALL = {**KINDS, "multicrop, as best/unrestricted": MULTICROP}
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("kind", ALL)
+def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
+    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str, precision: str
+) -> None:
+    options = {
+        "batch_size": 4, "max_epochs": 3, "checkpoint": {"every": 2}, "trainer": GPU, **ALL[kind],
+        "precision": precision,
+    }  # fmt: skip
+    result = train(tiny_config(**options), RunFolder(tmp_path / "whole"))
+    assert result["device"].startswith("cuda: ")
+    for step in (1, 4, 6, 7):
+        at_step(step, die)
+        with pytest.raises(Interrupted):
+            train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    at_step(0, die)
+    train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    assert_equal(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_gpu_gives_the_figures_of_the_cpu(tiny_config: Make, tmp_path: Path, kind: str) -> None:
+    """Batches, augmentation and initial weights are the same; dropout draws from another source, so it is off."""
+    for accelerator in ("cpu", "gpu"):
+        options = {"max_epochs": 1, "optimizer": {"name": "sgd"}, "learning_rate": 1e-3, **ALL[kind]}
+        options |= {"precision": "32", "model": {**options["model"], "dropout": 0.0}}
+        run(tiny_config(**options, trainer={**GPU, "accelerator": accelerator}), tmp_path / accelerator)
+    one, other = (read_history(tmp_path / name / "history.csv")[0] for name in ("cpu", "gpu"))
+    assert other["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)
+    scores = [
+        np.array([float(row["score"]) for row in read_rows(tmp_path / name / "predictions.csv")])
+        for name in ("cpu", "gpu")
+    ]
+    assert np.corrcoef(*scores)[0, 1] > 0.999
+
+
+def test_what_was_trained_on_a_gpu_is_scored_and_used_without(
+    run_script: Callable[..., subprocess.CompletedProcess[str]], tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    gpu = [*(word for word in tiny_overrides if not word.startswith("trainer")), "trainer=gpu"]
+    assert run_script("train.py", *gpu, "hydra.run.dir=run").returncode == 0
+    without = {"CUDA_VISIBLE_DEVICES": ""}
+    done = run_script("eval.py", "run=run", "hydra.run.dir=scored", **without)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads((tmp_path / "work" / name / "result.json").read_text()) for name in ("run", "scored")]
+    assert results[0]["device"].startswith("cuda: ")
+    assert results[1]["device"].startswith("cpu: ")
+    assert results[1]["test/loss"] == pytest.approx(results[0]["test/loss"], rel=1e-3)
