@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from siamese.config.schema import DataConfig, SamplingConfig, TrainProtocol
-from siamese.data.images import ImageArray, load_images
+from siamese.data.image_cache import ImageArray, load_images
 from siamese.data.lists import Pair, People, identities, people_of
 from siamese.data.own import OwnPairs
 from siamese.data.sampling import Ints

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese.config.schema import ImageOptions
-from siamese.data.images import as_input, decode, why_unusable
+from siamese.data.images import decode, to_input, why_unusable
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.decision import Decision
 from siamese.models.siamese import SiameseNetwork
@@ -109,7 +109,7 @@ class Verifier:
         """
         try:
             if isinstance(photo, Image.Image):
-                return as_input(photo, self.options)
+                return to_input(photo, self.options)
             return decode(Path(photo), self.options)
         except MemoryError:
             raise

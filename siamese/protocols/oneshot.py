@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from siamese.config.schema import FolderData, OneShotProtocol
-from siamese.data.images import load_images
+from siamese.data.image_cache import load_images
 from siamese.data.lists import People
 from siamese.data.sources import image_root, read_test_people
 from siamese.errors import DataError

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from siamese.config.schema import DataConfig, FolderData, PairsData
-from siamese.data.images import opened, upright, why_unusable
+from siamese.data.images import open_image, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
 from siamese.data.own import read_own
 from siamese.data.sources import (
@@ -219,7 +219,7 @@ def _look_at(files: Sequence[Path], progress: bool) -> list[Photo]:
 
 def _photo(file: Path) -> Photo:
     try:
-        with opened(file) as image:
+        with open_image(file) as image:
             kind = f"{image.format} {'grey' if image.mode in ('L', '1', 'I;16', 'I') else 'colour'}"
             pixels = upright(image).convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken file

@@ -90,8 +90,8 @@ UNUSABLE: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "an archive": (b"PK\x03\x04" + RNG.bytes(500), "not an image"),
     "code": (b"\x80\x04cos\nsystem\n(S'touch /tmp/siamese-ran'\ntR.", "not an image"),
     "a decompression bomb": (lambda: png_of_zeros(30_000, 30_000), "900000000 pixels|decompression bomb"),
-    "just too large": (lambda: png_of_zeros(10_001, 10_000), f"10001 x 10000 pixels, which is more than {LARGEST:,}"),
-    "a thin line": (lambda: png_of_zeros(1, LONGEST + 1), f"1 x {LONGEST + 1} pixels, which is more than {LONGEST:,}"),
+    "just too large": (lambda: png_of_zeros(10_001, 10_000), f"10001 x 10000 pixels, more than {LARGEST:,}"),
+    "a thin line": (lambda: png_of_zeros(1, LONGEST + 1), f"1 x {LONGEST + 1} pixels, more than {LONGEST:,}"),
     "floating point": (
         lambda: encoded(Image.fromarray(RNG.random((90, 90), dtype=np.float32)), "TIFF"), "floating-point numbers"
     ),

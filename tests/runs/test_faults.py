@@ -18,7 +18,7 @@ from test_resume import assert_equal
 
 from siamese.command import hydra_app as cli
 from siamese.config.schema import TrainConfig, to_plain
-from siamese.data.images import load_images
+from siamese.data.image_cache import load_images
 from siamese.errors import DataError
 from siamese.runs.folder import RunFolder
 from siamese.training.train import train
@@ -87,7 +87,7 @@ def test_a_full_disk_under_the_image_cache(tiny_config: Make, disk: Disk) -> Non
     disk.resize(16)
     config = tiny_config()
     data = config.data.model_copy(update={"cache": str(disk.path / "cache")})
-    with pytest.raises(DataError, match=r"data\.cache=.*No space left on device.*name a folder that can be written"):
+    with pytest.raises(DataError, match=r"data\.cache=.*No space left on device.*set data.cache to a folder that can be written"):
         train(config.model_copy(update={"data": data}), RunFolder(disk.path.parent / "run"))
     disk.resize(4000)
     train(config.model_copy(update={"data": data, "resume": True}), RunFolder(disk.path.parent / "run"))
