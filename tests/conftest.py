@@ -55,12 +55,12 @@ TINY_MODEL = {"widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True}
 
 
 def run(config: TrainConfig, path: Path) -> dict[str, Any]:
-    """Train as the entry point does; returns the recorded result."""
+    """Train as the entry point does; returns the content of ``result.json``."""
     from siamese.training.train import train
 
     folder = RunFolder(path)
     folder.check(config)
-    return train(config, folder)
+    return train(config, folder).as_dict()
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
@@ -176,17 +176,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
 @pytest.fixture
 def with_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Has trainers that are built from now on call a Lightning callback before all others."""
-    from siamese.training import train as experiment
+    from siamese.training import fit
 
-    build = experiment.build_trainer
+    build = fit.build_trainer
 
     def arrange(callback: Any) -> None:
-        def build_with(*args: Any) -> Any:
-            trainer = build(*args)
+        def build_with(*args: Any, **options: Any) -> Any:
+            trainer = build(*args, **options)
             trainer.callbacks.insert(0, callback)
             return trainer
 
-        monkeypatch.setattr(experiment, "build_trainer", build_with)
+        monkeypatch.setattr(fit, "build_trainer", build_with)
 
     return arrange
 
