@@ -1,7 +1,8 @@
-"""From Hydra and YAML files to the typed configuration. The only module that knows OmegaConf."""
+"""Turn what Hydra composed, and YAML files, into typed configurations. The only module that imports OmegaConf."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +16,12 @@ from siamese.errors import ConfigError, one_line
 
 S = TypeVar("S", bound=Section)
 
+Composed = DictConfig
+"""A configuration as Hydra composed it: not yet resolved or checked."""
 
-def load_train(cfg: DictConfig) -> TrainConfig:
-    """The typed configuration of a training run.
+
+def load_train(cfg: Composed) -> TrainConfig:
+    """Check the configuration of a training run.
 
     Raises:
         ConfigError: one line that names the key, its value and what is expected.
@@ -25,11 +29,28 @@ def load_train(cfg: DictConfig) -> TrainConfig:
     return _load(cfg, TrainConfig)
 
 
-def load_eval(cfg: DictConfig) -> EvalConfig:
-    """The typed configuration of an evaluation; errors as in `load_train`."""
+def load_eval(cfg: Composed) -> EvalConfig:
+    """Check the configuration of an evaluation; errors as in `load_train`."""
     if OmegaConf.is_missing(cfg, "run"):
-        raise ConfigError("run is missing: name the folder of a finished run, as in eval.py run=outputs/DATE/TIME")
+        raise ConfigError("run is missing; name the folder of a finished run, as in eval.py run=outputs/DATE/TIME")
     return _load(cfg, EvalConfig)
+
+
+def compose_train(overrides: Sequence[str]) -> TrainConfig:
+    """Compose and check the configuration of ``train.py`` with these overrides, outside of a Hydra application.
+
+    Raises:
+        ConfigError: as of `load_train`, or Hydra cannot compose the configuration.
+    """
+    from hydra import compose, initialize_config_dir
+
+    try:
+        with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+            return load_train(compose("train", list(overrides)))
+    except Exception as error:
+        if is_composition_error(error):
+            raise composition_error(error) from None
+        raise
 
 
 def data_of(values: dict[str, Any]) -> DataConfig:
@@ -38,10 +59,11 @@ def data_of(values: dict[str, Any]) -> DataConfig:
 
 
 def load_file(path: Path, schema: type[S]) -> S:
-    """A section in a YAML file of its own, numbers read as Hydra reads them (``1e-4`` is one).
+    """Read and check a section in a YAML file of its own. Numbers may be written as for Hydra (``1e-4``).
 
     Raises:
-        ConfigError: the file is missing, no YAML, or does not fit the schema; one line that names file, key and value.
+        ConfigError: the file is missing, is not YAML, or does not fit the schema; one line that names file, key and
+            value.
     """
     try:
         plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
@@ -53,8 +75,20 @@ def load_file(path: Path, schema: type[S]) -> S:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def composition_error(error: Exception) -> ConfigError:
-    """Hydra's multi-line complaint about an override, as one line with the nearest valid key."""
+def without_hydra(config: Composed) -> Composed:
+    """A copy of a composed configuration without Hydra's own section."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def is_composition_error(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised the error, because of an override or a configuration file."""
+    from hydra.errors import HydraException
+
+    return isinstance(error, HydraException | OmegaConfBaseException)
+
+
+def composition_error(error: BaseException) -> ConfigError:
+    """Summarise an error of Hydra or OmegaConf, which spans several lines, in one line with the nearest valid key."""
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key and "not in struct" in str(cause):
         parent = cause.parent_node
@@ -67,7 +101,7 @@ def composition_error(error: Exception) -> ConfigError:
     return ConfigError(text if override is None or override in text else f"override '{override}': {text}")
 
 
-def _load(cfg: DictConfig, schema: type[S]) -> S:
+def _load(cfg: Composed, schema: type[S]) -> S:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -76,7 +110,7 @@ def _load(cfg: DictConfig, schema: type[S]) -> S:
 
 
 def configuration_folder() -> Path:
-    """Where the YAML files are: inside the installed package, or beside it in a clone."""
+    """The folder of the YAML files: inside the installed package, or beside the package in a clone."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
