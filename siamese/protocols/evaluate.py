@@ -44,7 +44,7 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     else:
         evaluate_pairs(runs, config.changes_scores, folder)
     result = folder.record(status="done", total_seconds=round(time.perf_counter() - started, 2))
-    log.info("page: %s", write_run_page(folder.path))
+    log.info("run page: %s", write_run_page(folder.path))
     return result
 
 

@@ -1,4 +1,4 @@
-"""From the configuration to Lightning's objects: module, data module, trainer, optimizer, schedule, profiler."""
+"""Build Lightning's objects from the configuration: module, data module, trainer, optimizer, schedule, profiler."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 import logging
 import math
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,16 +37,14 @@ from siamese.training.callbacks import (
     StopOnSignal,
     mode_of,
 )
-from siamese.training.checkpoints import AtomicCheckpointIO, MemoryCheckpointIO, WaitingCheckpointIO
+from siamese.training.checkpoints import BackgroundCheckpointIO, MemoryCheckpointIO
 from siamese.training.data_module import PairDataModule
 from siamese.training.module import SiameseModule
 
 log = logging.getLogger(__name__)
 
-
 PROFILED = 12
-"""Steps of a profile that the log tells."""
-
+"""Number of lines of a profile in the log."""
 
 OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 
@@ -71,7 +68,7 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset
 
 
 def build_data_module(config: TrainConfig, data: PairDataset) -> PairDataModule:
-    """Build the batches of the data set as configured."""
+    """Build the LightningDataModule, which makes batches of the data set as configured."""
     return PairDataModule(
         data,
         config.batch_size,
@@ -84,18 +81,18 @@ def build_data_module(config: TrainConfig, data: PairDataset) -> PairDataModule:
 
 
 def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:
-    """The configured optimizer over ``parameters``."""
+    """Build the configured optimizer for ``parameters``."""
     options = to_plain(config.optimizer)
     options |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     kind: Callable[..., Optimizer] = OPTIMIZERS[options.pop("name")]
     if "fused" in inspect.signature(kind).parameters:
-        # One pass over the parameters. Lightning refuses to clip gradients before such a step under mixed precision.
+        # Faster: one pass over the parameters. Lightning cannot combine it with clipping under mixed precision.
         options["fused"] = config.trainer.gradient_clip_val is None
     return kind(parameters, **options)
 
 
 def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | None:
-    """The configured schedule, in steps of epochs; None for a constant learning rate."""
+    """Build the configured schedule, stepped once per epoch; None for a constant learning rate."""
     match config.scheduler:
         case StepScheduler(step_size=step_size, gamma=gamma):
             return StepLR(optimizer, step_size, gamma)
@@ -111,8 +108,8 @@ def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | 
 
 
 def build_checkpoint_io(config: TrainConfig) -> CheckpointIO:
-    """What writes checkpoints: a thread beside the training; or, under ``checkpoint.keep=none``, memory alone."""
-    return MemoryCheckpointIO() if config.checkpoint.keep == "none" else WaitingCheckpointIO(AtomicCheckpointIO())
+    """Build what saves checkpoints: to files in the background, or to memory if ``checkpoint.keep=none``."""
+    return MemoryCheckpointIO() if config.checkpoint.keep == "none" else BackgroundCheckpointIO()
 
 
 def build_trainer(
@@ -124,7 +121,7 @@ def build_trainer(
     logger: Logger,
     profiler: Profiler | None = None,
 ) -> L.Trainer:
-    """Lightning's Trainer with our callbacks."""
+    """Build Lightning's Trainer with our callbacks, in the order that `KeepLast` and `StopOnSignal` need."""
     show_bar = config.trainer.progress_bar
     if show_bar is None:
         show_bar = sys.stderr.isatty()
@@ -142,19 +139,17 @@ def build_trainer(
         keep_best,
     ]
     if config.checkpoint.keep != "none":
+        # After `keep_best`: the state that it saves then knows the best epoch.
         callbacks.append(KeepLast(folder.last, config.checkpoint.keep == "all", steps))
     callbacks.append(StopOnSignal())
     if show_bar:
         callbacks.append(TQDMProgressBar(leave=False))
-    # Deterministic torch would fill each new tensor before an operation overwrites it: a sixth of a training step, for
-    # the sake of programs that read memory they never wrote.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
         strategy=build_strategy(config, device),
-        use_distributed_sampler=False,  # `siamese.collective` shares the batches out
+        use_distributed_sampler=False,  # `siamese.training.collective` divides each batch
         precision="bf16-mixed" if arithmetic.bf16 else "32-true",
         max_epochs=config.max_epochs,
         deterministic=config.trainer.deterministic,
@@ -175,7 +170,7 @@ def build_trainer(
 
 
 def build_profiler(config: TrainConfig, path: Path) -> Profiler | None:
-    """What measures where the time goes, and writes it below ``path``."""
+    """Build the configured profiler, which writes to ``path/profile``; None if none is configured."""
     match config.trainer.profiler:
         case "simple":
             return SimpleProfiler(path / "profile", "steps")
@@ -186,7 +181,7 @@ def build_profiler(config: TrainConfig, path: Path) -> Profiler | None:
 
 
 def log_profile(profiler: Profiler, path: Path) -> None:
-    """Log the steps that took longest, as far as the profiler knows them, and where the rest is."""
+    """Log the slowest steps (of the simple profiler) and where the whole profile is."""
     if isinstance(profiler, SimpleProfiler):
         took = {name: (len(seconds), sum(seconds)) for name, seconds in profiler.recorded_durations.items() if seconds}
         for name, (calls, seconds) in sorted(took.items(), key=lambda item: -item[1][1])[:PROFILED]:
@@ -195,21 +190,7 @@ def log_profile(profiler: Profiler, path: Path) -> None:
 
 
 def build_strategy(config: TrainConfig, device: torch.device) -> Strategy | str:
-    """How several processes train together; nothing of that for a single one."""
+    """Build the strategy for several processes that train together; Lightning's default for a single one."""
     if config.trainer.processes == 1:
         return "auto"
     return DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
-
-
-def quiet_lightning() -> None:
-    """Silence what Lightning says about choices that are made here on purpose, and nothing else."""
-    for package in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(package).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # batches are gathered from memory
-        ".*exists and is not empty.*",  # a resumed run's checkpoints
-        ".*is smaller than the logging interval.*",  # logged by the epoch
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning's own affair
-        ".*recommended to use `self.log.*sync_dist=True.*",  # figures are of the pairs of all processes already
-    ):
-        warnings.filterwarnings("ignore", message=message)

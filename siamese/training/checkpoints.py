@@ -1,90 +1,111 @@
-"""Checkpoint files: written atomically, read without running code in them."""
+"""Checkpoint files: written atomically in the background, and read without running code in them."""
 
 from __future__ import annotations
 
 import copy
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from siamese.errors import DataError
 from siamese.files import replacing
 from siamese.scoring.networks import UNREADABLE, first_line
 
+NEEDED_TO_RESUME = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
+"""Keys of a checkpoint without which training cannot be resumed."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written all or nothing and straight to disk."""
+    """Lightning's checkpoint files, each replaced as a whole."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Write a checkpoint; its folder is made.
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a checkpoint; create its folder if necessary.
 
         Raises:
-            OSError: it cannot be written; the one before is left as it was.
+            OSError: the file cannot be written; the previous one is unchanged.
         """
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary, temporary.open("xb") as out:
             try:
                 torch.save(checkpoint, out)
-            except RuntimeError as error:  # torch tells of a full disk as of positions in a file
+            except RuntimeError as error:  # torch hides the reason, such as a full disk, behind an error of its own
                 cause = error.__context__
                 if not isinstance(cause, OSError):
                     raise
                 raise OSError(cause.errno, cause.strerror, str(file)) from None
 
     def load_checkpoint(
-        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """A checkpoint to go on from.
+        """Read a checkpoint to resume from.
 
         Raises:
-            DataError: it is damaged, holds more than plain data, or lacks what going on takes.
+            DataError: the file is damaged, holds more than plain data, or lacks one of `NEEDED_TO_RESUME`.
         """
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            missing = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"} - checkpoint.keys()
+            missing = NEEDED_TO_RESUME - checkpoint.keys()
         except UNREADABLE as error:
             raise DataError(
-                f"{path}: training cannot go on from it ({first_line(error)}); delete it to start anew"
+                f"{path}: cannot resume from this file ({first_line(error)}); delete it to start again"
             ) from None
         if missing:
-            raise DataError(f"{path}: training cannot go on from it (no {min(missing)}); delete it to start anew")
+            raise DataError(f"{path}: cannot resume from this file (no {min(missing)}); delete it to start again")
         return dict(checkpoint)
 
 
-class WaitingCheckpointIO(AsyncCheckpointIO):
-    """Lightning's thread that writes beside the training, one checkpoint at a time.
+class BackgroundCheckpointIO(AtomicCheckpointIO):
+    """Writes checkpoints in a thread while training continues, one at a time.
 
-    A disk that is slower than the training holds it up, instead of filling the memory with what is still to be written.
+    If the disk is slower than the training, training waits, so that checkpoints do not fill the memory. An error while
+    writing is raised by the next `save_checkpoint` or by `teardown`, which Lightning calls when training ends.
     """
 
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for the checkpoint before, then hand this one to the thread."""
-        if self._executor is not None:
-            self._executor.submit(lambda: None).result()
-        super().save_checkpoint(*args, **kwargs)
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Wait for the previous checkpoint, then start to write this one."""
+        self._wait()
+        copied = copy.deepcopy(checkpoint)  # training changes the tensors before they are written
+        self._pending = self._thread.submit(super().save_checkpoint, copied, path)
+
+    def teardown(self) -> None:
+        """Wait for the last checkpoint, and end the thread."""
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
+
+    def _wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
 
 class MemoryCheckpointIO(CheckpointIO):
-    """Keeps checkpoints in memory, under the names of files that are never written, links in them resolved."""
+    """Keeps checkpoints in memory, by the path of a file that is never written (with symbolic links resolved)."""
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, Any]] = {}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Keep a copy."""
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Keep a copy of the checkpoint."""
         self._kept[os.path.realpath(path)] = copy.deepcopy(checkpoint)
 
     def load_checkpoint(
-        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint kept under this name."""
+        """Return the checkpoint kept under this path."""
         return self._kept[os.path.realpath(path)]
 
-    def remove_checkpoint(self, path: _PATH) -> None:
-        """Forget it."""
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Forget the checkpoint kept under this path."""
         self._kept.pop(os.path.realpath(path), None)

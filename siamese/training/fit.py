@@ -1,8 +1,10 @@
-"""The training step of a run: device and arithmetic, Lightning's objects, and `fit`."""
+"""The training step of a run: choose device and arithmetic, build Lightning's objects, and fit."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import lightning as L
@@ -13,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset
+from siamese.errors import DataError, TrainingError
 from siamese.models import norm_pool
 from siamese.models.build import network_of
 from siamese.runs.folder import RunFolder
@@ -28,22 +31,24 @@ from siamese.training.build import (
     build_profiler,
     build_trainer,
     log_profile,
-    quiet_lightning,
 )
 from siamese.training.loggers import build_logger, log_configuration
-from siamese.training.processes import explained_failures, helpers_and_signals
+from siamese.training.processes import helpers_and_signals
 
 log = logging.getLogger(__name__)
 
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "could not create a primitive")
+"""Parts of torch's error messages if a batch does not fit into memory; the last one comes from oneDNN."""
+
 
 class Session(NamedTuple):
-    """How a run computes and what the loggers call it.
+    """How a run computes, and what the loggers call it.
 
     Attributes:
         device: device to train and score on.
-        arithmetic: precision and convolution, as chosen for this machine or recorded by the run that is resumed.
+        arithmetic: precision and convolution, chosen for this machine or recorded by the run that is resumed.
         label: name of the run in the loggers.
-        logger_id: id of a resumed run in MLflow or W&B.
+        logger_id: id of a resumed run in MLflow or W&B; None if it has none yet.
     """
 
     device: torch.device
@@ -53,7 +58,13 @@ class Session(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What scoring needs from the training."""
+    """What remains after training, besides the files in the run folder.
+
+    Attributes:
+        checkpoint_io: reads the best weights if ``checkpoint=none`` kept them in memory only.
+        loggers: still open; the final figures follow.
+        parameters: number of parameters of the network.
+    """
 
     checkpoint_io: CheckpointIO
     loggers: list[Logger]
@@ -63,7 +74,7 @@ class Fitted(NamedTuple):
 def start_session(config: TrainConfig, folder: RunFolder, label: str | None = None) -> Session:
     """Choose device and arithmetic, record the start of the run, and seed all random generators.
 
-    A resumed run keeps its arithmetic and its label.
+    A resumed run keeps its arithmetic, its label and its id in the logger.
 
     Raises:
         ConfigError: the configured device is not available.
@@ -81,32 +92,28 @@ def start_session(config: TrainConfig, folder: RunFolder, label: str | None = No
         folder.start(config, **describe_run(config, device, arithmetic), label=label, **known)
         if config.print_config:
             log.info("configuration:\n%s", config_text(config).rstrip())
-    quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
     return Session(device, arithmetic, label, logger_id)
 
 
 def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairDataset) -> Fitted:
-    """Train the network; the best weights and ``history.csv`` are in the run folder afterwards.
+    """Train the network; afterwards the run folder holds the best weights and ``history.csv``.
 
     Raises:
-        TrainingError: the batch does not fit into memory, the loss diverged, or a helper process died.
+        TrainingError: a batch does not fit into memory, the loss is not finite, or a helper process died.
         DataError: ``last.ckpt`` cannot be resumed from.
         Interrupted: a signal arrived; ``last.ckpt`` is saved.
     """
-    device, arithmetic = session.device, session.arithmetic
-    network = network_of(config, arithmetic.dft, one_view=True)  # test-time averaging is for the finished network
+    network = network_of(config, session.arithmetic.dft, one_view=True)  # views are averaged only in scoring
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    log.info("%s: %s parameters on %s, precision %s", config.name, f"{parameters:,}", device, arithmetic.precision)
-    if device.type == "cpu" and config.model.name != "torchvision" and norm_pool.library() is None:
-        log.info("the optional extension siamese/models/norm_pool.cpp is not compiled: training may take 1.5x as long")
+    _log_network(config, session, parameters)
     module = build_module(config, network, data)
     checkpoint_io = build_checkpoint_io(config)
     profiler = build_profiler(config, folder.path)
     logger, logger_id = build_logger(config.logger, folder.path, session.label, session.logger_id)
     if logger_id is not None and is_main(config.trainer.processes):
         folder.record(logger_id=logger_id)
-    trainer = build_trainer(config, folder, device, arithmetic, checkpoint_io, logger, profiler)
+    trainer = build_trainer(config, folder, session.device, session.arithmetic, checkpoint_io, logger, profiler)
     log_configuration(trainer.loggers, config)
     resumed = folder.last if folder.last.exists() else None
     with (
@@ -119,3 +126,35 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
     if profiler is not None:
         log_profile(profiler, folder.path)
     return Fitted(checkpoint_io, trainer.loggers, parameters)
+
+
+@contextlib.contextmanager
+def explained_failures(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
+    """Context of ``trainer.fit``: turn two of torch's errors into one line that says what to do.
+
+    Raises:
+        TrainingError: a batch does not fit into memory.
+        DataError: the weights in ``last.ckpt`` do not fit the network.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if "error(s) in loading state_dict" in text:
+            raise DataError(
+                f"{folder.last}: its weights do not fit the run's config.yaml; delete it to start again"
+            ) from None
+        if isinstance(error, RuntimeError) and not any(words in text for words in NO_MEMORY):
+            raise
+        raise TrainingError(
+            f"out of memory with batch_size={config.batch_size}; give a smaller batch_size or data.image_size"
+        ) from error
+
+
+def _log_network(config: TrainConfig, session: Session, parameters: int) -> None:
+    log.info(
+        "%s: %s parameters on %s, precision %s",
+        config.name, f"{parameters:,}", session.device, session.arithmetic.precision,
+    )  # fmt: skip
+    if session.device.type == "cpu" and config.model.name != "torchvision" and norm_pool.library() is None:
+        log.info("the optional extension siamese/models/norm_pool.cpp is not compiled: training may take 1.5x as long")

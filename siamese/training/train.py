@@ -1,11 +1,10 @@
-"""Train, test and report one run: ``train()``, from top to bottom."""
+"""Train, test and document one run: ``train()``, read from top to bottom."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-import torch
 from lightning.pytorch.loggers import Logger
 
 from siamese.config.schema import TrainConfig
@@ -22,26 +21,28 @@ from siamese.scoring.run_data import load_run_data
 from siamese.scoring.scores import embed_images
 from siamese.training.callbacks import best_epoch
 from siamese.training.fit import Fitted, Session, fit, start_session
+from siamese.training.global_settings import global_settings
 from siamese.training.loggers import log_embedding, log_result
 
 log = logging.getLogger(__name__)
 
 
+@global_settings()
 def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> Result:
-    """Run the steps in order: session, data, training, scoring, result, page.
+    """Run the steps in order: data, training, scoring, result, run page.
 
     A finished run in ``folder`` is returned as recorded; an unfinished one resumes from ``last.ckpt``. The caller has
     checked with `RunFolder.check` that the folder may be used. If several processes train together, this is the first
-    of them; the others call `siamese.training.processes.train_as_helper`.
+    one; the others call `siamese.training.helper.train_as_helper`.
 
     Args:
         config: what to train, on what data, and how.
         folder: the run folder.
-        label: name of the run in the loggers; None: the configuration's ``name``. A resumed run keeps its label.
+        label: name of the run in the loggers; by default the configuration's ``name``. A resumed run keeps its label.
 
     Raises:
         UserError: the configured data or device cannot be used.
-        TrainingError: training cannot continue, for example because it diverged.
+        TrainingError: training cannot continue, for example because the loss is not finite.
     """
     recorded = folder.result
     if recorded is not None and recorded.status == "done":
@@ -50,13 +51,13 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> R
     session = start_session(config, folder, label)
     data = load_run_data(config, folder)
     fitted = fit(config, folder, session, data)
+    history = read_history(folder.history)
 
-    scoring = time.perf_counter()
+    scoring_started = time.perf_counter()
     network = best_network(config, folder, session, fitted, data)
     scores = score_splits(network, data, session.device, session.arithmetic.bf16)
     decision = choose_decision(scores["val"], data.val.labels.numpy(), config.fitted_calibration, config.threshold)
     figures = record_predictions(scores, data, decision, config.threshold, folder)
-    history = read_history(folder.history)
     result = folder.record(
         status="done",
         **figures,
@@ -64,13 +65,12 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> R
         epochs=len(history),
         parameters=fitted.parameters,
         train_seconds=round(sum(row["seconds"] for row in history), 2),
-        score_seconds=round(time.perf_counter() - scoring, 2),
+        score_seconds=round(time.perf_counter() - scoring_started, 2),
         total_seconds=round(time.perf_counter() - started, 2),
     )
     if config.checkpoint.keep != "all":
         folder.last.unlink(missing_ok=True)  # a finished run is not resumed
-    if config.logger.name == "tensorboard" and config.logger.projector:
-        show_test_images(fitted.loggers, network, data, session)
+    log_test_images(config, fitted.loggers, network, data, session)
     write_page(folder, fitted.loggers, config, result)
     log_test_figures(result)
     return result
@@ -78,7 +78,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> R
 
 def _already_done(config: TrainConfig, folder: RunFolder, recorded: Result) -> Result:
     log.info("%s is already done", folder.path)
-    if not folder.page.is_file():  # interrupted while the page was written
+    if not folder.page.is_file():  # the process was stopped while it wrote the page
         write_page(folder, [], config, recorded)
     return recorded
 
@@ -86,7 +86,7 @@ def _already_done(config: TrainConfig, folder: RunFolder, recorded: Result) -> R
 def best_network(
     config: TrainConfig, folder: RunFolder, session: Session, fitted: Fitted, data: PairDataset
 ) -> SiameseNetwork:
-    """Load the weights of the best epoch, and fit and save the back end if the configuration has one."""
+    """Load the weights of the best epoch; fit and save the back end if the configuration has one."""
     kept = config.checkpoint.keep != "none"
     weights = folder.best if kept else fitted.checkpoint_io.load_checkpoint(folder.best)
     network = load_network(weights, config, session.arithmetic.dft)
@@ -97,20 +97,24 @@ def best_network(
     return network
 
 
-def show_test_images(loggers: list[Logger], network: SiameseNetwork, data: PairDataset, session: Session) -> None:
-    """Give the test images to TensorBoard's projector; a failure must not cost a finished run."""
+def log_test_images(
+    config: TrainConfig, loggers: list[Logger], network: SiameseNetwork, data: PairDataset, session: Session
+) -> None:
+    """Show the test images in TensorBoard's projector if ``logger.projector`` is set; only log an error if it fails."""
+    if not getattr(config.logger, "projector", False):
+        return
     try:
-        rows: torch.Tensor = data.test.indices.unique()
+        rows = data.test.indices.unique()
         z_BD = embed_images(network, data.pixels, rows, session.device, session.arithmetic.bf16)
         log_embedding(loggers, z_BD, data.pixels[rows], [data.images.names[row] for row in rows])
-    except Exception:
+    except Exception:  # a failure must not cost a finished run
         log.exception("could not write the embeddings for TensorBoard's projector; the run itself is finished")
 
 
 def write_page(folder: RunFolder, loggers: list[Logger], config: TrainConfig, result: Result) -> None:
-    """Write the run page, and log figures and pictures; a failure must not cost a finished run."""
+    """Write the run page, and send figures and pictures to the loggers; only log an error if it fails."""
     try:
-        log.info("page: %s", write_run_page(folder.path))
+        log.info("run page: %s", write_run_page(folder.path))
         log_result(loggers, config, result, folder.path)
-    except Exception:
+    except Exception:  # a failure must not cost a finished run
         log.exception("could not write the run page; build it again with: python -m siamese report %s", folder.path)
