@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["siamese.data", "PIL"]):
     from siamese.config.schema import ImageOptions
     from siamese.data.images import decode
     from siamese.data.lists import read_folds, read_pairs, read_people
-    from siamese.data.own import read_pair_list
+    from siamese.data.pair_list import read_pair_list
     from siamese.errors import DataError
 
 LISTS = [

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from siamese.data.folder import find_people, find_photos
 from siamese.data.lists import read_table
-from siamese.data.own import find_people, find_photos
 from siamese.data.sources import recognise
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.intervals import wilson
@@ -26,7 +26,7 @@ from siamese.report.dataset import as_text, contact_sheet, describe
 from siamese.report.jobs import read_jobs
 from siamese.report.reproduction import reproduction as reproduction
 from siamese.report.run_page import write_run_page
-from siamese.report.sweep import write_sweep_report
+from siamese.report.sweep import write_sweep_page
 
 if TYPE_CHECKING:
     from siamese.inference.verifier import Verification, Verifier
@@ -291,7 +291,7 @@ def build_report(folder: Path, explain: bool = False) -> Path:
     jobs = read_jobs(folder) if folder.is_dir() else []
     for job in jobs:
         write_run_page(job.folder)
-    page = write_sweep_report(folder) if jobs else None
+    page = write_sweep_page(folder) if jobs else None
     if page is None:
         raise ConfigError(f"{folder}: no run there (no result.json in it or below it)")
     return page

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese.config.messages import unknown_key, validate
-from siamese.config.schema import DataConfig, DataSection, EvalConfig, Section, TrainConfig
+from siamese.config.schema import EvalConfig, Section, TrainConfig
 from siamese.errors import ConfigError, one_line
 
 S = TypeVar("S", bound=Section)
@@ -51,11 +51,6 @@ def compose_train(overrides: Sequence[str]) -> TrainConfig:
         if is_composition_error(error):
             raise composition_error(error) from None
         raise
-
-
-def data_of(values: dict[str, Any]) -> DataConfig:
-    """The typed configuration of a data set alone, from the keys of its group; errors as in `load_train`."""
-    return validate({"data": values}, DataSection).data
 
 
 def load_file(path: Path, schema: type[S]) -> S:

@@ -1,4 +1,4 @@
-"""One protocol of a data set in memory: a uint8 array of all images, and the pairs of each split as rows of it.
+"""The images and pairs of one protocol in memory: a uint8 array of all images, and pairs as rows of that array.
 
 Shapes: N images, P pairs, C channels, H = W pixels.
 """
@@ -18,13 +18,17 @@ from siamese.config.schema import DataConfig, SamplingConfig, TrainProtocol
 from siamese.data.image_cache import ImageArray, load_images
 from siamese.data.lists import Pair, People, identities, people_of
 from siamese.data.own import OwnPairs
+from siamese.data.protocol import VIEW1, Listed, read_listed
 from siamese.data.sampling import Ints
-from siamese.data.sources import VIEW1, Listed, image_root, prepare_data, read_listed
+from siamese.data.sources import image_root, prepare_data
 from siamese.data.split import validation_split
 from siamese.errors import DataError
 from siamese.runs.records import write_excluded
 
 log = logging.getLogger(__name__)
+
+VALIDATION = "validation"
+"""Name of listed validation pairs in messages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class PairSet:
     Attributes:
         pairs: names and labels.
         indices: int64 [P, 2], rows of the image array.
-        labels: int64 [P], 1 = same.
+        labels: int64 [P], 1 = same person.
     """
 
     pairs: list[Pair]
@@ -43,7 +47,7 @@ class PairSet:
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], row: dict[str, int]) -> PairSet:
-        """Look up the images of each pair in ``row`` (image name -> row of the image array)."""
+        """Build the set, looking up the images of each pair in ``row`` (image name -> row of the image array)."""
         indices = [[row[pair.image1], row[pair.image2]] for pair in pairs]
         return cls(
             pairs=list(pairs),
@@ -67,7 +71,7 @@ class PairDataset:
         cohort: rows for `siamese.models.backends.CohortHead`: one image of each person that may be used for training,
             including people with fewer than ``sampling.min_images`` images; in the restricted setting all images of
             the training pairs.
-        own: the user's own images and their sets; None for LFW and the synthetic faces.
+        own: the user's own photos and their sets; None for LFW and the synthetic faces.
     """
 
     images: ImageArray
@@ -137,12 +141,8 @@ def load_dataset(
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in [0, 1]."""
+    """Convert uint8 in 0..255 to float32 in [0, 1]."""
     return pixels.to(torch.float32).div_(255)
-
-
-VALIDATION = "validation"
-"""What messages call validation pairs that have a list of their own."""
 
 
 def _pairs_by_list(listed: Listed) -> dict[str, list[Pair]]:
@@ -163,7 +163,7 @@ def _warn_about_shared_people(listed: Listed) -> None:
 
 
 def _usable_pairs(listed: Listed, images: ImageArray, root: Path) -> dict[str, list[Pair]]:
-    """The pairs of each list whose images both could be decoded."""
+    """The pairs of each list, without those that have an excluded image."""
     pairs = _pairs_by_list(listed)
     usable = {
         name: [p for p in part if p.image1 not in images.excluded and p.image2 not in images.excluded]
@@ -185,7 +185,7 @@ def _usable_pairs(listed: Listed, images: ImageArray, root: Path) -> dict[str, l
 
 
 def _training_people(data: DataConfig, people: People, val: list[Pair], row: dict[str, int]) -> list[Ints]:
-    """The rows of each person's usable images, without those that belong to validation."""
+    """The rows of each person's usable images, without those that are used for validation."""
     held_out = {name for pair in val for name in (pair.image1, pair.image2)}
     names = people_of(val) if data.split == "people" else set()
     found = [

@@ -1,15 +1,14 @@
-"""LFW's lists of pairs and of people, parsed strictly: a line that is not what it should be is named.
+"""Read LFW's lists of pairs and of people; an error names the file and the line.
 
-The formats (Huang et al., UMass TR 07-49, 2007); fields are separated by one tab::
+The formats (Huang et al., UMass TR 07-49, 2007), with fields separated by one tab::
 
     pairsDevTrain.txt, pairsDevTest.txt    pairs.txt (View 2)        peopleDev*.txt   people.txt
     N                                      folds  N                  N                subsets
     name   i      j         (N times)      per fold N same lines,    name   count     per subset: its size,
     name1  i      name2  j  (N times)      then N different ones     (N times)        then that many lines
 
-Accepted beside the official form: CRLF line ends, a byte order mark, blank lines at the end. An index is
-written in ASCII digits without sign or leading zero and lies in 1..9999, since LFW names its files
-``Name_%04d.jpg``.
+CRLF line ends, a byte order mark and blank lines at the end are also accepted. An image number is written in ASCII
+digits without sign or leading zero and is at most 9999, because LFW names its files ``Name_%04d.jpg``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from siamese.data.connected import connected
+from siamese.data.union_find import connected_components
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -38,11 +37,11 @@ _DIFFERENT = "'name1 i name2 j'"
 
 
 People = dict[str, list[str]]
-"""Names of people -> their images, relative to the image folder."""
+"""Name of a person -> names of their images, relative to the image folder."""
 
 
 class Pair(NamedTuple):
-    """Two images, named relative to the image folder, and whether they show one person (1) or two (0)."""
+    """Two image names, relative to the image folder, and the label: 1 = same person, 0 = different people."""
 
     image1: str
     image2: str
@@ -50,46 +49,47 @@ class Pair(NamedTuple):
 
 
 def image_name(person: str, index: int) -> str:
-    """The file of a person's image, relative to the image folder: ``Name/Name_0001.jpg``."""
+    """Return the name of a person's image, relative to the image folder: ``Name/Name_0001.jpg``."""
     return f"{person}/{person}_{index:04d}.jpg"
 
 
 def forbidden_in_name(name: str) -> bool:
-    """Whether a name of a file or folder holds what could lead elsewhere or break a line."""
+    """Whether a file or folder name contains slashes, ``..`` or control characters."""
     return _FORBIDDEN_IN_NAME.search(name) is not None
 
 
 def person_of(image: str) -> str:
-    """The person whose image it is by its first folder: ``Name/Name_0001.jpg`` -> ``Name``."""
+    """Return the first folder of an image name, which is the person: ``Name/Name_0001.jpg`` -> ``Name``."""
     return image.partition("/")[0]
 
 
 def people_of(pairs: Iterable[Pair]) -> set[str]:
-    """The names of all people in the pairs."""
+    """Return the names of all people in the pairs."""
     return {person_of(name) for pair in pairs for name in (pair.image1, pair.image2)}
 
 
 def identities(pairs: Sequence[Pair]) -> dict[str, str]:
-    """Each image of the pairs -> who is on it: its first folder, if that agrees with all labels, as LFW's names do.
+    """Map each image of the pairs to its person.
 
-    Otherwise as far as the labels tell: one name for all images that a chain of same pairs connects.
+    The person is the image's first folder if that agrees with all labels, as in LFW. Otherwise all images that a chain
+    of same pairs connects are one person, named after one of these images.
     """
     if all((person_of(pair.image1) == person_of(pair.image2)) == bool(pair.label) for pair in pairs):
         return {image: person_of(image) for pair in pairs for image in (pair.image1, pair.image2)}
     alone = ((image, image) for pair in pairs for image in (pair.image1, pair.image2))
-    return connected(itertools.chain(alone, ((pair.image1, pair.image2) for pair in pairs if pair.label)))
+    return connected_components(itertools.chain(alone, ((pair.image1, pair.image2) for pair in pairs if pair.label)))
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
-    """The pairs of a View 1 list, in the list's order: first the same, then the different ones.
+    """Read a View 1 list: the same pairs, then the different pairs, in the list's order.
 
-    Pairs listed more than once are kept, and a warning says how many there are.
+    Duplicate pairs are kept; their number is logged as a warning.
 
     Raises:
         DataError: the file is missing, not UTF-8 or malformed; the message names the file and the line.
     """
     lines = _Lines(path)
-    (count,) = lines.numbers("the number of same pairs alone on the first line, as in pairsDevTrain.txt", fields=1)
+    (count,) = lines.numbers("only the number of same pairs on the first line, as in pairsDevTrain.txt", fields=1)
     pairs = _read_block(lines, count)
     lines.finish()
     warn_of_duplicates(lines.path, pairs)
@@ -97,15 +97,17 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
 
 
 def read_folds(path: str | os.PathLike[str]) -> list[list[Pair]]:
-    """The folds of View 2's list, each with its same pairs first and then as many different ones.
+    """Read View 2's list: for each fold its same pairs, then as many different pairs.
 
-    Pairs listed more than once are kept, and a warning says how many there are.
+    Duplicate pairs are kept; their number is logged as a warning.
 
     Raises:
         DataError: the file is missing, not UTF-8 or malformed; the message names the file and the line.
     """
     lines = _Lines(path)
-    folds, count = lines.numbers("the number of folds and of same pairs in each, as '10<TAB>300'", fields=2)
+    folds, count = lines.numbers(
+        "the number of folds and the number of same pairs in each, such as '10<TAB>300'", fields=2
+    )
     blocks = [_read_block(lines, count) for _ in range(folds)]
     lines.finish()
     warn_of_duplicates(lines.path, [pair for block in blocks for pair in block])
@@ -113,16 +115,17 @@ def read_folds(path: str | os.PathLike[str]) -> list[list[Pair]]:
 
 
 def read_people(path: str | os.PathLike[str]) -> list[dict[str, int]]:
-    """The people of each subset and the number of their images; a list without subsets gives one.
+    """Read a list of people: for each subset, names of people -> numbers of their images.
 
-    Which of the two formats it is shows on the second line: a size alone, or a name and a count.
+    A list without subsets is returned as one subset. The second line shows which format it is: the size of a subset, or
+    a name and a count.
 
     Raises:
         DataError: the file is missing, not UTF-8 or malformed, or names a person twice; the message names the
             file and the line.
     """
     lines = _Lines(path)
-    (count,) = lines.numbers("the number of people or of subsets alone on the first line", fields=1)
+    (count,) = lines.numbers("only the number of people or of subsets on the first line", fields=1)
     if lines.next_has_one_field():
         sizes_follow, subsets = True, count
     else:
@@ -137,11 +140,11 @@ def read_people(path: str | os.PathLike[str]) -> list[dict[str, int]]:
 
 
 class _Lines:
-    """The lines of a list, given out one by one as fields, with errors that name the line last given out."""
+    """Iterate over the lines of a list as fields; errors name the current line."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # Only line feeds end a line: str.splitlines would also split at characters that a name may hold.
+        # Not str.splitlines: it also splits at other characters, which a name may contain.
         lines = [line.removesuffix("\r") for line in read_text(self.path, "one of LFW's lists").split("\n")]
         while lines and not lines[-1].strip():
             lines.pop()
@@ -160,7 +163,7 @@ class _Lines:
     def numbers(self, expected: str, fields: int) -> list[int]:
         found = self.fields(expected)
         if len(found) != fields or not all(map(_NUMBER.fullmatch, found)):
-            raise self.error(f"bad count {_shown(found)}", expected)
+            raise self.error(f"invalid count {_shown(found)}", expected)
         return [int(field) for field in found]
 
     def next_has_one_field(self) -> bool:
@@ -171,14 +174,14 @@ class _Lines:
             raise self.error("empty name", "a person's name")
         if forbidden_in_name(name) or name != name.strip():
             raise self.error(
-                f"impossible name {_shown([name])}",
-                "a name without slashes, '..', control characters and blanks around it",
+                f"invalid name {_shown([name])}",
+                "a name without slashes, '..', control characters, leading or trailing spaces",
             )
         return name
 
     def index(self, field: str) -> int:
         if not _INDEX.fullmatch(field):
-            raise self.error(f"bad number {_shown([field])}", "a whole number from 1 to 9999")
+            raise self.error(f"invalid image number {_shown([field])}", "an integer from 1 to 9999")
         return int(field)
 
     def finish(self) -> None:
@@ -186,24 +189,28 @@ class _Lines:
         if declared < len(self._lines):
             surplus = len(self._lines) - declared
             raise self.error(
-                f"{surplus} more {'line' if surplus == 1 else 'lines'} than declared",
+                f"{surplus} more {'line' if surplus == 1 else 'lines'} than the header announces",
                 f"the end of the list after line {declared}",
             )
 
 
 def read_text(path: Path, expected: str) -> str:
-    """The text of a list, without a byte order mark.
+    """Read a text file in UTF-8, without its byte order mark.
+
+    Args:
+        path: the file.
+        expected: what the file should be, for the error message.
 
     Raises:
-        DataError: it is missing, no regular file, or not UTF-8; ``expected`` says what it should be.
+        DataError: the file is missing, is not a regular file, or is not UTF-8.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
-            raise DataError(f"{path}: is not a regular file (expected {expected})")
+        if path.exists() and not path.is_file():  # reading would wait for a pipe, and never end for a device
+            raise DataError(f"{path}: not a regular file (expected {expected})")
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (expected {expected})") from None
-    except (OSError, ValueError) as error:  # ValueError: a path that cannot be, with a NUL in it
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read: {reason}") from None
     try:
@@ -215,17 +222,20 @@ def read_text(path: Path, expected: str) -> str:
 
 
 def read_table(path: Path, columns: Sequence[str], expected: str) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """The rows of a CSV file with a header, each with where it stands, as ``FILE:LINE``; other columns may be there.
+    """Iterate over the rows of a CSV file with a header.
 
     Args:
-        path: of the file.
-        columns: that must be there.
-        expected: of the header, for the message.
+        path: the file.
+        columns: required columns; the file may have others.
+        expected: what the header should be, for the error message.
+
+    Yields:
+        ``FILE:LINE`` and the row.
 
     Raises:
-        DataError: it is missing, not UTF-8, no CSV, lacks a column, or has no row.
+        DataError: the file is missing, not UTF-8 or not CSV, lacks a column, or has no row.
     """
-    # The line ends are left to csv: a quoted name may hold one.
+    # newline="": csv handles line ends itself, and a quoted value may contain one.
     reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file of pairs"), newline=""), strict=True)
     row = None
     try:
@@ -236,11 +246,11 @@ def read_table(path: Path, columns: Sequence[str], expected: str) -> Iterator[tu
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error} (expected values separated by commas)") from None
     if row is None:
-        raise DataError(f"{path}: no pairs in it (expected a line for each below the header)")
+        raise DataError(f"{path}: contains no pairs (expected one line for each pair after the header)")
 
 
 def _read_block(lines: _Lines, count: int) -> list[Pair]:
-    """``count`` same lines, then ``count`` different ones."""
+    """Read ``count`` same pairs, then ``count`` different pairs."""
     same = [_read_same(lines, f"{_SAME}, {count} times") for _ in range(count)]
     return same + [_read_different(lines, f"{_DIFFERENT}, {count} times") for _ in range(count)]
 
@@ -248,7 +258,7 @@ def _read_block(lines: _Lines, count: int) -> list[Pair]:
 def _read_same(lines: _Lines, expected: str) -> Pair:
     fields = lines.fields(expected)
     if len(fields) == 4:
-        raise lines.error(f"a different pair {_shown(fields)} where a same pair belongs", expected)
+        raise lines.error(f"a different pair {_shown(fields)} instead of a same pair", expected)
     if len(fields) != 3:
         raise lines.error(f"{_shown(fields)} is not a same pair", expected)
     person = lines.person(fields[0])
@@ -261,7 +271,7 @@ def _read_same(lines: _Lines, expected: str) -> Pair:
 def _read_different(lines: _Lines, expected: str) -> Pair:
     fields = lines.fields(expected)
     if len(fields) == 3:
-        raise lines.error(f"a same pair {_shown(fields)} where a different pair belongs", expected)
+        raise lines.error(f"a same pair {_shown(fields)} instead of a different pair", expected)
     if len(fields) != 4:
         raise lines.error(f"{_shown(fields)} is not a different pair", expected)
     person1, person2 = lines.person(fields[0]), lines.person(fields[2])
@@ -271,7 +281,7 @@ def _read_different(lines: _Lines, expected: str) -> Pair:
 
 
 def _read_subset(lines: _Lines, size: int, seen: set[str]) -> dict[str, int]:
-    """``size`` people, none of whom is in ``seen``, to which they are added."""
+    """Read ``size`` people and add them to ``seen``; a person who is already there is an error."""
     subset: dict[str, int] = {}
     for _ in range(size):
         fields = lines.fields(f"'name count', {size} times")
@@ -279,14 +289,14 @@ def _read_subset(lines: _Lines, size: int, seen: set[str]) -> dict[str, int]:
             raise lines.error(f"{_shown(fields)} is not a person", f"'name count', {size} times")
         person, count = lines.person(fields[0]), lines.index(fields[1])
         if person in seen:
-            raise lines.error(f"{_shown([person])} is listed twice", "every person once")
+            raise lines.error(f"{_shown([person])} is listed twice", "each person once")
         seen.add(person)
         subset[person] = count
     return subset
 
 
 def warn_of_duplicates(path: Path, pairs: Iterable[Pair]) -> None:
-    """Log how many pairs are listed more than once, if any are."""
+    """Log the number of duplicate pairs, if there are any."""
     seen = set()
     duplicates = 0
     for pair in pairs:
@@ -294,10 +304,10 @@ def warn_of_duplicates(path: Path, pairs: Iterable[Pair]) -> None:
         duplicates += images in seen
         seen.add(images)
     if duplicates:
-        log.warning("%s: pairs listed more than once: %d (kept)", path, duplicates)
+        log.warning("%s: %d duplicate pairs (kept)", path, duplicates)
 
 
 def _shown(fields: list[str]) -> str:
-    """The fields as one printable word of bounded length, tabs and other unprintable characters escaped."""
+    """Format fields for a message: at most 80 characters, with unprintable characters escaped."""
     text = "\t".join(fields)
     return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -1,7 +1,9 @@
-"""What a batch holds: listed pairs, pairs formed by names, or several images of many people.
+"""Which images are in each training batch: listed pairs, pairs formed from names, or groups of images of a person.
 
-Every order depends on the seed and the epoch alone, so a resumed run sees what an undisturbed one sees; Lightning calls
-``set_epoch``.
+The order depends only on the seed and the epoch, so a resumed run gets the same batches as an uninterrupted one.
+Lightning calls ``set_epoch``.
+
+Shapes: B pairs in a batch, M images in a batch, P listed pairs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from siamese.config.schema import SamplingConfig
-from siamese.data.connected import connected
+from siamese.data.union_find import connected_components
 
 Ints = NDArray[np.int64]
 
@@ -30,9 +32,9 @@ class PairBatchSampler(Sampler[tuple[Tensor, Tensor]]):
         indices: int64 [P, 2], rows of the image array.
         labels: int64 [P], 1 = same.
         batch_size: pairs per batch.
-        shuffle: in a new order every epoch.
-        seed: with the epoch decides the order.
-        least: pairs of the smallest batch.
+        shuffle: draw a new order in every epoch.
+        seed: seed of the order, together with the epoch.
+        least: pairs in the smallest batch.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class PairBatchSampler(Sampler[tuple[Tensor, Tensor]]):
             self.sizes[-2:] = [batch_size + rest]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
+        """Set the epoch, which determines the order of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -65,13 +67,13 @@ class PairBatchSampler(Sampler[tuple[Tensor, Tensor]]):
 
 
 class PeopleSampler(Sampler[tuple[Tensor, Tensor]]):
-    """What samplers by name share: an epoch shows about each image once, those of much photographed people less often.
+    """Base class for batches formed from names: an epoch uses each image about once, with a limit per person.
 
     Args:
         people: the images of each person, int64 [n] each, rows of the image array.
-        batch_size: pairs in a batch, which is half of its images.
-        sampling: what an epoch shows of each person.
-        seed: with the epoch decides the order.
+        batch_size: pairs in a batch; a batch of groups has twice as many images.
+        sampling: how many images of each person an epoch uses.
+        seed: seed of the order, together with the epoch.
     """
 
     def __init__(self, people: Sequence[Ints], batch_size: int, sampling: SamplingConfig, seed: int) -> None:
@@ -82,7 +84,7 @@ class PeopleSampler(Sampler[tuple[Tensor, Tensor]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose what the next iteration draws."""
+        """Set the epoch, which determines what the next iteration draws."""
         self.epoch = epoch
 
     def _rng(self) -> np.random.Generator:
@@ -90,11 +92,11 @@ class PeopleSampler(Sampler[tuple[Tensor, Tensor]]):
 
 
 class GroupBatchSampler(PeopleSampler):
-    """Batches of (rows int64 [M], groups int64 [M]): ``images_per_person`` images of each of many people.
+    """Batches of groups of ``images_per_person`` images of one person: (rows int64 [M], groups int64 [M]).
 
-    A person's images, at most ``max_images`` of them and in random order, are dealt into groups of that size; the last
-    group is filled up with others of the person, or where there are too few with the same ones again, which
-    augmentation then makes different. Equal groups mean the same person.
+    Images with the same group number show the same person. A person's images, at most ``max_images`` in random order,
+    are divided into groups. The last group is filled up with images that are already in another group, or in this one
+    if there are no others; augmentation then makes the copies different.
     """
 
     @property
@@ -107,7 +109,7 @@ class GroupBatchSampler(PeopleSampler):
         return max(1, groups // self._per_batch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches; groups that do not fill one more are left to other epochs."""
+        """Yield the batches; surplus groups that do not fill a batch are not used in this epoch."""
         rng, size = self._rng(), self.sampling.images_per_person
         rows, owners = [], []
         for person, images in enumerate(self.people):
@@ -123,10 +125,10 @@ class GroupBatchSampler(PeopleSampler):
 
 
 class NamedPairSampler(PeopleSampler):
-    """Batches of (indices int64 [B, 2], labels int64 [B]) of pairs formed by names, new ones every epoch.
+    """Batches of pairs formed from names, new ones in every epoch: (indices int64 [B, 2], labels int64 [B]).
 
-    The same pairs are two images of a person, each image in one pair at most; the different ones, as many, are images
-    of two people, drawn at random from those that the epoch shows.
+    A same pair consists of two images of a person; each image is in at most one. Different pairs, as many as same
+    pairs, consist of images of two people, drawn at random from the images of the epoch.
     """
 
     def __len__(self) -> int:
@@ -134,7 +136,7 @@ class NamedPairSampler(PeopleSampler):
         return max(1, -(-2 * same // self.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches, both labels mixed; sizes differ by one at most."""
+        """Yield the batches, both labels mixed; their sizes differ by at most one."""
         rng = self._rng()
         shown = [rng.permutation(images)[: self.sampling.max_images] for images in self.people]
         same = np.concatenate([images[: len(images) // 2 * 2].reshape(-1, 2) for images in shown])
@@ -152,17 +154,17 @@ class NamedPairSampler(PeopleSampler):
 
 
 def groups_of_pairs(indices: Tensor, labels: Tensor) -> Tensor:
-    """Which images of a batch of labelled pairs are of one person as far as the labels tell.
+    """Group the images of a batch of labelled pairs by person, using only the labels.
 
-    Images are of one person when a same pair of the batch says so, or a chain of them; no name is looked at.
+    Images are in one group if a same pair of the batch, or a chain of same pairs, connects them. Names are not used.
 
     Args:
         indices: int64 [B, 2], rows of the image array.
         labels: int64 [B], 1 = same.
 
     Returns:
-        int64 [2 B]: the groups of the first images of all pairs, then of the second ones.
+        int64 [2 B]: group numbers of the first images of all pairs, then of the second images.
     """
     pairs = zip(indices.tolist(), labels.tolist(), strict=True)
-    group_of = connected((first, second) for (first, second), label in pairs if label == 1)
+    group_of = connected_components((first, second) for (first, second), label in pairs if label == 1)
     return torch.tensor([group_of.get(image, image) for image in indices.T.reshape(-1).tolist()])

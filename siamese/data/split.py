@@ -1,4 +1,8 @@
-"""The split of labelled pairs into training and validation: of pairs, or of the people in them."""
+"""How listed pairs are divided into training and validation: ``data.split=pairs`` or ``data.split=people``.
+
+`stratified_split` (``pairs``) holds out a random ``data.val_fraction`` of the pairs of each label; a person may be in
+both parts. `people_split` (``people``) holds out pairs so that no person is in both parts.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +12,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese.config.schema import ImageOptions
-from siamese.data.connected import connected
 from siamese.data.lists import Pair, identities
+from siamese.data.union_find import connected_components
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
 
 Ints = NDArray[np.integer]
 
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Indices of (training, validation): two sorted arrays that share none."""
+SPLITS = ("train", "val", "test")
+"""Names of the three sets, as in the ``split`` column of a list and of ``split.csv``."""
 
-Who = list[tuple[str, str]]
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Indices of (training, validation): two sorted arrays without common elements."""
+
+PairPeople = list[tuple[str, str]]
 """The two people of each pair."""
 
 
 def validation_split(pairs: list[Pair], data: ImageOptions) -> Split:
-    """Indices of (training, validation) as ``data.split`` and the keys beside it ask for; errors as below."""
+    """Divide pairs by ``data.split``, ``data.val_fraction`` and ``data.split_seed``.
+
+    Returns:
+        indices of (training, validation).
+
+    Raises:
+        DataError: a part would have no pair of one label.
+    """
     if data.split == "people":
         kept, held_out = people_split(pairs, data.val_fraction, data.split_seed)
-        if left_out := len(pairs) - len(kept) - len(held_out):
-            log.warning("data.split=people: %d of %d pairs left out, to part people", left_out, len(pairs))
+        if dropped := len(pairs) - len(kept) - len(held_out):
+            log.warning("data.split=people: dropped %d of %d pairs to keep people apart", dropped, len(pairs))
         return kept, held_out
     return stratified_split(np.array([pair.label for pair in pairs]), data.val_fraction, data.split_seed)
 
 
 def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:
-    """Indices of (training, validation), each label divided in the same proportion.
+    """Divide pairs at random, each label in the same proportion (``data.split=pairs``).
 
     Args:
-        labels: [N], any integers.
-        fraction: share that goes to validation, in (0, 1); rounded for each label.
-        seed: of the choice alone; the same seed and labels give the same split on every machine.
+        labels: int [N], the label of each pair.
+        fraction: fraction of the pairs of each label that goes to validation, in (0, 1); the number is rounded.
+        seed: seed of this split only; the same seed and labels give the same split on every machine.
 
     Returns:
-        two arrays that together hold 0..N-1 once.
+        indices of (training, validation), which together are 0..N-1.
 
     Raises:
-        DataError: a part would stay without any pair of a label.
+        DataError: a part would have no pair of one label.
     """
     rng = np.random.default_rng(seed)
     train, validation = [], []
@@ -54,8 +68,8 @@ def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:
         held_out = round(fraction * len(members))
         if not 0 < held_out < len(members):
             raise DataError(
-                f"data.val_fraction={fraction} leaves no pair of label {label} for training or for validation "
-                f"({len(members)} usable); give more pairs or another fraction"
+                f"data.val_fraction={fraction} leaves no pair with label {label} for training or for validation "
+                f"({len(members)} usable); provide more pairs or choose another fraction"
             )
         validation.append(members[:held_out])
         train.append(members[held_out:])
@@ -63,51 +77,54 @@ def stratified_split(labels: Ints, fraction: float, seed: int) -> Split:
 
 
 def people_split(
-    pairs: list[Pair], fraction: float, seed: int, key: str = "data.val_fraction", remedy: str = "give data.split=pairs"
+    pairs: list[Pair], fraction: float, seed: int, key: str = "data.val_fraction", remedy: str = "set data.split=pairs"
 ) -> Split:
-    """Indices of (training, validation) such that nobody is in pairs of both.
+    """Divide pairs so that no person is in both parts (``data.split=people``).
 
-    People who are in one pair belong together, and so do those whom a chain of pairs connects: such groups are dealt to
-    validation in random order, each that fits, until it holds ``fraction`` of the pairs of each label. LFW's lists
-    fall into hundreds of groups, so no pair is lost and the shares come out exactly. Where nearly everybody is
-    connected, people are taken to validation one by one, next always the one whom the fewest pairs tie to others;
-    pairs of people of both sides, and what is too much of a label in validation, are then left out.
+    Pairs connect people to groups. Whole groups go to validation in random order, each that fits, until validation has
+    ``fraction`` of the pairs of each label. LFW's lists consist of hundreds of groups, so no pair is lost and the
+    fractions are exact. If nearly all people are connected, single people go to validation instead, next always the one
+    who adds the fewest pairs between both parts. Pairs with one person in each part, and surplus validation pairs of a
+    label, are then dropped.
 
     Args:
-        pairs: [N]; whose images they are is told by `siamese.data.lists.identities`.
-        fraction: share that goes to validation, in (0, 1).
-        seed: of the choice alone.
-        key: what sets ``fraction``, for the message.
-        remedy: what else to give than more pairs, likewise.
+        pairs: [N] pairs; `siamese.data.lists.identities` decides who is on each image.
+        fraction: fraction of the pairs that goes to validation, in (0, 1).
+        seed: seed of this split only.
+        key: configuration key that sets ``fraction``, for the error message.
+        remedy: what the error message suggests, apart from more pairs.
+
+    Returns:
+        indices of (training, validation).
 
     Raises:
-        DataError: a part would stay without any pair of a label.
+        DataError: a part would have no pair of one label.
     """
     rng = np.random.default_rng(seed)
     labels = np.array([pair.label for pair in pairs])
     wanted = np.rint(fraction * np.bincount(labels, minlength=2)).astype(int)
     person = identities(pairs)
-    who = [(person[a], person[b]) for a, b, _ in pairs]
-    people = _dealt(who, labels, wanted, rng)
+    pair_people = [(person[a], person[b]) for a, b, _ in pairs]
+    people = _whole_groups(pair_people, labels, wanted, rng)
     if people is None:
-        people = _grown(who, labels, wanted, rng)
-    held_out = np.array([a in people and b in people for a, b in who], dtype=bool)
-    outside = np.array([a not in people and b not in people for a, b in who], dtype=bool)
+        people = _one_by_one(pair_people, labels, wanted, rng)
+    held_out = np.array([a in people and b in people for a, b in pair_people], dtype=bool)
+    outside = np.array([a not in people and b not in people for a, b in pair_people], dtype=bool)
     kept = [rng.permutation(np.flatnonzero(held_out & (labels == label)))[: wanted[label]] for label in (0, 1)]
     train, validation = np.flatnonzero(outside), np.sort(np.concatenate(kept))
     if any(set(labels[part].tolist()) != {0, 1} for part in (train, validation)):
         raise DataError(
-            f"{key}={fraction}: one part would be left without a same or a different pair of the {len(pairs)} listed "
-            f"ones, people being kept apart; {remedy}, or more pairs"
+            f"{key}={fraction}: with people kept apart, one part of the {len(pairs)} listed pairs has no same or no "
+            f"different pair; {remedy}, or provide more pairs"
         )
     return train, validation
 
 
-def _dealt(who: Who, labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str] | None:
-    """Whole groups of connected people that hold as many pairs of each label as wanted; None if there are none."""
-    group_of = connected(who)
+def _whole_groups(pair_people: PairPeople, labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str] | None:
+    """The people of groups that have exactly ``wanted`` pairs of each label; None if the groups do not add up."""
+    group_of = connected_components(pair_people)
     members: dict[str, list[int]] = {}
-    for index, (one, _) in enumerate(who):
+    for index, (one, _) in enumerate(pair_people):
         members.setdefault(group_of[one], []).append(index)
     names = list(members)
     chosen: set[str] = set()
@@ -122,12 +139,12 @@ def _dealt(who: Who, labels: Ints, wanted: Ints, rng: np.random.Generator) -> se
     return {person for person, group in group_of.items() if group in chosen}
 
 
-def _grown(who: Who, labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str]:
-    """People who have as many pairs of each label among themselves as wanted, and few with others."""
-    tied: dict[str, dict[str, int]] = {}  # person -> those in a different pair with them, and in how many
-    same: dict[str, int] = {}
-    for (one, other), label in zip(who, labels.tolist(), strict=True):
-        for x, y in dict.fromkeys([(one, other), (other, one)]):  # of a set the order would be another every time
+def _one_by_one(pair_people: PairPeople, labels: Ints, wanted: Ints, rng: np.random.Generator) -> set[str]:
+    """People with at least ``wanted`` pairs of each label among themselves, and few pairs with others."""
+    tied: dict[str, dict[str, int]] = {}  # person -> other person -> number of different pairs
+    same: dict[str, int] = {}  # person -> number of same pairs
+    for (one, other), label in zip(pair_people, labels.tolist(), strict=True):
+        for x, y in dict.fromkeys([(one, other), (other, one)]):  # not a set: its order differs between processes
             tied.setdefault(x, {})
             if label == 0:
                 tied[x][y] = tied[x].get(y, 0) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from siamese.data.lists import people_of
-from siamese.data.sources import read_listed
+from siamese.data.protocol import read_listed
 from siamese.errors import DataError, UserError
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from siamese.config.schema import FolderData, OneShotProtocol
 from siamese.data.image_cache import load_images
 from siamese.data.lists import People
-from siamese.data.sources import image_root, read_test_people
+from siamese.data.protocol import read_test_people
+from siamese.data.sources import image_root
 from siamese.errors import DataError
 from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import choose_decision

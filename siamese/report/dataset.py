@@ -19,15 +19,8 @@ from siamese.config.schema import DataConfig, FolderData, PairsData
 from siamese.data.images import open_image, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
 from siamese.data.own import read_own
-from siamese.data.sources import (
-    TEST_LIST,
-    TEST_PEOPLE_LIST,
-    TRAIN_LIST,
-    TRAIN_PEOPLE_LIST,
-    check_data,
-    image_root,
-    title,
-)
+from siamese.data.protocol import TEST_LIST, TEST_PEOPLE_LIST, TRAIN_LIST, TRAIN_PEOPLE_LIST
+from siamese.data.sources import check_data, image_root, title
 from siamese.data.split import validation_split
 from siamese.report.examples import load_photo
 from siamese.report.text import count

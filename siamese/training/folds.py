@@ -9,7 +9,8 @@ from contextlib import suppress
 import numpy as np
 
 from siamese.config.schema import TrainConfig, View2Protocol
-from siamese.data.sources import count_folds, prepare_data
+from siamese.data.protocol import count_folds
+from siamese.data.sources import prepare_data
 from siamese.errors import ConfigError
 from siamese.evaluation.intervals import mean_interval
 from siamese.evaluation.metrics import tar_at_far

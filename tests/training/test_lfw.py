@@ -14,7 +14,8 @@ import pytest
 from conftest import ROOT
 
 from siamese.config.schema import LfwData
-from siamese.data.sources import LAYOUTS, VIEW1, image_root, read_listed
+from siamese.data.protocol import VIEW1, read_listed
+from siamese.data.sources import LAYOUTS, image_root
 from siamese.data.split import stratified_split
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

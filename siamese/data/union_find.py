@@ -1,4 +1,4 @@
-"""What a chain of links connects: people by their pairs, images by the same pairs among them."""
+"""Connected components: people connected by pairs, images connected by same pairs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TypeVar
 Item = TypeVar("Item", bound=Hashable)
 
 
-def connected(links: Iterable[tuple[Item, Item]]) -> dict[Item, Item]:
-    """Each item of the links -> one of those that a chain of links connects it with, the same for all of them.
+def connected_components(links: Iterable[tuple[Item, Item]]) -> dict[Item, Item]:
+    """Map each item of the links to a representative, the same for all items that a chain of links connects.
 
     Union-find with path halving (Tarjan and van Leeuwen 1984).
     """

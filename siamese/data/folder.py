@@ -1,0 +1,206 @@
+"""``data=folder``: a folder of photos for each person; divides the people into three sets and draws pairs in each."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from siamese.config.schema import FolderData
+from siamese.data.lists import Pair, People
+from siamese.data.split import SPLITS
+from siamese.errors import DataError
+
+log = logging.getLogger(__name__)
+
+LEAST_PEOPLE = 6
+"""Least number of people with two or more photos: two each for training, validation and test."""
+
+ENUMERATED = 200
+"""Up to this many photos, all their pairs are enumerated and shuffled; pairs of more photos are drawn at random."""
+
+
+def find_people(root: Path, name: str = "") -> People:
+    """Find the folders below ``root`` and the photos anywhere in each.
+
+    Hidden files and folders are ignored. The person folders themselves may be symbolic links; links to folders inside
+    them are not followed.
+
+    Args:
+        root: folder that contains one folder for each person.
+        name: how messages refer to the folder; ``data.root=...`` if empty.
+
+    Raises:
+        DataError: there is no such folder, or no photo in any folder in it.
+    """
+    name = name or f"data.root={root}"
+    people: People = {}
+    loose = 0
+    for photo in _walk(root, name):
+        person, slash, _ = photo.partition("/")
+        if slash:
+            people.setdefault(person, []).append(photo)
+        else:
+            loose += 1
+    if loose:
+        log.warning("%s: ignored %d photos that are not in a person's folder", root, loose)
+    if not people:
+        raise DataError(
+            f"{name}: no photo in any folder in it; expected one folder of photos for each person (to use a list of "
+            "pairs, set data=pairs)"
+        )
+    return people
+
+
+def find_photos(root: Path) -> list[str]:
+    """Find all photos below ``root``; return their sorted names, relative to it.
+
+    Raises:
+        DataError: there is no such folder, or no photo in it.
+    """
+    photos = list(_walk(root, str(root)))
+    if not photos:
+        raise DataError(f"{root}: contains no photo; choose a folder of photos")
+    return photos
+
+
+def _walk(root: Path, name: str) -> Iterator[str]:
+    """Yield the files that end like an image type that Pillow reads, relative to ``root``."""
+    if not root.is_dir():
+        raise DataError(f"{name}: no such folder; choose one that contains a folder of photos for each person")
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    undecodable = 0
+    try:
+        for file in _visible_files(root):
+            if file.suffix.lower() in endings:
+                photo = file.relative_to(root).as_posix()
+                if _is_utf8(photo):
+                    yield photo
+                else:
+                    undecodable += 1
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    if undecodable:
+        log.warning("%s: ignored %d photos whose names are not UTF-8; rename them", root, undecodable)
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    """Yield the files below ``root`` in a fixed order, without hidden files and folders."""
+
+    def fail(error: OSError) -> None:  # os.walk would skip a folder that it cannot read
+        raise error
+
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            yield entry
+            continue
+        for folder, folders, names in os.walk(entry, onerror=fail):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def divide_people(people: People, data: FolderData) -> tuple[People, People, People]:
+    """Divide the people into training, validation and test by ``data.test_fraction`` and ``data.val_fraction``.
+
+    People are ordered by a hash of ``data.split_seed`` and their name, so the order is the same on every machine, and
+    adding or removing a person moves few others to another set. People with one photo are divided separately, in the
+    same fractions.
+
+    Raises:
+        DataError: fewer than `LEAST_PEOPLE` people have two photos.
+    """
+    sets: tuple[People, People, People] = {}, {}, {}
+    several = [name for name, photos in people.items() if len(photos) > 1]
+    if len(several) < LEAST_PEOPLE:
+        raise DataError(
+            f"data.root={data.root}: {len(several)} of its {len(people)} people have two or more photos; at least "
+            f"{LEAST_PEOPLE} are needed, two each for training, validation and test; add photos"
+        )
+    for names, least in ((several, 2), (sorted(people.keys() - set(several)), 0)):
+        ranked = sorted(names, key=lambda name: _rank(data.split_seed, name))
+        test = min(max(least, round(data.test_fraction * len(ranked))), len(ranked) - 2 * least)
+        val = min(max(least, round(data.val_fraction * (len(ranked) - test))), len(ranked) - test - least)
+        for chosen, part in zip((ranked[test + val :], ranked[test : test + val], ranked[:test]), sets, strict=True):
+            part |= {name: people[name] for name in sorted(chosen)}
+    return sets
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
+def draw_pairs(people: People, number: int, seed: int, split: str) -> list[Pair]:
+    """Draw distinct pairs at random: half same pairs, spread evenly over the people, and half different pairs.
+
+    Args:
+        people: name -> photos.
+        number: number of pairs; fewer are returned if there are not enough photos.
+        seed: seed of the draw, together with ``split``.
+        split: one of `SPLITS`.
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    pools = [_pairs_of_person(photos, rng) for photos in people.values()]
+    same: list[Pair] = []
+    while pools and len(same) < number // 2:
+        left = []
+        for k in rng.permutation(len(pools)):
+            found = next(pools[k], None)
+            if found is not None and len(same) < number // 2:
+                same.append(Pair(min(found), max(found), 1))
+                left.append(pools[k])
+        pools = left
+    across = itertools.islice(_pairs_across_people(people, rng), len(same))
+    different = [Pair(min(pair), max(pair), 0) for pair in across]
+    same = same[: len(different)]
+    return sorted(same) + sorted(different)
+
+
+def _pairs_of_person(photos: list[str], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """Yield distinct pairs of one person's photos in random order."""
+    n = len(photos)
+    if n <= ENUMERATED:
+        pairs = list(itertools.combinations(range(n), 2))
+        yield from ((photos[i], photos[j]) for i, j in (pairs[k] for k in rng.permutation(len(pairs))))
+        return
+    seen: set[tuple[int, int]] = set()
+    while len(seen) < n * (n - 1) // 4:  # half of all pairs: more than anyone needs, and drawing stays fast
+        i, j = sorted(rng.integers(n, size=2).tolist())
+        if i != j and (i, j) not in seen:
+            seen.add((i, j))
+            yield photos[i], photos[j]
+
+
+def _pairs_across_people(people: People, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """Yield distinct pairs of photos of different people in random order."""
+    names = list(people)
+    photos = [(name, photo) for name in names for photo in people[name]]
+    if len(photos) <= ENUMERATED:
+        pairs = [(a, b) for (x, a), (y, b) in itertools.combinations(photos, 2) if x != y]
+        yield from (pairs[k] for k in rng.permutation(len(pairs)))
+        return
+    # People are drawn before photos, so that people with many photos do not dominate.
+    total = (len(photos) ** 2 - sum(len(images) ** 2 for images in people.values())) // 2
+    seen: set[frozenset[str]] = set()
+    while len(seen) < total // 2:
+        one, other = (names[k] for k in rng.choice(len(names), 2, replace=False))
+        first, second = (people[name][rng.integers(len(people[name]))] for name in (one, other))
+        if (pair := frozenset((first, second))) not in seen:
+            seen.add(pair)
+            yield first, second
