@@ -115,9 +115,10 @@ def explain_examples(run: Path) -> int:
         UserError: the run cannot be used.
     """
     verifier = Verifier.load(run)
-    predictions = read_predictions(run)
+    predictions = read_predictions(RunFolder(run).predictions, [])
     shown = [p for p in predictions if p.split == "test"] or predictions
-    root = Path(str((RunFolder(run).result or {})["image_root"]))
+    result = RunFolder(run).result
+    root = Path((result and result.image_root) or "")
     drawn = 0
     for examples in pick_examples(shown):
         for pair in (*examples.confident, *examples.doubtful):

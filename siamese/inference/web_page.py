@@ -89,7 +89,7 @@ class Answerer:
         self.verifier = Verifier.load(run)
         self.run: Run = read_run(run)
         self.tested = self.run.split("test")
-        self.photos = Path(str(self.run.result.get("image_root", "")))
+        self.photos = Path(self.run.result.image_root or "")
 
     def told(self, found: Verification) -> str:
         """An answer and where it stands, as HTML without a frame; what comes from files is escaped."""
@@ -105,7 +105,7 @@ class Answerer:
             found=found,
             place=place,
             tested=len(self.tested),
-            dataset=titled(self.run.result.get("dataset", ""), DATASETS),
+            dataset=titled(self.run.result.dataset or "", DATASETS),
             histogram=histogram,
             nearest=[{"pair": one, "photos": self._photos_of(one)} for one in place.nearest],
         )
@@ -141,7 +141,7 @@ def build_page(answerer: Answerer) -> Blocks:
         "type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"], "buttons": [], "height": 260,
     }  # fmt: skip
     run = answerer.run
-    dataset = titled(run.result.get("dataset", ""), DATASETS)
+    dataset = titled(run.result.dataset or "", DATASETS)
     page: Blocks
     with gr.Blocks(title="The same person?", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(render_page("page_head.html.j2", run=run, dataset=dataset))

@@ -5,10 +5,9 @@ Works while a sweep runs and after any launcher, on a sweep's folder as on one t
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,21 +23,10 @@ from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
 from siamese.evaluation.metrics import roc_curve
 from siamese.files import flatten
-from siamese.runs.records import read_history, read_predictions
+from siamese.runs.records import Result, read_history, read_mapping, read_predictions, read_result
 
 NOT_SETTINGS = frozenset({"seed", "resume", "name"})
 """Keys of the configuration that do not make another configuration."""
-
-LATER: dict[str, Any] = {
-    "protocol.setting": "restricted", "data.split": "pairs", "calibration": "auto", "flip_average": False,
-    "crop_average": 1.0, "ema_decay": 0.0, "backend.name": "network", "backend.shrinkage": 0.1, "backend.within": 1.0,
-    "backend.cohort": 0,
-    "augmentation.flip": False, "augmentation.rotation": 0.0, "augmentation.shear": 0.0, "augmentation.scale": 1.0,
-    "augmentation.translation": 0.0, "augmentation.brightness": 0.0, "augmentation.contrast": 0.0,
-    "augmentation.erase": 0.0, "augmentation.erase_size": 0.4, "sampling.images_per_person": 2,
-    "sampling.max_images": 20, "sampling.min_images": 1,
-}  # fmt: skip
-"""Settings that records of earlier versions lack, with the value of what was done then."""
 
 ABOUT_INTERVALS = (
     "On the same test pairs. The interval allows for other test people and, where there are several runs, for other "
@@ -71,27 +59,22 @@ class Job:
     folder: Path
     name: str
     settings: dict[str, Any]
-    result: dict[str, Any]
+    result: Result
 
     @property
     def status(self) -> str:
         """running, done, failed or interrupted."""
-        return str(self.result.get("status", "unknown"))
+        return self.result.status or "unknown"
 
     @property
     def title(self) -> str:
         """The run's ``name``, its label in tables."""
-        return str(self.result.get("name") or self.settings.get("name") or "")
+        return str(self.result.name or self.settings.get("name") or "")
 
     @property
     def seed(self) -> Any:
         """The seed, as configured."""
         return self.settings.get("seed")
-
-    def number(self, figure: str) -> float | None:
-        """A figure of ``result.json``; None when it is not there or no number."""
-        value = self.result.get(figure)
-        return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 COLUMNS_TO_READ = 6
@@ -115,7 +98,7 @@ class Group:
 
     def figures(self, name: str) -> list[float]:
         """The figure ``name`` of each job that recorded one."""
-        return [value for job in self.jobs if (value := job.number(name)) is not None]
+        return [value for job in self.jobs if (value := job.result.figure(name)) is not None]
 
     def mean(self, name: str) -> float:
         """The mean of a figure over the jobs; nan when none recorded it."""
@@ -420,29 +403,18 @@ def _changed(file: Path) -> int:
 @lru_cache(maxsize=4096)
 def _job(folder: Path, path: Path, *changed: int) -> Job | None:
     result_file, config_file, composed_file = _files(path)
-    result = _mapping(result_file, json.loads)
-    if not result or "run" in result:
+    result = read_result(result_file, [])
+    if result is None or not result.model_fields_set or result.is_evaluation:
         return None
-    settings = flatten(_mapping(config_file, _parse_yaml))
-    if settings:
-        settings = LATER | settings
+    settings = flatten(read_mapping(config_file, _parse_yaml, []))
     if not settings:  # a configuration that was refused, as Hydra composed it; unresolved values left out
-        composed = flatten(_mapping(composed_file, _parse_yaml))
+        composed = flatten(read_mapping(composed_file, _parse_yaml, []))
         settings = {key: value for key, value in composed.items() if "${" not in str(value)}
     return Job(path, path.relative_to(folder).as_posix(), settings, result)
 
 
 def _parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_YamlLoader)
-
-
-def _mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """What a file holds; empty when it is missing, damaged or no mapping."""
-    try:
-        content = parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
@@ -456,7 +428,7 @@ def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
 
 @lru_cache(maxsize=4096)
 def _scored(folder: Path, changed: int) -> Scored:
-    predictions = read_predictions(folder)
+    predictions = read_predictions(folder / "predictions.csv", [])
     tested = [prediction for prediction in predictions if prediction.split == "test"]
     validated = tuple(Pair(p.image1, p.image2, p.label) for p in predictions if p.split == "val")
     tpr = np.full(len(ROC_GRID), math.nan)
@@ -470,7 +442,7 @@ def _scored(folder: Path, changed: int) -> Scored:
 
 @lru_cache(maxsize=4096)
 def _history(folder: Path, changed: int) -> list[Mapping[str, float]]:
-    return read_history(folder)
+    return read_history(folder / "history.csv", [])
 
 
 def _in_order(values: Iterable[str]) -> list[str]:

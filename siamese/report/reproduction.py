@@ -17,7 +17,6 @@ from siamese.config.titles import DATASETS, titled
 from siamese.errors import ConfigError
 from siamese.report.jobs import (
     ABOUT_INTERVALS,
-    LATER,
     Group,
     Job,
     difference,
@@ -35,9 +34,12 @@ COMMON: dict[str, Any] = {
     "scheduler.gamma": 0.1, "max_epochs": 20, "patience": 5, "monitor": "val/loss", "threshold": 0.5,
     "data.image_size": 105, "data.color": False, "data.crop": None, "data.interpolation": "bilinear",
     "data.val_fraction": 0.2, "data.split_seed": 0, "protocol.name": "view1", "trainer.gradient_clip_val": None,
-    **LATER,
+    "protocol.setting": "restricted", "data.split": "pairs", "calibration": "auto", "flip_average": False,
+    "crop_average": 1.0, "ema_decay": 0.0, "backend.name": "network", "augmentation.flip": False,
+    "augmentation.rotation": 0.0, "augmentation.shear": 0.0, "augmentation.scale": 1.0, "augmentation.translation": 0.0,
+    "augmentation.brightness": 0.0, "augmentation.contrast": 0.0, "augmentation.erase": 0.0,
 }  # fmt: skip
-"""What the report's experiments have in common."""
+"""Settings that all experiments of the course report share; an option that it does not have is off."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ EXPERIMENTS = (
 )  # fmt: skip
 ADAM, SGD, BATCHNORM, DROPOUT_1, DROPOUT_2, *_, FINAL = EXPERIMENTS
 
+TEST_PAIRS = 1000
+"""Test pairs of View 1."""
+
 GRID_BATCH_SIZES = (32, 64, 128, 256)
 GRID_WEIGHT_DECAYS = (1e-4, 1e-5, 1e-6)
 
@@ -118,7 +123,7 @@ def reproduction(folders: Sequence[Path]) -> str:
             raise ConfigError(f"{folder}: no such folder")
         found |= {job.folder.resolve(): job for job in read_jobs(folder)}
     jobs = [*found.values()]
-    done = [job for job in jobs if job.status == "done" and str(job.result.get("dataset")).startswith("lfw")]
+    done = [job for job in jobs if job.status == "done" and (job.result.dataset or "").startswith("lfw")]
     known = [job for job in done if _is_of_the_report(job)]
     if not known:
         raise ConfigError(
@@ -126,8 +131,8 @@ def reproduction(folders: Sequence[Path]) -> str:
             "python train.py -m experiment=report/grid and the others in conf/experiment/report"
         )
     lines = ["# The report's experiments, as printed there and as measured here"]
-    for dataset in dict.fromkeys(job.result["dataset"] for job in known):
-        mine = [job for job in known if job.result["dataset"] == dataset]
+    for dataset in dict.fromkeys(job.result.dataset or "" for job in known):
+        mine = [job for job in known if job.result.dataset == dataset]
         lines += ["", f"## {titled(dataset, DATASETS)}", "", *_table(mine), *_differences(mine), *_grid(mine)]
         lines += _final(mine)
     if len(jobs) > len(known):
@@ -168,8 +173,8 @@ def _table(jobs: Sequence[Job]) -> list[str]:
             rows.append([*row, "", "", printed, "", "", "", number(experiment.epochs, str), "", ""])
             continue
         acc, loss = one.mean("test/acc"), one.mean("test/loss")
-        pairs = one.jobs[0].result["n_test"]
-        about_acc = verdict(acc, experiment.acc, math.sqrt(experiment.acc * (1 - experiment.acc) / pairs))
+        variance = experiment.acc * (1 - experiment.acc) / (one.jobs[0].result.n_test or TEST_PAIRS)
+        about_acc = verdict(acc, experiment.acc, math.sqrt(variance))
         about_loss = "" if experiment.loss is None else verdict(loss, experiment.loss, _loss_error(one))
         rows.append([
             *row, spread([100 * value for value in one.figures("test/acc")], 1) + " %", about_acc,
@@ -190,7 +195,7 @@ def _table(jobs: Sequence[Job]) -> list[str]:
 
 def _loss_error(one: Group) -> float:
     """The standard error of the mean loss over the test pairs, from the 95 % intervals that the runs recorded."""
-    intervals = [job.result["test/loss_ci"] for job in one.jobs if job.result.get("test/loss_ci")]
+    intervals = [ends for job in one.jobs if (ends := job.result.test_loss_ci) is not None]
     return fmean((high - low) / (2 * 1.96) for low, high in intervals) if intervals else 0.0
 
 
@@ -249,7 +254,9 @@ def _grid(jobs: Sequence[Job]) -> list[str]:
 
 
 def _both(job: Job) -> str:
-    return f"{100 * job.result['val/acc']:.1f} / {100 * job.result['test/acc']:.1f}"
+    return " / ".join(
+        number(acc, lambda value: f"{100 * value:.1f}") for acc in (job.result.val_acc, job.result.test_acc)
+    )
 
 
 def _final(jobs: Sequence[Job]) -> list[str]:

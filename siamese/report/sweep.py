@@ -18,7 +18,7 @@ FIGURES = (
 """The figures of a job in ``results.csv``; the tables to read leave out some of them."""
 
 
-def write_sweep_report(folder: Path) -> Path | None:
+def write_sweep_page(folder: Path) -> Path | None:
     """Write the tables and the page of the runs below a folder into it; returns the page, None where there are no runs.
 
     ``results.csv`` has a row a job; ``groups.csv`` a row a configuration, with mean, standard error, least and greatest
@@ -44,7 +44,8 @@ def write_sweep_report(folder: Path) -> Path | None:
 def _job_row(job: Job, settings: Sequence[str]) -> list[object]:
     """A row of ``results.csv``."""
     values = [job.settings.get(key) for key in settings]
-    return [job.name, job.title, job.status, *values, job.seed, *(job.result.get(key) for key in (*FIGURES, "error"))]
+    figures = [job.result.figure(key) for key in FIGURES]
+    return [job.name, job.title, job.status, *values, job.seed, *figures, job.result.error]
 
 
 def _group_row(one: Group) -> list[object]:
@@ -76,7 +77,7 @@ def markdown(sweep: Sweep) -> str:
         ]  # fmt: skip
     if unfinished := [job for job in sweep.jobs if job.status != "done"]:
         lines += ["", "Not finished:", ""]
-        lines += [f"- job {job.name}: {job.status}. {table_cell(job.result.get('error', ''))}" for job in unfinished]
+        lines += [f"- job {job.name}: {job.status}. {table_cell(job.result.error or '')}" for job in unfinished]
     return "\n".join(lines).rstrip() + "\n"
 
 

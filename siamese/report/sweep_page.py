@@ -72,11 +72,9 @@ def render(sweep: Sweep) -> str:
     number = {job: i for i, one in enumerate(groups) for job in one.jobs}
     colors = palette(len(groups))
     runs = [
-        Overlaid(number[job], history(job), job.result.get("best_epoch"), scored(job).tpr)
-        for job in jobs
-        if job in number
+        Overlaid(number[job], history(job), job.result.best_epoch, scored(job).tpr) for job in jobs if job in number
     ]
-    longest = max((job.number("train_seconds") or 0 for job in jobs), default=0)
+    longest = max((job.result.train_seconds or 0 for job in jobs), default=0)
     statuses = [job.status for job in jobs]
     return render_page(
         "sweep.html.j2",
@@ -104,7 +102,7 @@ def render(sweep: Sweep) -> str:
         if any(not np.isnan(run.tpr[0]) for run in runs)
         else None,
         jobs=[_job_view(sweep, job, number.get(job), colors, longest) for job in jobs],
-        training_time=duration(sum(job.number("train_seconds") or 0 for job in jobs)),
+        training_time=duration(sum(job.result.train_seconds or 0 for job in jobs)),
         notes=_notes(sweep),
         script=(Path(__file__).parent / "sweep.js").read_text(encoding="utf-8"),
     )
@@ -121,11 +119,14 @@ def _status(statuses: Sequence[str]) -> str:
 def _context(jobs: Sequence[Job]) -> str:
     """What the figures were measured on: data sets, protocols, test pairs, devices."""
     parts = []
-    for key, titles in (("dataset", DATASETS), ("protocol", PROTOCOLS), ("device", {})):
-        values = dict.fromkeys(str(job.result[key]) for job in jobs if job.result.get(key) is not None)
-        parts.append(", ".join(titled(value, titles) for value in values))
-    tested = dict.fromkeys(job.result["n_test"] for job in jobs if isinstance(job.result.get("n_test"), int))
-    parts.insert(2, ", ".join(count(n, "test pair") for n in tested))
+    results = [job.result for job in jobs]
+    for values, titles in (
+        ([one.dataset for one in results], DATASETS),
+        ([one.protocol for one in results], PROTOCOLS),
+        ([None if one.n_test is None else count(one.n_test, "test pair") for one in results], {}),
+        ([one.device for one in results], {}),
+    ):
+        parts.append(", ".join(titled(value, titles) for value in dict.fromkeys(values) if value is not None))
     return " · ".join(part for part in parts if part)
 
 
@@ -169,7 +170,7 @@ def _interval(one: Group) -> str:
     """How sure the test accuracy is: over seeds, or for a single one over the test pairs."""
     if len(one.jobs) > 1:
         return f"mean ± standard error of {len(one.jobs)} seeds"
-    ends = interval(one.jobs[0].result.get("test/acc_ci"), percent)
+    ends = interval(one.jobs[0].result.test_acc_ci, percent)
     return f"95 %: {ends}, one seed" if ends else "one seed"
 
 
@@ -192,7 +193,8 @@ def _group_view(sweep: Sweep, one: Group, color: str) -> dict[str, Any]:
 
 def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str], longest: float) -> dict[str, Any]:
     """A row of the table of jobs."""
-    seconds = job.number("train_seconds")
+    result = job.result
+    seconds = result.train_seconds
     return {
         "name": job.name,
         "title": job.title,
@@ -204,15 +206,15 @@ def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str],
         if sweep.is_wide
         else [show(job.settings.get(key)) if key in job.settings else "" for key in sweep.settings],
         "seed": job.seed,
-        "acc": job.result.get("test/acc"),
-        "interval": interval(job.result.get("test/acc_ci"), percent),
-        "loss": job.result.get("test/loss"),
-        "auc": job.result.get("test/auc"),
-        "epochs": job.result.get("epochs"),
+        "acc": result.test_acc,
+        "interval": interval(result.test_acc_ci, percent),
+        "loss": result.test_loss,
+        "auc": result.test_auc,
+        "epochs": result.epochs,
         "seconds": seconds,
         "time": "" if seconds is None else duration(seconds),
         "share": 0 if not longest or seconds is None else 100 * seconds / longest,
-        "error": job.result.get("error", ""),
+        "error": result.error or "",
     }
 
 
@@ -267,13 +269,13 @@ def _notes(sweep: Sweep) -> list[str]:
             "mean ± standard error is over seeds: how far another set of seeds would move the mean. It does not tell "
             "how far other test pairs would."
         )
-    if any(job.result.get("protocol") == "view1" and job.result.get("dataset") != "synthetic" for job in jobs):
+    if any(job.result.protocol == "view1" and job.result.dataset != "synthetic" for job in jobs):
         notes.append(
             "View 1 of LFW is meant for development. Figures on it are development figures, not to be compared with "
             "published results on View 2."
         )
-    precisions = sorted({str(job.result["precision"]) for job in jobs if "precision" in job.result})
-    devices = {job.result["device"] for job in jobs if "device" in job.result}
+    precisions = sorted({job.result.precision for job in jobs if job.result.precision is not None})
+    devices = {job.result.device for job in jobs if job.result.device is not None}
     if len(precisions) > 1 or len(devices) > 1:
         notes.append(
             f"The runs were made on {count(len(devices), 'device')} with precision {', '.join(precisions)}: their "
@@ -284,8 +286,8 @@ def _notes(sweep: Sweep) -> list[str]:
 
 def about_chance(groups: Sequence[Group]) -> list[str]:
     """How far chance alone moves an accuracy, a line a test set."""
-    keys = ("dataset", "protocol", "n_test")
-    about = {tuple(job.result[key] for key in keys) for g in groups for job in g.jobs if job.result.keys() >= {*keys}}
+    results = [job.result for one in groups for job in one.jobs]
+    about = {(one.dataset, one.protocol, one.n_test) for one in results if one.dataset and one.protocol and one.n_test}
     return [
         f"{dataset}, {protocol}: one standard error of a single accuracy on {n} test pairs is up to "
         f"{50 / math.sqrt(n):.1f} points."

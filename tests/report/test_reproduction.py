@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from hydra import compose, initialize_config_dir
 
-from siamese.config import schema as configuration
+from siamese.config.load import compose_train
+from siamese.config.schema import to_plain
 from siamese.errors import ConfigError
 from siamese.files import flatten
 from siamese.report.jobs import Job
 from siamese.report.reproduction import EXPERIMENTS, reproduction, verdict
+from siamese.runs.records import Result
 
 Make = Callable[..., Path]
 
@@ -27,13 +28,11 @@ FILES = {"1": "adam", "2": "sgd", "3": "batchnorm", "4": "dropout_0.1", "5": "dr
 
 
 def settings(*overrides: str) -> dict[str, object]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=["data=lfw_a", *overrides])
-    return configuration.to_plain(configuration.load_train(cfg))
+    return to_plain(compose_train(["data=lfw_a", *overrides]))
 
 
 def rows_of(plain: dict[str, object]) -> list[str]:
-    job = Job(Path("x"), "x", flatten(plain), {})
+    job = Job(Path("x"), "x", flatten(plain), Result())
     return [experiment.title for experiment in EXPERIMENTS if experiment.describes(job)]
 
 

@@ -24,7 +24,7 @@ from siamese.files import write_bytes_atomically, write_text_atomically
 from siamese.report import figures, text
 from siamese.report.examples import load_photo, pick_examples
 from siamese.report.load import read_run
-from siamese.report.run_page import PICTURES, write_run_report
+from siamese.report.run_page import PICTURES, write_run_page
 from siamese.runs.records import Prediction
 
 EVIL = "<script>alert('$x^$')</script>"
@@ -121,7 +121,7 @@ class Page(HTMLParser):
 
 
 def build(folder: Path) -> Page:
-    path = write_run_report(folder)
+    path = write_run_page(folder)
     assert path == folder / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert not page.open, "every tag is closed"
@@ -157,7 +157,7 @@ def run(tmp_path, images, monkeypatch) -> FakeRun:
     """A run to be changed before it is written; its figures are made, but not drawn, which takes a second."""
     blank = io.BytesIO()
     Image.new("L", (1, 1)).save(blank, "PNG")
-    monkeypatch.setattr("siamese.report.run.to_png", lambda figure, dpi: blank.getvalue())
+    monkeypatch.setattr("siamese.report.run_page.to_png", lambda figure, dpi: blank.getvalue())
     return FakeRun(tmp_path / "run", images)
 
 
@@ -325,8 +325,8 @@ class TestUnfinishedRuns:
         (folder / "excluded.csv").write_bytes(b"\xff\xfe\x00")
         page = build(folder)
         assert "config.yaml cannot be read" in page.text
-        assert "history.csv: 1 damaged row left out." in page.text
-        assert "predictions.csv: 3 damaged rows left out." in page.text
+        assert "history.csv: 1 damaged row was ignored." in page.text
+        assert "predictions.csv: 3 damaged rows were ignored." in page.text
         assert "excluded.csv cannot be read" in page.text
         assert "Test accuracy" in page.text
         assert "4 0.1000 90.0 % – – – –" in page.text
@@ -486,7 +486,7 @@ class TestFigures:
         assert png.startswith(b"\x89PNG")
 
     def test_no_pyplot_and_no_torch(self):
-        code = "import sys, siamese.report.run; print(sorted({'torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib.pyplot'} & set(sys.modules)))"  # noqa: E501
+        code = "import sys, siamese.report.run_page; print(sorted({'torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib.pyplot'} & set(sys.modules)))"  # noqa: E501
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"
 
