@@ -6,14 +6,15 @@ if __name__ == "__main__":
     keep_freed_memory()
 
 import hydra
-from omegaconf import DictConfig
 
-from siamese.command.hydra_app import eval_job, run_app
+from siamese.command.hydra_app import run_app
+from siamese.command.jobs import eval_job
+from siamese.config.load import Composed
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
-def main(cfg: DictConfig) -> float:
-    """One evaluation; returns the test accuracy."""
+def main(cfg: Composed) -> float:
+    """Run one evaluation; returns the test accuracy."""
     return eval_job(cfg)
 
 

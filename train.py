@@ -6,14 +6,15 @@ if __name__ == "__main__":
     keep_freed_memory()
 
 import hydra
-from omegaconf import DictConfig
 
-from siamese.command.hydra_app import run_app, train_job
+from siamese.command.hydra_app import run_app
+from siamese.command.jobs import train_job
+from siamese.config.load import Composed
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float:
-    """One job; returns the monitored validation figure for sweepers that optimise."""
+def main(cfg: Composed) -> float:
+    """Run one job; returns the monitored validation figure, for sweepers that optimise it."""
     return train_job(cfg)
 
 

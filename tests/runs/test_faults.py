@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 from test_resume import assert_equal
 
-from siamese.command import hydra_app as cli
+from siamese.command.exit_codes import reason
 from siamese.config.schema import TrainConfig, to_plain
 from siamese.data.image_cache import load_images
 from siamese.errors import DataError

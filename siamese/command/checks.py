@@ -1,0 +1,128 @@
+"""Checks of a run, an evaluation or a sweep before anything is written.
+
+They do not import torch, except to look for the GPU of ``trainer=gpu``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from siamese.config.load import Composed, load_eval, load_train, without_hydra
+from siamese.config.schema import DataConfig, LfwData, OneShotProtocol, TrainConfig, TrainProtocol
+from siamese.data.sources import check_data, prepare_data
+from siamese.errors import ConfigError, UnknownKeyError, UserError
+from siamese.runs.finished import find_runs
+from siamese.runs.folder import RunFolder
+from siamese.runs.signals import was_requeued
+
+EXTRAS = ("mlflow", "wandb")
+"""Loggers that need an optional package of the same name."""
+
+
+def check_job(config: Composed, config_name: str, folder: Path | None, fetch: bool = True) -> None:
+    """Check one run or evaluation, and download its data if it is missing and available for download.
+
+    Args:
+        config: what Hydra composed, including its own section ``hydra``.
+        config_name: ``train`` or ``eval``.
+        folder: the output folder; None: do not check it.
+        fetch: download missing data now, so that a failed download leaves no run folder behind.
+
+    Raises:
+        UserError: the configuration, data, device or output folder cannot be used.
+    """
+    data, protocol, test_only = (_check_train if config_name == "train" else _check_eval)(config, folder)
+    check_data(data, protocol, test_only)
+    if fetch and isinstance(data, LfwData):
+        prepare_data(data, sys.stderr.isatty(), protocol)
+
+
+def check_sweep(config: Composed, config_name: str) -> None:
+    """Check the output folder of a sweep, and that at least one of its jobs can work.
+
+    Raises:
+        UserError: the folder holds another sweep; or no job can work, for the reason of the first one.
+    """
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise ConfigError("torchrun starts the processes of one run, not of a sweep; leave out -m or torchrun")
+    folder = Path(config.hydra.sweep.dir)
+    held = sorted(folder.glob("*/result.json"))
+    resume = any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task)
+    if held and not (resume or was_requeued()):
+        raise ConfigError(
+            f"{folder} already holds a sweep ({len(held)} jobs); give resume=true to resume it, or another "
+            "hydra.sweep.dir"
+        )
+    problems = []
+    for overrides in _overrides_of_jobs(config):
+        job = compose(config_name, overrides, return_hydra_config=True)
+        try:
+            check_job(job, config_name, folder=None, fetch=False)
+        except UserError as error:
+            problems.append(error)
+        else:
+            return  # a job that fails later is a row of the sweep's table, with its reason
+    if problems:
+        raise problems[0]
+
+
+def _check_train(config: Composed, folder: Path | None) -> tuple[DataConfig, TrainProtocol | OneShotProtocol, bool]:
+    train = _load_with_hint(config)
+    if folder is not None:
+        RunFolder(folder).check(train)
+    if train.trainer.accelerator == "gpu":
+        from siamese.scoring.device import pick_device
+
+        pick_device(train)
+    if train.logger.name in EXTRAS and importlib.util.find_spec(train.logger.name) is None:
+        raise ConfigError(f"logger={train.logger.name} needs a package: pip install 'siamese[{train.logger.name}]'")
+    return train.data, train.protocol, False
+
+
+def _load_with_hint(config: Composed) -> TrainConfig:
+    """Load the configuration; if an experiment sets a key that no longer fits, the error says how to remove it."""
+    try:
+        return load_train(without_hydra(config))
+    except UnknownKeyError as error:
+        experiment = config.hydra.runtime.choices.get("experiment")
+        if experiment and not any(error.key in override for override in config.hydra.overrides.task):
+            raise ConfigError(
+                f"{error}; experiment={experiment} sets it for another choice: remove it with ~{error.key}"
+            ) from None
+        raise
+
+
+def _check_eval(config: Composed, folder: Path | None) -> tuple[DataConfig, TrainProtocol | OneShotProtocol, bool]:
+    evaluation = load_eval(without_hydra(config))
+    run = find_runs(evaluation)[0]
+    if folder is not None and RunFolder(folder).result is not None:
+        raise ConfigError(f"{folder} already holds a run; give another output folder")
+    protocol = evaluation.protocol if isinstance(evaluation.protocol, OneShotProtocol) else run.config.protocol
+    return run.config.data, protocol, run.test_only
+
+
+def _overrides_of_jobs(config: Composed) -> Iterator[list[str]]:
+    """Yield the overrides of each job for Hydra's own sweeper; other sweepers choose values while they run."""
+    sweeper = config.hydra.sweeper
+    if not sweeper._target_.endswith(".BasicSweeper"):
+        return
+    lines = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    values: dict[str, list[str]] = {}  # a later override of the same key replaces the earlier one
+    for override in OverridesParser.create().parse_overrides(lines + list(config.hydra.overrides.task)):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(f"{override.input_line}: a sweep needs a list of values; give choice(...) or range(...)")
+    for job in itertools.product(*values.values()):
+        yield list(job)

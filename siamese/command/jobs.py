@@ -1,0 +1,139 @@
+"""The jobs behind ``train`` and ``eval``: from a composed configuration to a finished run, with its failure recorded.
+
+Torch and Lightning are imported only when a job begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+
+from siamese.command.exit_codes import JobFailedError, end, reason
+from siamese.command.orphans import end_with_sweep
+from siamese.config.load import Composed, is_composition_error, load_eval, load_train
+from siamese.config.schema import OneShotProtocol
+from siamese.errors import TrainingError, UserError
+from siamese.runs.folder import RunFolder
+from siamese.runs.locks import ORPHANS_MAY_TAKE, claim, is_main, release
+from siamese.runs.signals import Interrupted, catch_signals
+
+
+def train_job(cfg: Composed) -> float:
+    """Train, test and report one run; returns the figure that ``monitor`` names, for sweepers that optimise it."""
+
+    def run(folder: RunFolder) -> float:
+        config = load_train(cfg)
+        is_helper = not is_main(config.trainer.processes)  # one of the processes that torchrun or SLURM started
+        if not is_helper:
+            folder.check(config)
+        if config.protocol.name == "view2" and config.protocol.fold is None:
+            from siamese.training.folds import train_folds as train
+        elif is_helper:
+            from siamese.training.helper import train_as_helper
+
+            train_as_helper(config, folder)
+            return float("nan")
+        else:
+            from siamese.training.train import train
+
+        gc.freeze()  # imported modules stay; the garbage collection after the job need not look through them
+        figure = train(config, folder, swept_values() or config.name).figure(config.monitor)
+        return float("nan") if figure is None else figure
+
+    return run_job(run, process_count(cfg))
+
+
+def eval_job(cfg: Composed) -> float:
+    """Score finished runs; returns the test accuracy (one-shot identification: that of the last number of ways)."""
+
+    def run(folder: RunFolder) -> float:
+        from siamese.protocols.evaluate import evaluate
+
+        config = load_eval(cfg)
+        result = evaluate(config, folder)
+        if isinstance(config.protocol, OneShotProtocol):
+            return float(result.oneshot(config.protocol.ways[-1], "acc"))
+        return float("nan") if result.test_acc is None else result.test_acc
+
+    return run_job(run)
+
+
+def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
+    """Run one job in its output folder and record a failure there.
+
+    A failed run ends the process. A failed job of a sweep raises `JobFailedError`, after which Hydra continues with the
+    next job.
+
+    Args:
+        run: does the work; returns the figure of the job.
+        processes: how many processes train together; only the first one writes.
+    """
+    catch_signals()  # again, because a launcher may run the job in another process
+    hydra = HydraConfig.get()
+    folder = RunFolder(Path(hydra.runtime.output_dir))
+    in_sweep = hydra.mode == RunMode.MULTIRUN
+    if not is_main(processes):
+        logging.getLogger().setLevel(logging.WARNING)
+        return run(folder)
+    try:
+        claim(folder.path, ORPHANS_MAY_TAKE if in_sweep else 0.0)
+    except UserError as error:
+        if in_sweep:
+            raise JobFailedError(f"job {hydra.job.num} failed: {error}") from None
+        end(error)
+    end_with_sweep()
+    try:
+        return run(folder)
+    except (Exception, Interrupted) as error:
+        if not folder.is_done:  # a finished run stays finished, for example if drawing its page fails
+            with contextlib.suppress(OSError):  # for example a full disk: still print the reason below
+                folder.record_failure(error, f"{hydra.job.name}.log")
+        hint = ""
+        if folder.last.exists() and not isinstance(error, Interrupted | UserError | TrainingError):
+            hint = "; resume from the last checkpoint with the same command, its folder and resume=true"
+        if isinstance(error, Interrupted) or not in_sweep:
+            end(error, hint)
+        raise JobFailedError(f"job {hydra.job.num} failed: {reason(error)}{hint}") from None
+    finally:
+        release(folder.path)
+        gc.collect()  # trainer and network refer to each other: half a gigabyte that the next job needs
+        gc.unfreeze()
+
+
+def swept_values() -> str:
+    """Return the overrides in which this job of a sweep differs, as ``batch_size=32,seed=1``; empty in a single run.
+
+    The job may run in another process than the sweep, so the swept keys are read from Hydra's ``multirun.yaml``.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return ""
+    try:
+        recorded = yaml.safe_load((Path(hydra.sweep.dir) / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+        parsed = OverridesParser.create().parse_overrides(list(recorded["overrides"]["task"]))
+        keys = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+        keys |= set(recorded["sweeper"].get("params") or {})
+    except (OSError, HydraException, yaml.YAMLError):
+        return ""
+    return ",".join(override for override in hydra.overrides.task if override.partition("=")[0] in keys)
+
+
+def process_count(config: Composed) -> int:
+    """Return how many processes train together; 1 if the configuration is invalid, which a later check reports."""
+    try:
+        return int(config.trainer.devices) * int(config.trainer.nodes)
+    except (TypeError, ValueError):
+        return 1
+    except Exception as error:
+        if is_composition_error(error):
+            return 1
+        raise
