@@ -1,24 +1,102 @@
-"""What the documentation tells to type is what works: the tutorial, the changes that add a part, the site."""
+"""README and docs: every command works, every path exists, every link leads somewhere, every example change applies."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from shell import INLINE, PAGES, blocks, check, commands
 
-DOCS = ROOT / "docs"
+from siamese.data.lists import read_pairs
+
+SERVER = Path(__file__).with_name("python_server.py")
 PARTS = {"optimizer": "rmsprop", "objective": "hinge", "model": "mlp"}
+LANGUAGES = {"sh", "python", "yaml", "diff", "text"}
+RUN_PAGES = [page for page in PAGES if any(block.language == "sh" and not block.reason for block in blocks(page))]
+EXTRAS = {"docs/sweeps.md": "optuna", "docs/using-a-model.md": "onnxscript"}
+"""Pages whose commands need a package that is not installed by default."""
+NAMED_AS_EXAMPLE = re.compile(
+    r"rmsprop|hinge|mlp|NAME|outputs/|multirun/|checkpoints/|data/|\.venv|build/|best/|report/(adam|final|grid)"
+)
 
 
-def blocks(page: str, language: str) -> list[str]:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+# --- without running anything -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_one_that_the_project_has(page: str) -> None:
+    """Overrides compose to a valid configuration, arguments parse, make targets and extras exist."""
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{block}: name the language of the block, sh for commands"
+        if block.language == "sh":
+            for words in commands(block.text):
+                if (words[0] == "python" and words[1] == "-") or words[0].startswith("#"):
+                    continue
+                try:
+                    check(words)
+                except (Exception, SystemExit) as error:
+                    pytest.fail(f"{block}: {' '.join(words)}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_in_a_sentence_or_table_is_valid(page: str) -> None:
+    prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+    for command in INLINE.findall(prose):
+        for words in commands(" ".join(command.split())):
+            if "..." in words:
+                continue
+            try:
+                check(words)
+            except (Exception, SystemExit) as error:
+                pytest.fail(f"{page}: {command}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_that_is_named_exists(page: str) -> None:
+    prose = re.sub(r"^```diff.*?^```$", "", text_of(page), flags=re.M | re.S)
+    named = set(re.findall(r"(?<![\w./-])((?:siamese|tests|conf|docs|benchmarks)/[\w./-]*[\w/])", prose))
+    named |= set(re.findall(r"(?<![\w/])(test_\w+\.py)", prose))
+    test_files = {file.name for file in (ROOT / "tests").rglob("test_*.py")}
+    for path in sorted(named):
+        if NAMED_AS_EXAMPLE.search(path):
+            continue
+        assert (ROOT / path).exists() or path in test_files, f"{page} names {path}, which does not exist"
+    for file, test in re.findall(r"`(?:tests/(?:\w+/)?)?(test_\w+\.py)::(test_\w+)", prose):
+        sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob(file)]
+        assert any(f"def {test}" in source for source in sources), f"{page} names {file}::{test}, which does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if link.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = link.partition("#")
+        file = folder / path if path else ROOT / page
+        assert file.exists(), f"{page} links to {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{page} links to {link}"
+
+
+def test_readme_is_short() -> None:
+    assert len(text_of("README.md").splitlines()) <= 130
 
 
 def a_copy(folder: Path) -> Path:
@@ -31,77 +109,114 @@ def a_copy(folder: Path) -> Path:
     return folder
 
 
-def run(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "LFW_ROOT"} | env
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def diffs() -> list[str]:
+    return [block.text for block in blocks("docs/extending.md") if block.language == "diff"]
+
+
+def apply(diff: str, folder: Path) -> None:
+    done = subprocess.run(
+        ["git", "apply", "-C1", "-"], cwd=folder, input=diff, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_changes_that_add_a_part_apply(tmp_path: Path) -> None:
     folder = a_copy(tmp_path)
-    diffs = blocks("extending.md", "diff")
-    assert len(diffs) == len(PARTS)
-    for diff in diffs:
-        (tmp_path / "change.diff").write_text(diff, encoding="utf-8")
-        done = run(["git", "apply", "-C1", "change.diff"], folder)
-        assert done.returncode == 0, done.stderr
+    assert len(diffs()) == len(PARTS)
+    for diff in diffs():
+        apply(diff, folder)
+
+
+# --- running the commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], None]]:
+    """A folder with everything that the commands name; returns a function that runs a script of the shell in it.
+
+    LFW is the tiny synthetic faces, under the names of all its copies. ``python`` is `python_server.py`, which makes
+    the runs small.
+    """
+    folder = tmp_path_factory.mktemp("docs")
+    for name in ("train.py", "eval.py", "conf"):
+        (folder / name).symlink_to(ROOT / name)
+    lfw = folder / "lfw"
+    lfw.mkdir()
+    for file in tiny_root.glob("*.txt"):
+        (lfw / file.name).symlink_to(file)
+    for name in ("lfw", "lfw_funneled", "lfw-deepfunneled", "lfw2"):
+        (lfw / name).symlink_to(tiny_root / "lfw")
+    for name in ("PHOTOS", "OTHER_PHOTOS", "GALLERY"):
+        (folder / name).symlink_to(tiny_root / "lfw")
+    photos = sorted((tiny_root / "lfw").glob("*/*.jpg"))
+    for name in ("a.jpg", "b.jpg", "photo.jpg"):
+        shutil.copy(photos.pop(), folder / name)
+    pairs = [pair for split in ("Train", "Test") for pair in read_pairs(tiny_root / f"pairsDev{split}.txt")]
+    rows = [f"lfw/lfw/{pair.image1},lfw/lfw/{pair.image2},{pair.label}" for pair in pairs]
+    (folder / "pairs.csv").write_text("\n".join(["image1,image2,label", *rows]))
+    shutil.copytree(ROOT / "docs/reproduction", folder / "multirun/reproduction")
+    space = next(block.text for block in blocks("docs/sweeps.md") if block.language == "yaml")
+    (folder / "my-space.yaml").write_text(space)
+
+    short = Path(tempfile.mkdtemp())  # the path of a socket has about a hundred characters at most
+    binary = folder / "bin/python"
+    binary.parent.mkdir()
+    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {SERVER} {short / "socket"} "$@"\n')
+    binary.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{binary.parent}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{SERVER.parent}:{SERVER.parent.parent}",
+        "LFW_ROOT": str(lfw), "GLIBC_TUNABLES": "glibc.malloc.check=0",  # set, so train.py does not start itself again
+    }  # fmt: skip
+    with subprocess.Popen([sys.executable, SERVER, short / "socket"], env=environment) as server:
+        wait_for(short / "socket", server)
+
+        def run(script: str) -> None:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{script}\n{done.stdout}"
+
+        run("python train.py optimizer=adam model.batchnorm=true hydra.run.dir=RUN")
+        for name in ("RUN1", "RUN2", "RUN3", "FOLDER", "FOLDER1", "FOLDER2", "FOLDER3"):
+            (folder / name).symlink_to(folder / "RUN")
+        yield run
+        server.kill()
+    shutil.rmtree(short)
+
+
+def wait_for(address: Path, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert server.poll() is None, "the server ended"
+        with socket.socket(socket.AF_UNIX) as caller:
+            if caller.connect_ex(str(address)) == 0:
+                return
+        time.sleep(0.1)
+    pytest.fail("the server did not start")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_the_commands_of_a_page_run(page: str, workplace: Callable[[str], None]) -> None:
+    """In their order; those marked "not run" are only checked above."""
+    if page in EXTRAS:
+        pytest.importorskip(EXTRAS[page], reason="an extra")
+    for block in blocks(page):
+        if block.language == "sh" and not block.reason:
+            workplace(block.text)
+        elif block.language == "python":
+            workplace(f"{sys.executable} - <<'END'\n{block.text}END")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), PARTS.items())
 def test_an_added_part_trains(group: str, option: str, tiny_overrides: list[str], tmp_path: Path) -> None:
     folder = a_copy(tmp_path)
-    diff = blocks("extending.md", "diff")[list(PARTS).index(group)]
-    (tmp_path / "change.diff").write_text(diff, encoding="utf-8")
-    assert run(["git", "apply", "-C1", "change.diff"], folder).returncode == 0
+    apply(diffs()[list(PARTS).index(group)], folder)
     kept = [word for word in tiny_overrides if not (group == "model" and word.startswith("model."))]
-    done = run([sys.executable, "train.py", *kept, f"{group}={option}", "hydra.run.dir=run"], folder)
+    done = subprocess.run(
+        [sys.executable, "train.py", *kept, f"{group}={option}", "hydra.run.dir=run"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_the_tutorial(tmp_path: Path) -> None:
-    """Its commands as they stand, in an empty folder that has the scripts."""
-    for name in ("train.py", "eval.py", "conf"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (tmp_path / "bin/python").chmod(0o755)
-    for block in blocks("tutorial.md", "sh"):
-        done = run(
-            ["bash", "-euo", "pipefail", "-c", block], tmp_path,
-            PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", PYTHONPATH=str(ROOT),
-        )  # fmt: skip
-        assert done.returncode == 0, f"{block}\n{done.stderr}"
-    assert (tmp_path / "multirun/tutorial/report.html").is_file()
-
-
-def test_the_configuration_reference_has_every_key() -> None:
-    pytest.importorskip("mkdocs", reason="an extra")
-    sys.path.insert(0, str(DOCS))
-    try:
-        import hooks
-    finally:
-        sys.path.remove(str(DOCS))
-    text = hooks.reference()
-    for key in (
-        "`learning_rate`",
-        "`checkpoint`",
-        "### `koch`",
-        "### `adam` `adamw`",
-        "`overfit_batches`",
-        "### `folder`",
-    ):
-        assert key in text
-    row = next(line for line in text.splitlines() if line.startswith("| `dropout`"))
-    assert row == "| `dropout` | `0.0` | number ≥ 0, < 1 |  |"
-
-
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs", reason="an extra")
-    done = run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)], ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "precision" in (tmp_path / "configuration.html").read_text(encoding="utf-8")
-    pages = [page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html")]
-    assert not any(re.search(r'(src="|<link[^>]+href=")https?://', page) for page in pages)
