@@ -28,3 +28,13 @@ class TrainingError(Exception):
 def one_line(text: object) -> str:
     """Any text as one line, runs of white space as one blank."""
     return " ".join(str(text).split())
+
+
+def printable(text: object) -> str:
+    """Any text as one line, with unprintable characters replaced by question marks."""
+    return "".join(character if character.isprintable() else "?" for character in one_line(text))
+
+
+def reason_of(error: BaseException | str) -> str:
+    """Return the operating system's reason for an error, without error number and file name, as one printable line."""
+    return printable(getattr(error, "strerror", None) or error) or type(error).__name__

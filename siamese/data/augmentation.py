@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.config.schema import AugmentationConfig
+from siamese.config.augmentation import AugmentationConfig
 
 DRAWS = 13
 """Numbers drawn for an image, whatever is switched on: what one option does, does not change what another draws."""

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siamese.config.schema import DataConfig, SamplingConfig, TrainProtocol
+from siamese.config.data import DataConfig
+from siamese.config.protocol import TrainProtocol
+from siamese.config.sampling import SamplingConfig
 from siamese.data.image_cache import ImageArray, load_images
 from siamese.data.lists import Pair, People, identities, people_of
 from siamese.data.own import OwnPairs

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siamese.config.schema import FolderData
+from siamese.config.data import FolderData
 from siamese.data.lists import Pair, People
 from siamese.data.split import SPLITS
 from siamese.errors import DataError

@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from siamese.config.schema import ImageOptions
+from siamese.config.data import ImageOptions
 from siamese.data.images import decode, why_unusable
 from siamese.errors import DataError
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from siamese.config.schema import ImageOptions
+from siamese.config.data import ImageOptions
 
 LARGEST = 100_000_000
 """Most pixels of a photo: 0.3 GB in colour. A larger file is a mistake, or made to exhaust the memory."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from siamese.config.schema import FolderData, PairsData
+from siamese.config.data import FolderData, PairsData
 from siamese.data.folder import divide_people, draw_pairs, find_people
 from siamese.data.lists import Pair, People, identities
 from siamese.data.pair_list import list_root, read_listed_pairs

@@ -7,7 +7,7 @@ import posixpath
 from pathlib import Path
 from typing import NamedTuple
 
-from siamese.config.schema import PairsData
+from siamese.config.data import PairsData
 from siamese.data.lists import Pair, forbidden_in_name, read_table, warn_of_duplicates
 from siamese.data.split import SPLITS, people_split
 from siamese.errors import DataError

@@ -8,16 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from siamese.config.schema import (
-    DataConfig,
-    FolderData,
-    OneShotProtocol,
-    OwnData,
-    PairsData,
-    TrainProtocol,
-    View1Protocol,
-    View2Protocol,
-)
+from siamese.config.data import DataConfig, FolderData, OwnData, PairsData
+from siamese.config.protocol import OneShotProtocol, TrainProtocol, View1Protocol, View2Protocol
 from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
 from siamese.data.own import OwnPairs, read_own
 from siamese.errors import DataError

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from siamese.config.schema import SamplingConfig
+from siamese.config.sampling import SamplingConfig
 from siamese.data.union_find import connected_components
 
 Ints = NDArray[np.int64]

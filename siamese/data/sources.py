@@ -11,19 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siamese.config.data import DOWNLOADED_ROOT, DataConfig, DataSection, FolderData, LfwData, PairsData, SyntheticData
 from siamese.config.messages import validate
-from siamese.config.schema import (
-    DOWNLOADED_ROOT,
-    DataConfig,
-    DataSection,
-    FolderData,
-    LfwData,
-    OneShotProtocol,
-    PairsData,
-    SyntheticData,
-    TrainProtocol,
-    View2Protocol,
-)
+from siamese.config.protocol import OneShotProtocol, TrainProtocol, View2Protocol
 from siamese.data.own import photo_root, read_own
 from siamese.data.protocol import TRAIN_LIST, VIEW1, check_all_folds, list_files, read_listed, read_test_people
 from siamese.errors import DataError

@@ -11,7 +11,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from siamese.config.schema import ImageOptions
+from siamese.config.data import ImageOptions
 from siamese.data.lists import Pair, identities
 from siamese.data.union_find import connected_components
 from siamese.errors import DataError

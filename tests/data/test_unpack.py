@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from archives import BODY, FACES, FACES_TREE, regular, special, tgz, tree
 
-from siamese.data import download
-from siamese.data.download import unpack
+from siamese.data import unpack as unpacking
+from siamese.data.unpack import unpack
 from siamese.errors import DataError
 
 LARGE = 1 << 30
@@ -81,14 +81,14 @@ def test_a_target_that_is_there_is_left_alone(archive, into):
 
 
 def test_a_target_that_appears_meanwhile_is_left_alone(archive, into, monkeypatch):
-    extract = download._extract
+    extract = unpacking._extract
 
     def extract_late(*args):
         extract(*args)
         (into / "lfw").mkdir()
         (into / "lfw" / "theirs").touch()
 
-    monkeypatch.setattr(download, "_extract", extract_late)
+    monkeypatch.setattr(unpacking, "_extract", extract_late)
     unpack(archive, into, top="lfw", max_bytes=LARGE)
     assert tree(into) == ["lfw", "lfw/theirs"]
 
@@ -144,7 +144,7 @@ def test_a_bomb_is_stopped_wherever_it_hides(tmp_path, into, where):
 
 
 def test_a_bomb_of_members(tmp_path, into, monkeypatch):
-    monkeypatch.setattr(download, "MAX_MEMBERS", 50)
+    monkeypatch.setattr(unpacking, "MAX_MEMBERS", 50)
     (tmp_path / "ok.tgz").write_bytes(tgz(*(regular(f"lfw/{number}") for number in range(50))))
     (tmp_path / "bomb.tgz").write_bytes(tgz(*(regular(f"lfw/{number}") for number in range(51))))
     assert "more than 50 members" in not_unpacked(tmp_path / "bomb.tgz", into)
@@ -168,13 +168,13 @@ def test_no_archive_at_all(tmp_path, archive, into):
     archive.write_bytes(b"<html>404</html>")
     assert "damaged (Not a gzipped file" in not_unpacked(archive, into)
     archive.write_bytes(tgz(regular("lfw2/x")))
-    assert "holds no folder lfw/" in not_unpacked(archive, into)
+    assert "contains no folder lfw/" in not_unpacked(archive, into)
     archive.write_bytes(tgz(regular("lfw")))
-    assert "holds no folder lfw/" in not_unpacked(archive, into)
+    assert "contains no folder lfw/" in not_unpacked(archive, into)
 
 
 def test_a_disk_that_fills_up_while_unpacking(archive, into, small_files_only):
-    assert f"cannot be unpacked into {into}: File too large; make room" in not_unpacked(archive, into)
+    assert f"cannot be unpacked into {into}: File too large; free some space" in not_unpacked(archive, into)
 
 
 def test_members_in_each_others_way(archive, into):
