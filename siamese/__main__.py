@@ -1,9 +1,4 @@
-"""The command ``siamese``, and ``python -m siamese``: train, score, ask finished runs, describe data, write pages.
-
-Little is imported before it is known what is asked for: the answer to a wrong command line need not wait for torch.
-"""
-
-from __future__ import annotations
+"""``python -m siamese``: the same as the command ``siamese``."""
 
 from siamese.command.main import run
 

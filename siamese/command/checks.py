@@ -15,8 +15,10 @@ from pathlib import Path
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from siamese.config.data import DataConfig, LfwData
 from siamese.config.load import Composed, load_eval, load_train, without_hydra
-from siamese.config.schema import DataConfig, LfwData, OneShotProtocol, TrainConfig, TrainProtocol
+from siamese.config.protocol import OneShotProtocol, TrainProtocol
+from siamese.config.schema import TrainConfig
 from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, UnknownKeyError, UserError
 from siamese.runs.finished import find_runs

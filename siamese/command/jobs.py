@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from siamese.command.exit_codes import JobFailedError, end, reason
 from siamese.command.orphans import end_with_sweep
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
-from siamese.config.schema import OneShotProtocol
+from siamese.config.protocol import OneShotProtocol
 from siamese.errors import TrainingError, UserError
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, claim, is_main, release

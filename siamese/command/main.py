@@ -1,26 +1,31 @@
-"""TODO."""
+"""The command ``siamese``: parse the command line, call the subcommand, turn errors into exit codes.
+
+Each subcommand's module is imported only when it is called, so that a wrong command line or ``--help`` is answered
+without importing torch.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from siamese.command.memory import keep_freed_memory
-from siamese.config.load import configuration_folder
 from siamese.errors import TrainingError, UserError
-from siamese.runs.signals import Interrupted
 
 HYDRA = ("train", "eval")
-"""Commands that are ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
+"""Subcommands that work like ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
+
+AddParser = Callable[..., argparse.ArgumentParser]
+"""Adds the parser of one subcommand: ``add_parser`` of what ``ArgumentParser.add_subparsers`` returns."""
 
 
 def run() -> NoReturn:
-    """The command line of the process; ends with the exit code of `siamese.cli` or `main`."""
+    """Run the command line of this process and end it with the exit code."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in HYDRA:
         keep_freed_memory()
@@ -29,10 +34,12 @@ def run() -> NoReturn:
 
 
 def run_with_hydra(command: str) -> NoReturn:
-    """``train`` or ``eval``, as ``train.py`` and ``eval.py`` do, with the configuration that is installed."""
+    """Run ``train`` or ``eval`` as ``train.py`` or ``eval.py`` would, with the installed configuration files."""
     import hydra
 
-    from siamese.command.hydra_app import eval_job, run_app, train_job
+    from siamese.command.hydra_app import run_app
+    from siamese.command.jobs import eval_job, train_job
+    from siamese.config.defaults import configuration_folder
 
     sys.argv[:2] = [f"{Path(sys.argv[0]).name} {command}"]
     job = {"train": train_job, "eval": eval_job}[command]
@@ -40,34 +47,22 @@ def run_with_hydra(command: str) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand other than Hydra's; returns the exit code (2: what is named cannot be used; 1: it fails)."""
+    """Run a subcommand other than ``train`` and ``eval``.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+
+    Returns:
+        the exit code: 0 done, 2 invalid arguments or data, 130 / 143 interrupted, 1 any other failure.
+    """
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("siamese").setLevel(logging.INFO)
-    from siamese.command import subcommands as commands
+    from siamese.command.exit_codes import discard_output
+    from siamese.runs.signals import Interrupted
 
     try:
-        match options.command:
-            case "verify":
-                for answer in commands.verify(options.run, options.photo, options.pairs, options.explain):
-                    print(json.dumps(answer))
-            case "embed":
-                commands.embed(options.run, options.folder, options.out)
-            case "identify":
-                found = commands.identify(options.run, options.gallery, options.photo, options.top)
-                print(json.dumps(found, indent=2))
-            case "search":
-                commands.search(options.space, options.folder, options.override, options.trials)
-            case "page":
-                commands.page(options.run, options.port)
-            case "export":
-                commands.export(options.run, options.folder, options.format)
-            case "report":
-                print(commands.build_report(options.folder, options.explain))
-            case "reproduction":
-                print(commands.reproduction(options.folder), end="")
-            case "data":
-                commands.describe_data(options.path, options.option, options.json, options.contact_sheet)
+        _call(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -75,11 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        print(f"error: interrupted by {error.signal.name}; the same command goes on", file=sys.stderr)
+        print(f"error: interrupted by {error.signal.name}; run the same command again to resume", file=sys.stderr)
         return 128 + error.signal
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has gone; nor may the interpreter flush to it when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # for example `siamese verify ... | head`
+        discard_output()
         return 1
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
@@ -87,50 +81,117 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _call(options: argparse.Namespace) -> None:
+    match options.command:
+        case "verify":
+            from siamese.command.verify import verify
+
+            for line in verify(options.run, options.photo, options.pairs, options.explain):
+                print(json.dumps(line))
+        case "embed":
+            from siamese.command.embed import embed
+
+            embed(options.run, options.folder, options.out)
+        case "identify":
+            from siamese.command.identify import identify
+
+            print(json.dumps(identify(options.run, options.gallery, options.photo, options.top), indent=2))
+        case "search":
+            from siamese.command.search import search
+            from siamese.runs.signals import catch_signals
+
+            catch_signals()
+            search(options.space, options.folder, options.override, options.trials)
+        case "page":
+            from siamese.inference.web_page import serve
+
+            serve(options.run, options.port)
+        case "export":
+            from siamese.inference.export import export
+
+            export(options.run, options.folder, options.format)
+        case "report":
+            from siamese.command.report import build_pages
+
+            print(build_pages(options.folder, options.explain))
+        case "reproduction":
+            from siamese.report.reproduction import reproduction
+
+            print(reproduction(options.folder), end="")
+        case "data":
+            from siamese.command.describe_data import describe_data
+
+            describe_data(options.path, options.option, options.json, options.contact_sheet)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """All subcommands and their arguments."""
+    """Build the parser of all subcommands."""
     parser = argparse.ArgumentParser(prog="siamese", description="Siamese networks for face verification.")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in HYDRA:
-        commands.add_parser(command, add_help=False, help=f"as {command}.py: key=value ..., --help tells all keys")
-    report = commands.add_parser("report", help="build the page of a run or a sweep from the files on disk")
-    report.add_argument("folder", type=Path, help="a run folder, or one with runs below it: of a sweep, or of several")
-    report.add_argument("--explain", action="store_true", help="of a run: show in its gallery what answers rest on")
-    reproduced = commands.add_parser(
-        "reproduction", help="print the figures of the report that is reproduced beside those of runs, as Markdown"
-    )
-    reproduced.add_argument("folder", type=Path, nargs="+", help="a folder with runs of experiment=report/... below it")
-    described = commands.add_parser("data", help="tell what a data set holds and what is wrong with it")
-    described.add_argument(
-        "path", type=Path, help="a folder with a folder for each person, LFW's root, or a CSV file of pairs"
-    )
-    described.add_argument("option", nargs="*", help="of the configuration's data group, as split_seed=1")
-    described.add_argument("--json", action="store_true", help="print all of it as one JSON object")
-    described.add_argument("--contact-sheet", type=Path, metavar="FILE", help="write photos of some people into FILE")
-    verified = commands.add_parser("verify", help="tell whether two photos show the same person, as JSON")
-    verified.add_argument("run", type=Path, help="the folder of a finished run")
-    verified.add_argument("photo", type=Path, nargs="*", help="two files")
-    verified.add_argument("--pairs", type=Path, metavar="FILE", help="CSV file of image1,image2, perhaps label")
-    verified.add_argument("--explain", type=Path, metavar="FILE", help="draw what the answer rests on into FILE")
-    embedded = commands.add_parser("embed", help="write the embeddings of all photos in a folder")
-    embedded.add_argument("run", type=Path, help="the folder of a finished run")
-    embedded.add_argument("folder", type=Path, help="photos, anywhere below it")
-    embedded.add_argument("out", type=Path, help="a file that ends in .npy or .csv")
-    identified = commands.add_parser("identify", help="tell who of a gallery is on a photo, as JSON")
-    identified.add_argument("run", type=Path, help="the folder of a finished run")
-    identified.add_argument("gallery", type=Path, help="a folder of photos, or a photo, for each person")
-    identified.add_argument("photo", type=Path, help="of whom is asked for")
-    identified.add_argument("--top", type=int, default=5, help="how many people to tell (default 5)")
-    page = commands.add_parser("page", help="show a page on this machine where two photos can be dropped")
-    page.add_argument("run", type=Path, help="the folder of a finished run")
-    page.add_argument("--port", type=int, default=7860, help="of 127.0.0.1 (default 7860); 0 for any that is free")
-    searched = commands.add_parser("search", help="look for the best values by validation, with Optuna")
-    searched.add_argument("space", help="a YAML file with a search space, or the name of one in conf/search: quick")
-    searched.add_argument("folder", type=Path, help="of the search; goes on with what is there")
-    searched.add_argument("override", nargs="*", help="key=value of every trial besides, as for train")
-    searched.add_argument("--trials", type=int, metavar="N", help="in all, instead of what the file says")
-    exported = commands.add_parser("export", help="write a run's network as ONNX, or as torch.export saves it")
-    exported.add_argument("run", type=Path, help="the folder of a finished run")
-    exported.add_argument("folder", type=Path, help="where to; made when missing")
+        purpose = {"train": "train, test and report a network", "eval": "score a finished run"}[command]
+        commands.add_parser(command, add_help=False, help=f"{purpose}; arguments as of {command}.py: key=value ...")
+    _add_reports(commands.add_parser)
+    _add_questions(commands.add_parser)
+
+    searched = commands.add_parser("search", help="search for hyperparameters by validation, with Optuna")
+    searched.add_argument("space", help="YAML file with a search space, or the name of one in conf/search: quick")
+    searched.add_argument("folder", type=Path, help="output folder of the search; an existing search there is resumed")
+    searched.add_argument("override", nargs="*", help="key=value for every trial, as for train")
+    searched.add_argument("--trials", type=int, metavar="N", help="total number of trials (overrides the file)")
+
+    exported = commands.add_parser("export", help="write a run's network in ONNX or torch.export format")
+    exported.add_argument("run", type=Path, help="folder of a finished run")
+    exported.add_argument("folder", type=Path, help="output folder; created if missing")
     exported.add_argument("--format", default="onnx", help="onnx (default) or pt2")
     return parser
+
+
+def _add_reports(add: AddParser) -> None:
+    """Add the subcommands that describe runs and data sets."""
+    report = add("report", help="rebuild run pages and sweep pages from the files of the runs")
+    report.add_argument("folder", type=Path, help="a run folder, or a folder with runs below it, such as a sweep")
+    report.add_argument(
+        "--explain", action="store_true", help="add occlusion maps to the gallery of a run page (needs the network)"
+    )
+
+    reproduction = add("reproduction", help="compare runs with the figures of the course report, as Markdown tables")
+    reproduction.add_argument(
+        "folder", type=Path, nargs="+", help="a folder with runs of experiment=report/... below it"
+    )
+
+    data = add("data", help="summarise a data set and list its problems")
+    data.add_argument(
+        "path", type=Path, help="a folder of one folder per person, the root folder of LFW, or a CSV file of pairs"
+    )
+    data.add_argument("option", nargs="*", help="key=value of the configuration's group data, such as split_seed=1")
+    data.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    data.add_argument("--contact-sheet", type=Path, metavar="FILE", help="write images of some people to FILE")
+
+
+def _add_questions(add: AddParser) -> None:
+    """Add the subcommands that apply a finished run to photos."""
+    verify = add("verify", help="decide whether two photos show the same person, as JSON")
+    verify.add_argument("run", type=Path, help="folder of a finished run")
+    verify.add_argument("photo", type=Path, nargs="*", help="two image files")
+    verify.add_argument(
+        "--pairs", type=Path, metavar="FILE", help="CSV file with the columns image1, image2 and optionally label"
+    )
+    verify.add_argument("--explain", type=Path, metavar="FILE", help="save occlusion maps of both photos to FILE")
+
+    embed = add("embed", help="write the embeddings of all photos in a folder")
+    embed.add_argument("run", type=Path, help="folder of a finished run")
+    embed.add_argument("folder", type=Path, help="folder of photos, at any depth")
+    embed.add_argument("out", type=Path, help="output file, .npy or .csv")
+
+    identify = add("identify", help="rank the people of a gallery for a photo, as JSON")
+    identify.add_argument("run", type=Path, help="folder of a finished run")
+    identify.add_argument("gallery", type=Path, help="folder with a folder of photos, or one photo, for each person")
+    identify.add_argument("photo", type=Path, help="the photo to identify")
+    identify.add_argument("--top", type=int, default=5, help="number of people to print (default 5)")
+
+    page = add("page", help="serve a local web page that compares two photos")
+    page.add_argument("run", type=Path, help="folder of a finished run")
+    page.add_argument(
+        "--port", type=int, default=7860, help="local port to listen on (default 7860; 0 picks a free one)"
+    )

@@ -28,10 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, model_validator
 
 from siamese.config.load import composition_error, load_file, load_train
-from siamese.config.schema import Section, TrainConfig, to_plain
+from siamese.config.schema import TrainConfig
+from siamese.config.section import Section, to_plain
 from siamese.data.sources import check_data
 from siamese.errors import ConfigError, TrainingError
-from siamese.report.sweep import write_sweep_report
+from siamese.report.sweep import write_sweep_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, SWEEP_PROCESS, claim, release
 from siamese.runs.records import HistoryRow, read_history
@@ -145,7 +146,7 @@ def search(space: str, folder: Path, overrides: Sequence[str], trials: int | Non
             follow(plan, study, trial, folder / str(trial.number), overrides)
         finally:
             lock.release()
-        write_sweep_report(folder)
+        write_sweep_page(folder)
     tell_best(plan, study, overrides)
 
 
@@ -155,7 +156,7 @@ def space_file(name: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    from siamese.config.load import configuration_folder
+    from siamese.config.defaults import configuration_folder
 
     if (file := Path(name)).is_file():
         return file
@@ -186,7 +187,7 @@ def check_space(plan: SearchConfig, overrides: Sequence[str]) -> None:
 
 def composed(overrides: Sequence[str]) -> TrainConfig:
     """The configuration of ``train.py`` with these overrides; a ConfigError where there is none."""
-    from siamese.config.load import configuration_folder
+    from siamese.config.defaults import configuration_folder
 
     try:
         with initialize_config_dir(str(configuration_folder()), version_base="1.3"):

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from siamese import Verifier
 from siamese.command.main import main
-from siamese.config.schema import EvalConfig, ImageOptions
+from siamese.config.data import ImageOptions
+from siamese.config.schema import EvalConfig
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import Decision
@@ -100,7 +101,7 @@ def test_photos_that_cannot_be_read_are_named(verifier: Verifier, faces: Path, t
 
 
 def test_what_is_no_run_to_ask(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run there"):
+    with pytest.raises(ConfigError, match="no run found"):
         Verifier.load(tmp_path)
     evaluate(EvalConfig(run=str(finished)), RunFolder(tmp_path / "eval"))
     with pytest.raises(ConfigError, match="is an evaluation; name the run that it scored"):
@@ -254,9 +255,9 @@ def test_identify_takes_folders_or_a_photo_of_each(
         (["verify", "RUN", "a.jpg"], "give two photos, or --pairs FILE"),
         (["verify", "RUN"], "give two photos, or --pairs FILE"),
         (["verify", "RUN", "none.jpg", "none.jpg"], "none.jpg: missing; give another photo"),
-        (["verify", "none", "a.jpg", "b.jpg"], "run=none: no run there"),
+        (["verify", "none", "a.jpg", "b.jpg"], "run=none: no run found"),
         (["verify", "RUN", "--pairs", "empty.csv"], "empty.csv:1: no column image1"),
-        (["verify", "RUN", "--pairs", "bad.csv"], "bad.csv:2: expected two files and a label"),
+        (["verify", "RUN", "--pairs", "bad.csv"], "bad.csv:2: expected two files, and as label 1"),
         (["verify", "RUN", "--pairs", "bad.csv", "--explain", "x.png"], "--explain is for two photos"),
         (["verify", "RUN", "a.jpg", "b.jpg", "--explain", "x.gif"], "--explain x.gif: name a file that ends in .png"),
         (["verify", "RUN", "a.jpg", "b.jpg", "--explain", "none/x.png"], "none/x.png: no such folder; make none first"),

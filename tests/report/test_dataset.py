@@ -120,12 +120,12 @@ def test_lfws_layout_and_its_contact_sheet(tiny_root: Path, tmp_path: Path, caps
     ("arguments", "message"),
     [
         (["none"], "none: no such file or folder; name a folder of people's folders, LFW's root, or a CSV file"),
-        (["photos", "seed"], "seed: is no option; give key=value"),
+        (["photos", "seed"], "seed: expected key=value"),
         (["photos", "split_sed=1"], "unknown key 'data.split_sed'; did you mean data.split_seed?"),
         (["photos", "test_fraction=2"], "data.test_fraction=2"),
-        (["photos", "split_seed=["], "split_seed=[: the value cannot be read"),
+        (["photos", "split_seed=["], "split_seed=[: the value is not valid YAML"),
         (["photos", "--contact-sheet", "none/x.png"], "none/x.png: no such folder; make none first"),
-        (["photos", "--contact-sheet", "x.psd"], "x.psd: name a file that ends in .png, .jpg, .webp"),
+        (["photos", "--contact-sheet", "x.psd"], "x.psd: name a file that ends in .png, .jpg or .webp"),
         (["photos", "split=pairs"], "data=folder keeps people apart"),
     ],
 )

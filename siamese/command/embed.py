@@ -1,0 +1,51 @@
+"""``siamese embed``: write the embeddings of all photos in a folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siamese.command.photos import check_output, embed_photos, load_verifier, read_photos
+from siamese.data.folder import find_photos
+from siamese.errors import DataError
+from siamese.files import replacing, write_csv_atomically
+
+log = logging.getLogger(__name__)
+
+
+def embed(run: Path, folder: Path, out: Path) -> None:
+    """Embed all photos below a folder and write the embeddings to ``out``.
+
+    A ``.csv`` file has one row for each photo: its name, its person (the first folder, if any) and the D numbers of the
+    embedding. A ``.npy`` file has only the embeddings, float32 [N, D], and a ``.csv`` file of the same name is written
+    beside it with the names and people in the same order.
+
+    Raises:
+        UserError: the run, the folder or the output file cannot be used.
+    """
+    check_output("", out, ("npy", "csv"))
+    names = find_photos(folder)
+    verifier = load_verifier(run)
+    read, unusable = read_photos(verifier, folder, names)
+    if not read:
+        raise DataError(f"{folder}: none of its {len(names)} photos can be used; the first: {min(unusable.values())}")
+    embeddings = embed_photos(verifier, list(read.values()))
+    _write(out, list(read), embeddings)
+    for problem in unusable.values():
+        log.warning("excluded: %s", problem)
+    log.info("%d embeddings of %d dimensions: %s", *embeddings.shape, out)
+
+
+def _write(out: Path, names: list[str], embeddings: NDArray[np.float32]) -> None:
+    people = [name.partition("/")[0] if "/" in name else "" for name in names]
+    if out.suffix.lower() == ".csv":
+        columns = ["image", "person", *(f"z{k}" for k in range(embeddings.shape[1]))]
+        rows = zip(names, people, embeddings, strict=True)
+        write_csv_atomically(out, columns, ((name, person, *z.tolist()) for name, person, z in rows))
+    else:
+        write_csv_atomically(out.with_suffix(".csv"), ["image", "person"], zip(names, people, strict=True))
+        with replacing(out) as temporary, temporary.open("xb") as file:
+            np.save(file, embeddings)

@@ -1,0 +1,65 @@
+"""``siamese identify``: rank the people of a gallery by how likely they are the person on a photo."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from siamese.command.photos import embed_photos, load_verifier, read_photos
+from siamese.data.folder import find_people, find_photos
+from siamese.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+
+def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
+    """Return the people of a gallery who are most likely the person on a photo, as a dict for JSON.
+
+    Args:
+        run: folder of a finished run.
+        gallery: a folder with a folder of photos for each person, or with one photo for each, named after the person.
+        photo: the photo to identify.
+        top: how many people to return, most likely first.
+
+    Raises:
+        UserError: the run, the gallery or the photo cannot be used.
+    """
+    if top < 1:
+        raise ConfigError(f"--top {top}: give 1 or more")
+    people = _people_of_gallery(gallery)
+    verifier = load_verifier(run)
+    person_of = {name: person for person, names in people.items() for name in names}
+    read, unusable = read_photos(verifier, gallery, list(person_of))
+    for problem in unusable.values():
+        log.warning("excluded: %s", problem)
+    asked = verifier.read(photo)
+    if not read:
+        raise DataError(f"{gallery}: no photo in it can be used; give at least one of each person")
+    embeddings = embed_photos(verifier, [asked, *read.values()])
+    matches = verifier.rank(embeddings, [(person_of[name], name) for name in read])
+    return {
+        "image": str(photo),
+        "threshold": verifier.decision.threshold,
+        "people": len(matches),
+        "matches": [
+            {
+                "person": match.person, "image": match.photo, "same": match.verification.same,
+                "probability": match.verification.probability, "score": match.verification.score,
+            }
+            for match in matches[:top]
+        ],
+        "run": str(run),
+    }  # fmt: skip
+
+
+def _people_of_gallery(gallery: Path) -> dict[str, list[str]]:
+    """Return the photos of each person, relative to the gallery."""
+    if not gallery.is_dir():
+        raise DataError(f"{gallery}: no such folder; name one with a folder of photos, or one photo, for each person")
+    if any(entry.is_dir() and not entry.name.startswith(".") for entry in gallery.iterdir()):
+        return find_people(gallery, str(gallery))
+    people: dict[str, list[str]] = {}
+    for name in find_photos(gallery):
+        people.setdefault(Path(name).stem, []).append(name)
+    return people

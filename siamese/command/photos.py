@@ -1,0 +1,81 @@
+"""What ``verify``, ``embed`` and ``identify`` share: photos as arrays and embeddings, and checks of output files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from siamese.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from siamese.inference.verifier import Verifier
+
+CHUNK = 1024
+"""Photos embedded between two steps of the progress bar."""
+
+Pixels = NDArray[np.uint8]
+"""A photo as the network's input, uint8 [C, H, W]."""
+
+
+def load_verifier(run: Path) -> Verifier:
+    """Load the network of a finished run; torch is imported only now, after the arguments were checked."""
+    from siamese.inference.verifier import Verifier
+
+    return Verifier.load(run)
+
+
+def read_photos(verifier: Verifier, root: Path, names: list[str]) -> tuple[dict[str, Pixels], dict[str, str]]:
+    """Read photos, with a progress bar in a terminal.
+
+    Returns:
+        the photos that can be used, by name; and for the other names the reason.
+    """
+    read: dict[str, Pixels] = {}
+    unusable: dict[str, str] = {}
+    for name in tqdm(names, desc="reading", unit="image", leave=False, disable=_no_bar()):
+        try:
+            read[name] = verifier.read(root / name)
+        except DataError as error:
+            unusable[name] = str(error).removesuffix("; give another photo")
+    return read, unusable
+
+
+def embed_photos(verifier: Verifier, photos: list[Pixels]) -> NDArray[np.float32]:
+    """Embed photos, with a progress bar in a terminal; returns float32 [N, D]."""
+    if not photos:
+        return verifier.embed([])
+    import torch
+
+    parts = []
+    with tqdm(desc="embedding", total=len(photos), unit="image", leave=False, disable=_no_bar()) as bar:
+        for first in range(0, len(photos), CHUNK):
+            part = photos[first : first + CHUNK]
+            parts.append(verifier.embed_pixels(torch.from_numpy(np.stack(part))))
+            bar.update(len(part))
+    return np.concatenate(parts)
+
+
+def check_output(option: str, file: Path, kinds: tuple[str, ...]) -> None:
+    """Raise a `ConfigError` unless ``file`` has one of the suffixes ``kinds`` and its folder exists.
+
+    Args:
+        option: how the file was named on the command line, for the message; may be empty.
+        file: to be written.
+        kinds: suffixes without the dot.
+    """
+    shown = f"{option} {file}".strip()
+    if file.suffix.lower().removeprefix(".") not in kinds:
+        *first, last = (f".{kind}" for kind in kinds)
+        raise ConfigError(f"{shown}: name a file that ends in {', '.join(first)} or {last}")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{shown}: no such folder; make {file.parent} first")
+
+
+def _no_bar() -> bool | None:
+    """Return tqdm's argument ``disable``, so that the bar appears only in a terminal."""
+    return None if sys.stderr.isatty() else True

@@ -1,0 +1,109 @@
+"""``siamese verify``: decide for two photos, or for each pair of a list, whether they show the same person."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from siamese.command.photos import check_output, embed_photos, load_verifier, read_photos
+from siamese.data.lists import read_table
+from siamese.errors import ConfigError, DataError
+from siamese.evaluation.intervals import wilson
+from siamese.files import replacing
+
+if TYPE_CHECKING:
+    from siamese.inference.verifier import Verifier
+
+log = logging.getLogger(__name__)
+
+
+class ListedPair(NamedTuple):
+    """A line of the list: two files as named there, and the label (1 same, 0 different) if it has one."""
+
+    image1: str
+    image2: str
+    label: int | None
+
+
+def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | None) -> Iterator[dict[str, Any]]:
+    """Yield the decision about two photos, or about each pair of a list, as a dict for JSON.
+
+    A pair of a list with an unusable photo has the key ``error`` instead of a decision.
+
+    Args:
+        run: folder of a finished run.
+        photos: two files; empty if there is a list.
+        pairs: CSV file with the columns image1, image2 and optionally label; files are relative to its folder.
+        explain: file to save the occlusion maps of the two photos to.
+
+    Raises:
+        UserError: the run, the list or one of the two photos cannot be used.
+    """
+    if (pairs is None) == (not photos) or len(photos) not in (0, 2):
+        raise ConfigError("give two photos, or --pairs FILE with a list of pairs")
+    if pairs is not None and explain is not None:
+        raise ConfigError("--explain is for two photos; leave out --pairs")
+    if explain is not None:
+        check_output("--explain", explain, ("png", "jpg", "pdf", "svg"))
+    if pairs is None:
+        yield from _verify_two(run, photos, explain)
+    else:
+        listed = read_pairs_to_verify(pairs)
+        yield from _verify_list(load_verifier(run), listed, pairs.parent)
+
+
+def _verify_two(run: Path, photos: list[Path], explain: Path | None) -> Iterator[dict[str, Any]]:
+    verifier = load_verifier(run)
+    verification = verifier.verify(*photos)
+    yield {"image1": str(photos[0]), "image2": str(photos[1]), **verification._asdict(), "run": str(run)}
+    if explain is not None:
+        from siamese.inference.occlusion import explain_pair, explanation_figure
+
+        figure = explanation_figure(explain_pair(verifier, photos[0], photos[1]), verification)
+        with replacing(explain) as temporary:
+            figure.savefig(temporary, format=explain.suffix.lstrip(".").lower(), dpi=150)
+        log.info("occlusion maps: %s", explain)
+
+
+def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> Iterator[dict[str, Any]]:
+    names = sorted({name for pair in listed for name in (pair.image1, pair.image2)})
+    read, unusable = read_photos(verifier, root, names)
+    rows = {name: row for row, name in enumerate(read)}
+    usable = [pair for pair in listed if pair.image1 in rows and pair.image2 in rows]
+    indices = [(rows[pair.image1], rows[pair.image2]) for pair in usable]
+    verifications = iter(verifier.compare(embed_photos(verifier, list(read.values())), indices))
+    correct: list[bool] = []
+    for pair in listed:
+        line = {key: value for key, value in pair._asdict().items() if value is not None}
+        if problem := unusable.get(pair.image1) or unusable.get(pair.image2):
+            yield {**line, "error": problem}
+            continue
+        verification = next(verifications)
+        if pair.label is not None:
+            correct.append(verification.same == bool(pair.label))
+        yield {**line, **verification._asdict()}
+    if correct:
+        low, high = wilson(sum(correct), len(correct))
+        log.info(
+            "accuracy: %.1f %% of %d pairs (95 %% confidence interval %.1f - %.1f)",
+            100 * sum(correct) / len(correct), len(correct), 100 * low, 100 * high,
+        )  # fmt: skip
+    if unusable:
+        log.warning("%d photos cannot be used", len(unusable))
+
+
+def read_pairs_to_verify(path: Path) -> list[ListedPair]:
+    """Read the list of ``--pairs``.
+
+    Raises:
+        DataError: the file is missing or malformed; the message names the file and the line.
+    """
+    listed = []
+    for where, row in read_table(path, ("image1", "image2"), "image1,image2 and optionally label"):
+        image1, image2, label = row["image1"], row["image2"], row.get("label") or None
+        if not image1 or not image2 or label not in (None, "0", "1"):
+            raise DataError(f"{where}: expected two files, and as label 1 (same), 0 (different) or nothing")
+        listed.append(ListedPair(image1, image2, None if label is None else int(label)))
+    return listed
