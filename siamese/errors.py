@@ -1,16 +1,16 @@
-"""The errors a user can mend: one line that names the file, key or value, and the remedy."""
+"""Errors that a user can fix. The message is one line: what is wrong (file, key or value), and what to do."""
 
 
 class UserError(Exception):
-    """Bad configuration or data; the entry points print it as one line and end with exit code 2."""
+    """Invalid configuration or data; the entry points print the message and end with exit code 2."""
 
 
 class ConfigError(UserError):
-    """A key that does not exist, a value of the wrong type, or one that is impossible."""
+    """An unknown key, or a value of the wrong type or out of range."""
 
 
 class UnknownKeyError(ConfigError):
-    """A key that does not exist, or not beside the other choices; ``key`` is its name."""
+    """A key that does not exist, or not with the chosen options; ``key`` is its name."""
 
     def __init__(self, message: str, key: str) -> None:
         super().__init__(message)
@@ -22,11 +22,11 @@ class DataError(UserError):
 
 
 class TrainingError(Exception):
-    """Training cannot go on, for another reason than bad configuration or data; one line, exit code 1."""
+    """Training cannot continue for another reason than invalid configuration or data; exit code 1."""
 
 
 def one_line(text: object) -> str:
-    """Any text as one line, runs of white space as one blank."""
+    """Join the lines of a text, with one space for each run of white space."""
     return " ".join(str(text).split())
 
 

@@ -1,4 +1,4 @@
-"""Files written all or nothing, and nested mappings as flat keys."""
+"""Write files atomically, and flatten nested mappings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; takes its place when the block ends well, else it is removed.
+    """Context that gives a temporary path beside ``path``; it replaces ``path`` at the end, or is removed on an error.
 
-    A reader sees the old or the new content, never a part. Holds for readers at any time and for a killed process;
-    not for a power cut, since nothing is synced.
+    Other processes see the old or the new content, never a part of it, even if this process is killed. A power cut may
+    still lose data, since nothing is synced.
 
     Raises:
-        OSError: the folder is missing or cannot be written; an old file is left as it was.
+        OSError: the folder is missing or cannot be written; an old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -32,26 +32,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process killed within `replacing` has left in a folder, in which nobody else may be writing."""
+    """Remove temporary files that a killed process left in `replacing`. No process may be writing to the folder."""
     for temporary in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", temporary.name):
             temporary.unlink(missing_ok=True)
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a file as `replacing` does; errors as there."""
-    # Not tempfile: its files are readable by their owner alone, whatever the umask says.
+    """Write a file with `replacing`; errors as there."""
+    # Not with tempfile: its files are readable only by their owner, whatever the umask.
     with replacing(path) as temporary, temporary.open("xb") as file:
         file.write(data)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """`write_bytes_atomically` for text: UTF-8, line ends as given."""
+    """Write text as UTF-8 with `replacing`; line ends are kept."""
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
 def write_csv_atomically(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table as CSV; floats in full, so that reading gives the same numbers."""
+    """Write a table as CSV. Floats are written with all digits, so that reading gives the same numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -60,7 +60,7 @@ def write_csv_atomically(path: Path, columns: Iterable[str], rows: Iterable[Iter
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
+    """Turn nested mappings into a single one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

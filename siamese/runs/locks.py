@@ -1,4 +1,4 @@
-"""Who may write to a run folder: one process at a time, and of several that train together only the first."""
+"""Decide which process may write to a run folder: one at a time, and only the first of those that train together."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _held: dict[Path, FileLock] = {}
 
 
 def is_first() -> bool:
-    """Whether this process is the first of those that a launcher has started, if one has."""
+    """Return whether this process is the first of those that a launcher started, or the only one."""
     ranks = ("RANK", "LOCAL_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") in ("", "0") for name in ranks)
 
 
 def is_main(processes: int) -> bool:
-    """Whether this process may write: of several that train together the first."""
+    """Return whether this process may write: it is the only one or the first of those that train together."""
     return processes == 1 or is_first()
 
 
 def claim(folder: Path, wait: float = 0.0) -> None:
-    """Hold a folder, which is made when missing, for this process until `release` or its end, however it ends.
+    """Lock a folder for this process until `release` or the end of the process; create the folder if necessary.
 
     Args:
-        folder: of a run or of a sweep.
-        wait: seconds to wait for another process that holds it.
+        folder: folder of a run or of a sweep.
+        wait: seconds to wait if another process has the lock.
 
     Raises:
-        ConfigError: another process holds it, or it cannot be written.
+        ConfigError: another process has the lock, or the folder cannot be written.
     """
     key = folder.resolve()
     if key in _held:
@@ -51,7 +51,7 @@ def claim(folder: Path, wait: float = 0.0) -> None:
         lock.acquire(timeout=wait)
     except Timeout:
         raise ConfigError(
-            f"{folder} is in use by another process; wait until that has ended, or give another output folder"
+            f"{folder} is in use by another process; wait until that process ends, or give another output folder"
         ) from None
     except NotImplementedError:
         log.warning("%s: the file system has no locks; make sure that no other process uses this folder", folder)
@@ -62,7 +62,7 @@ def claim(folder: Path, wait: float = 0.0) -> None:
 
 
 def release(folder: Path) -> None:
-    """Let others have a folder that this process has claimed."""
+    """Unlock a folder that this process has claimed."""
     lock = _held.pop(folder.resolve(), None)
     if lock is not None:
         lock.release()

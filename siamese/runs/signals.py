@@ -1,6 +1,6 @@
-"""SIGINT, SIGTERM, and what SLURM sends before a job's time is up, each raised as `Interrupted`.
+"""Signals: SIGINT, SIGTERM, and SLURM's signal before the time limit, each raised as `Interrupted`.
 
-While a network is trained the first one waits for a moment at which nothing is lost; a second one does not.
+During training the first signal waits until a checkpoint is saved; a second one ends the process at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 REQUEUE = signal.SIGUSR1
-"""Sent ahead of the time limit by SLURM where ``sbatch --signal=USR1@SECONDS`` asks for it: save, and queue again."""
+"""Sent by SLURM before the time limit (``sbatch --signal=USR1@SECONDS``): save, and put the job in the queue again."""
 
 _ours: set[signal.Signals] = set()
 _deferring = False
@@ -24,10 +24,10 @@ _agreed: signal.Signals | None = None
 
 
 class Interrupted(SystemExit):
-    """A signal was received; not an Exception, so that nothing mistakes it for a failed job.
+    """A signal was received.
 
-    A `SystemExit`, because libraries let that pass where they catch all else (tqdm's log handler: a signal that came
-    while a line was written was printed as a logging error, and training went on).
+    It is a `SystemExit`, not an `Exception`, because libraries that catch everything else let that pass. (tqdm's log
+    handler would print it as a logging error and continue.)
     """
 
     def __init__(self, signum: int) -> None:
@@ -36,13 +36,13 @@ class Interrupted(SystemExit):
         self.signal = signal.Signals(signum)
 
     def __str__(self) -> str:
-        return f"interrupted by {self.signal.name}; training goes on with the same command, its folder and resume=true"
+        return f"interrupted by {self.signal.name}; to resume, give the same command, its output folder and resume=true"
 
 
 def catch_signals() -> None:
-    """Raise `Interrupted` for SIGINT and SIGTERM, and in a job of SLURM for `REQUEUE`.
+    """Raise `Interrupted` on SIGINT and SIGTERM, and in a SLURM job on `REQUEUE`.
 
-    A signal for which a launcher has plans of its own is left to it.
+    Leave a signal alone if a launcher has already set a handler for it.
     """
     for signum in (signal.SIGINT, signal.SIGTERM, *([REQUEUE] if "SLURM_JOB_ID" in os.environ else [])):
         if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
@@ -51,18 +51,18 @@ def catch_signals() -> None:
 
 
 def reclaim_signals() -> None:
-    """Take the signals back that were caught here before others (Lightning) set handlers of their own."""
+    """Set our handlers again after Lightning has replaced them."""
     for signum in _ours:
         signal.signal(signum, _receive)
 
 
 @contextmanager
 def deferred(shared: bool = False) -> Iterator[None]:
-    """Within, the first signal only waits, for `received` to tell; it is raised at the end at the latest.
+    """Context in which the first signal is not raised but returned by `received`; it is raised at the end.
 
     Args:
-        shared: several processes train together, and must stop at the same step: `received` tells of a signal only
-            when they have agreed on it.
+        shared: several processes train together and must stop at the same step; `received` then returns a signal only
+            after `agree`.
     """
     global _deferring, _shared, _waiting, _agreed
     _deferring, _shared, _waiting, _agreed = True, shared, None, None
@@ -75,23 +75,23 @@ def deferred(shared: bool = False) -> Iterator[None]:
 
 
 def waiting() -> signal.Signals | None:
-    """The signal that this process has received and not yet raised."""
+    """Return the signal that this process has received and not yet raised; None without one."""
     return _waiting if _deferring else None
 
 
 def agree(signum: int) -> None:
-    """All processes that train together know of a signal (0 for none)."""
+    """Record the signal that all processes of a run know of (0 for none)."""
     global _agreed
     _agreed = signal.Signals(signum) if signum else None
 
 
 def received() -> signal.Signals | None:
-    """The signal for which to stop at the next moment at which nothing is lost."""
+    """Return the signal to stop for once a checkpoint is saved; None without one."""
     return _agreed if _shared and _deferring else waiting()
 
 
 def requeue() -> bool:
-    """Ask SLURM to start this job again; whether it will."""
+    """Ask SLURM to start this job again, and return whether it agreed."""
     job = os.environ.get("SLURM_JOB_ID", "")
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
@@ -104,7 +104,7 @@ def requeue() -> bool:
 
 
 def was_requeued() -> bool:
-    """Whether SLURM has started this job before."""
+    """Return whether SLURM has started this job before."""
     return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
 
 
@@ -112,8 +112,8 @@ def _receive(signum: int, frame: FrameType | None) -> None:
     global _waiting
     if _deferring and _waiting is None:
         _waiting = signal.Signals(signum)
-        # Not the log: it may be what was interrupted.
-        with suppress(OSError):  # as when whoever read it was stopped by the same Ctrl-C
-            os.write(2, f"{_waiting.name}: stopping after this step; once more to stop at once\n".encode())
+        # Do not use the log: the signal may have interrupted it.
+        with suppress(OSError):  # the reader of stderr may have been stopped by the same Ctrl-C
+            os.write(2, f"{_waiting.name}: stopping after this step; send it again to stop at once\n".encode())
         return
     raise Interrupted(signum)

@@ -21,7 +21,10 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 
-from siamese.config.schema import PAIR_OBJECTIVES, CosineScheduler, StepScheduler, TrainConfig, to_plain
+from siamese.config.objective import PAIR_OBJECTIVES
+from siamese.config.scheduler import CosineScheduler, StepScheduler
+from siamese.config.schema import TrainConfig
+from siamese.config.section import to_plain
 from siamese.data.dataset import PairDataset
 from siamese.models.siamese import SiameseNetwork
 from siamese.objectives.build import build_objective

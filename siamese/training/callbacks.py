@@ -1,4 +1,4 @@
-"""Lightning callbacks: the record of epochs, when to stop, and what makes a resumed run equal to an undisturbed one."""
+"""Lightning callbacks: record epochs, stop early, save, and make a resumed run equal to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ log = logging.getLogger(__name__)
 
 
 class History(Callback):
-    """Writes a row an epoch to ``history.csv``, to the log and to the loggers (the epoch is their step)."""
+    """Writes one row per epoch to ``history.csv``, to the log and to the loggers (the epoch is their step)."""
 
     def __init__(self, file: Path, monitor: str) -> None:
         self.file = file
         self.monitor = monitor
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
-        self._before = 0.0  # seconds that the epoch had taken when it was interrupted
+        self._before = 0.0  # seconds of the current epoch before it was interrupted
         self._lr = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the epochs before a resumption to loggers that begin a new file."""
-        anew: list[Logger] = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+        """After resuming, log the earlier epochs again to loggers that start a new file."""
+        new_files: list[Logger] = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
         for row in self.rows:
-            self._log(row, anew)
+            self._log(row, new_files)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock. (Lightning leaves out ``on_train_epoch_start`` in the first epoch of a resumed run.)"""
+        """Start the clock. (Lightning does not call ``on_train_epoch_start`` in the first epoch of a resumed run.)"""
         if batch_idx == 0 or not self._started:
             self._started = time.perf_counter() - self._before
             self._before = 0.0
             self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the row; validation has run by now."""
-        # numpy writes the shortest digits that tell a float32 from its neighbours: 0.5875, not 0.5874999761581421.
+        """Write the row; validation of this epoch has already run."""
+        # numpy prints the shortest decimal that identifies a float32: 0.5875, not 0.5874999761581421.
         measured = {name: np.float32(float(value)) for name, value in trainer.callback_metrics.items()}
         metrics = {name: float(str(value)) for name, value in measured.items() if name in HISTORY_COLUMNS}
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **metrics}
@@ -60,10 +60,10 @@ class History(Callback):
         if trainer.is_global_zero:
             write_history(self.file, self.rows)
         self._log(row, trainer.loggers)
-        told = [f"{name} {row[name]:.4f}" for name in HISTORY_COLUMNS if name in row and "/" in name]
+        figures = [f"{name} {row[name]:.4f}" for name in HISTORY_COLUMNS if name in row and "/" in name]
         log.info(
             "epoch %d/%s  %s  %.1f s%s",
-            row["epoch"], trainer.max_epochs, "  ".join(told), row["seconds"],
+            row["epoch"], trainer.max_epochs, "  ".join(figures), row["seconds"],
             "  best" if best_epoch(self.rows, self.monitor) == row["epoch"] else "",
         )  # fmt: skip
 
@@ -72,20 +72,17 @@ class History(Callback):
             logger.log_metrics({name: row[name] for name in row if name != "epoch"}, step=int(row["epoch"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, and the time that the epoch which goes on has taken."""
+        """Return the rows so far, and the seconds that the current epoch has taken."""
         return {"rows": list(self.rows), "seconds": time.perf_counter() - self._started if self._started else 0.0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the rows up to the checkpoint; what was written after it is trained again."""
+        """Restore the rows up to the checkpoint; later epochs are trained again."""
         self.rows = list(state_dict["rows"])
-        self._before = state_dict.get("seconds", 0.0)  # from before it was kept
+        self._before = state_dict["seconds"]
 
 
 class StepSeed(Callback):
-    """Seeds torch before every step from (seed, step).
-
-    Dropout then draws the same masks in a step whether the run was resumed before it or not.
-    """
+    """Seeds torch before every step from (seed, step), so that a resumed run draws the same dropout masks."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -98,25 +95,26 @@ class StepSeed(Callback):
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Early stopping that also holds for a run resumed after its last epoch; Lightning's would train one more."""
+    """Early stopping that also stops a run resumed after its last epoch; Lightning's would train one more epoch."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop at once when the restored state says that the patience was used up."""
+        """Stop at once if the restored state has no patience left."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
 
 class StopDiverged(Callback):
-    """Ends training when the loss is no number any more, before what came of it is saved.
+    """Ends training when the loss is NaN or infinite, before such weights are saved.
 
-    On a GPU, which a look at every loss would have wait, every `EVERY` steps, at ends of epochs, and before weights are
-    saved.
+    On the CPU, the loss of every step is checked. On a GPU, reading the loss makes the GPU wait, so it is checked only
+    every `EVERY` steps, in the last step of an epoch, and before weights are saved.
 
     Args:
-        steps: they are saved after every so many; None for ends of epochs.
+        steps: steps between two checkpoints; None if they are saved after epochs.
     """
 
     EVERY = 20
+    """Steps."""
 
     def __init__(self, steps: int | None = None) -> None:
         self.steps = steps
@@ -124,7 +122,7 @@ class StopDiverged(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss of the step.
+        """Check the loss of the step.
 
         Raises:
             TrainingError: it is infinite or NaN.
@@ -137,28 +135,25 @@ class StopDiverged(Callback):
             raise TrainingError(
                 f"the training loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) "
                 f"with a learning rate of {rate:.3g}; give a lower learning_rate, trainer.gradient_clip_val or "
-                "precision=32 (checkpoints/ has the weights from before)"
+                "precision=32 (checkpoints/ has the weights from before that step)"
             )
 
 
 class HearSignals(Callback):
-    """Takes the signals back from Lightning, which sets handlers of its own.
-
-    And tells all processes that train together of one that any of them has received.
-    """
+    """Replaces Lightning's signal handlers by ours, and shares a received signal with all processes of the run."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take them back."""
+        """Replace the handlers that Lightning set when the fit started."""
         signals.reclaim_signals()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Agree between steps."""
+        """Share signals between steps."""
         self._agree(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Agree between epochs."""
+        """Share signals between epochs."""
         self._agree(trainer)
 
     @staticmethod
@@ -169,12 +164,12 @@ class HearSignals(Callback):
 
 
 class StopOnSignal(Checkpoint):
-    """Ends training for a signal that waits (`siamese.signals.deferred`), when `KeepLast` before it has saved."""
+    """Ends training after a signal (see `siamese.runs.signals.deferred`); `KeepLast`, called before it, has saved."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop between steps; after the last of an epoch its validation comes first."""
+        """Stop between steps; after the last step of an epoch, validation runs first."""
         if (signum := signals.received()) and not trainer.is_last_batch:
             raise signals.Interrupted(signum)
 
@@ -185,17 +180,18 @@ class StopOnSignal(Checkpoint):
 
 
 class KeepLast(Checkpoint):
-    """Keeps ``last.ckpt``, all that is needed to go on: before the first step, then at ends of epochs or every N steps.
+    """Saves ``last.ckpt``, from which a run is resumed: before the first step, then after epochs or every ``steps``.
 
-    An epoch that ends within ``EVERY`` seconds of the last time is left out: writing 470 MB takes longer than short
-    epochs do, and a run that goes on repeats less than that. When a signal waits, it is saved whatever the time.
-    (Lightning calls a `Checkpoint` after other callbacks and in the order given: the state saved here knows the best
-    epoch only if ``ModelCheckpoint`` stands before it.)
+    After an epoch that ends within `EVERY` seconds of the last checkpoint, nothing is saved: writing 470 MB takes
+    longer than a short epoch, and a resumed run repeats less than that. After a signal, the state is always saved.
+    (Lightning calls a `Checkpoint` after all other callbacks and in the given order. Therefore the saved state knows
+    the best epoch only if ``ModelCheckpoint`` comes before this one.)
 
     Args:
         file: ``last.ckpt``.
-        save_final: save at the end whatever the time.
-        steps: save after every so many steps instead (of an epoch's last one, after its validation).
+        save_final: always save at the end of training.
+        steps: save after this many steps instead of after epochs. If such a step is the last one of an epoch, the state
+            is saved after validation.
     """
 
     EVERY = 30.0
@@ -208,7 +204,7 @@ class KeepLast(Checkpoint):
         self._saved = -math.inf
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, so that a run interrupted in its first epoch can go on too; unless it is resumed from that file."""
+        """Save, so that a run interrupted in its first epoch can be resumed; not needed in a resumed run."""
         if trainer.ckpt_path is None:
             self._save(trainer)
 
@@ -221,12 +217,12 @@ class KeepLast(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after a whole epoch, validation included."""
+        """Save after an epoch and its validation."""
         if self.steps is None:
             due = time.monotonic() - self._saved >= self.EVERY
         else:
             due = trainer.global_step % self.steps == 0
-        # All processes or none: saving, they wait for each other.
+        # Either all processes save or none: in saving they wait for each other.
         if trainer.strategy.broadcast(due) or signals.received():
             self._save(trainer)
 
@@ -241,11 +237,11 @@ class KeepLast(Checkpoint):
 
 
 def best_epoch(rows: Sequence[HistoryRow], monitor: str) -> int:
-    """The first epoch with the best monitor: what `ModelCheckpoint` keeps."""
+    """Return the first epoch with the best monitored figure, whose weights `ModelCheckpoint` keeps."""
     sign = 1 if mode_of(monitor) == "min" else -1
     return int(min(rows, key=lambda row: sign * row[monitor])["epoch"])
 
 
 def mode_of(monitor: str) -> str:
-    """Whether a lower (``min``) or a higher (``max``) value is better."""
+    """Return ``min`` if a lower value of the monitor is better, else ``max``."""
     return "min" if monitor.endswith("loss") else "max"

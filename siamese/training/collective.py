@@ -1,8 +1,8 @@
-"""Several processes that train one network together: each computes its share of every batch.
+"""Divide each batch among the processes that train one network together.
 
-The share of a batch is a run of neighbouring images (or pairs). What the network makes of it is gathered, so that every
-process has the loss of the whole batch, whatever is compared in it: the same loss, gradients and metrics as a single
-process has. But batch normalization takes the statistics of each share, and dropout uses the same masks in all.
+The share of a process consists of neighbouring images (or pairs) of the batch. The outputs of the network are gathered,
+so every process computes the loss of the whole batch: the same loss, gradients and metrics as in a single process. Two
+things differ: batch normalization uses the statistics of each share, and dropout uses the same masks in all processes.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torch.autograd.function import once_differentiable
 
 
 def processes() -> int:
-    """How many processes train together; 1 where no group of processes has been formed."""
+    """Return how many processes train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def share(x_N: Tensor) -> Tensor:
-    """This process's share of the first dimension: views of neighbours whose sizes differ by one at most."""
+    """Return this process's share along the first dimension, a view; the sizes of two shares differ by at most one."""
     if processes() == 1:
         return x_N
     return x_N.tensor_split(processes())[dist.get_rank()]
 
 
 def gather(x: Tensor, total: int) -> Tensor:
-    """The shares of all processes, in their order; gradients go back to the process whose share it was.
+    """Concatenate the outputs of all processes, in order; each gradient goes back to the process it belongs to.
 
     Args:
-        x: [n, ...], what came of this process's share.
-        total: N, the sum of all n.
+        x: [n, ...], outputs for this process's share.
+        total: N, the sum of n over all processes.
 
     Returns:
-        [N, ...]; ``x`` itself for a single process.
+        [N, ...]; ``x`` itself in a single process.
     """
     count = processes()
     if count == 1:
@@ -59,14 +59,14 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        # Every process has the same loss; the sum over them is divided by their number when gradients are averaged.
+        # Every process has the same loss, so this sums it; DDP then divides by their number as it averages gradients.
         g = g.contiguous()
         dist.all_reduce(g)
         return g[dist.get_rank()]
 
 
 def leave() -> None:
-    """Dissolve the group of processes, if one was formed."""
+    """Leave the process group, if there is one."""
     if processes() > 1:
-        with suppress(RuntimeError):  # one of the others may be gone
+        with suppress(RuntimeError):  # another process may have died
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Batches for Lightning: rows of the image array, gathered and converted to floats on the trainer's device.
+"""Batches for Lightning: the data loaders give rows of the image array; images are gathered on the trainer's device.
 
 Shapes: B pairs in a batch, M images in a batch, P listed pairs in a batch of groups, C channels, H = W pixels.
 """
@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from siamese.config.schema import SamplingConfig
+from siamese.config.sampling import SamplingConfig
 from siamese.data.dataset import PairDataset, PairSet, to_float
 from siamese.data.sampling import GroupBatchSampler, NamedPairSampler, PairBatchSampler, groups_of_pairs
 from siamese.training.collective import processes, share
@@ -58,47 +58,47 @@ Indices = PairIndices | GroupIndices
 
 
 class BatchLoader:
-    """An epoch's batches of indices, resumable in the middle: Lightning keeps its state in checkpoints.
+    """Yields an epoch's batches of indices; can be resumed within an epoch, as Lightning saves its state.
 
-    Not a ``DataLoader``: samplers yield whole batches of indices, so there is nothing to collate or to prefetch.
+    It is not a ``DataLoader``: the samplers yield whole batches of indices, so nothing is collated or prefetched.
 
     Args:
         sampler: yields the tensors of each batch; Lightning calls its ``set_epoch``.
-        as_batch: those tensors -> the batch.
-        limit: batches per epoch, as a number or as a fraction (at least one batch); None: all.
+        as_batch: makes the batch from these tensors.
+        limit: batches per epoch, as a number or as a fraction (at least one batch); None for all.
     """
 
     def __init__(
         self, sampler: Iterable[Any], as_batch: Callable[..., Indices], limit: int | float | None = None
     ) -> None:
         self.sampler = sampler
-        self.batch_sampler = None  # Lightning looks for it, as a DataLoader without automatic batching has it
+        self.batch_sampler = None  # Lightning reads this attribute of a DataLoader
         self._as_batch = as_batch
         whole = len(sampler)  # type: ignore[arg-type]
         if isinstance(limit, float):
             self._length = max(1, round(limit * whole))
         else:
             self._length = whole if limit is None else min(whole, limit)
-        self._given = 0  # batches of this epoch
-        self._skip = 0  # batches of the next one
+        self._given = 0  # batches given in this epoch
+        self._skip = 0  # batches to skip in the next epoch
 
     def __len__(self) -> int:
         """Batches per epoch."""
         return self._length
 
     def __iter__(self) -> Iterator[Indices]:
-        """Yield the batches of an epoch, or the rest of an interrupted one."""
+        """Yield the batches of an epoch, or the remaining ones of an interrupted epoch."""
         self._given, self._skip = self._skip, 0
         for tensors in islice(self.sampler, self._given, self._length):
             self._given += 1
             yield self._as_batch(*tensors)
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch have been given."""
+        """Return how many batches of the epoch have been given."""
         return {"given": self._given % len(self)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Skip that many batches of the next epoch."""
+        """Skip the batches given before in the next epoch."""
         self._skip = state_dict["given"]
 
 
@@ -108,11 +108,11 @@ class PairDataModule(L.LightningDataModule):
     Args:
         dataset: images and pairs; its pixels are moved to the trainer's device at first use.
         batch_size: pairs per batch; a batch of groups has twice as many images.
-        seed: seed of the order.
-        groups: give training batches as groups of images of one person instead of as pairs.
-        sampling: what an epoch shows of each person in the unrestricted setting; needed only there.
-        limit_batches: as `BatchLoader`'s ``limit``, for training.
-        overfit_batches: train on this many batches only, repeated in every epoch.
+        seed: seed of the order of the training batches.
+        groups: make training batches of images grouped by person instead of pairs.
+        sampling: how an epoch samples images of each person; needed only in the unrestricted setting.
+        limit_batches: training batches per epoch, as ``limit`` of `BatchLoader`.
+        overfit_batches: train on this many batches only, repeated until the epoch has its usual length.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class PairDataModule(L.LightningDataModule):
         self.overfit_batches = overfit_batches
 
     def train_dataloader(self) -> BatchLoader:
-        """Training pairs or groups, in a new order every epoch."""
+        """Return the loader of training batches, in a new order every epoch."""
         sampler: Iterable[Any]
         if self.dataset.people is None:
             train, least = self.dataset.train, 2 * processes()
@@ -152,11 +152,11 @@ class PairDataModule(L.LightningDataModule):
         return BatchLoader(sampler, as_batch, self.limit_batches)
 
     def val_dataloader(self) -> BatchLoader:
-        """Validation pairs in order."""
+        """Return the loader of validation pairs, in order."""
         return self._in_order(self.dataset.val)
 
     def test_dataloader(self) -> BatchLoader:
-        """Test pairs in order."""
+        """Return the loader of test pairs, in order."""
         return self._in_order(self.dataset.test)
 
     def transfer_batch_to_device(
@@ -164,7 +164,7 @@ class PairDataModule(L.LightningDataModule):
     ) -> PairBatch | GroupBatch:
         """Gather the images of a batch on ``device``.
 
-        If several processes train together, each gathers its share of the images; labels and groups are complete.
+        If several processes train together, each gathers only its share of the images, but all labels and groups.
         """
         dataset = self.dataset
         if dataset.pixels.device != device:

@@ -1,4 +1,4 @@
-"""LFW View 2: train one network per fold on the other folds, and pool the figures of all folds."""
+"""LFW View 2: for each fold train a network on the other folds, and pool the test results of all folds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from siamese.config.schema import TrainConfig, View2Protocol
+from siamese.config.protocol import View2Protocol
+from siamese.config.schema import TrainConfig
 from siamese.data.protocol import count_folds
 from siamese.data.sources import prepare_data
 from siamese.errors import ConfigError
@@ -33,16 +34,16 @@ FARS = (1e-2, 1e-3)
 
 
 def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None) -> Result:
-    """Train, test and report one network per fold, each in a run folder of its own; return the pooled result.
+    """Train and test one network per fold, each in its own run folder; return the pooled result.
 
-    Finished folds are kept, and an unfinished fold is resumed, whatever stopped it.
+    Finished folds are kept; an unfinished fold is resumed.
 
     Raises:
         UserError: the configured data or device cannot be used.
     """
     if config.trainer.processes > 1 and started_outside(config.trainer.processes):
         raise ConfigError(
-            "torchrun and SLURM start the processes of one training run; give protocol.fold=1, 2, ... with them"
+            "torchrun and SLURM start the processes of one training run; run each fold with protocol.fold=1, 2, ..."
         )
     recorded = folder.result
     if recorded is not None and recorded.status == "done":
@@ -53,10 +54,11 @@ def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None
     prepare_data(config.data, protocol=config.protocol)
     device = pick_device(config)
     facts = describe_run(config, device, choose_arithmetic(config, device))
-    folder.start(config, **facts, label=label or config.name)
+    label = label or config.name
+    folder.start(config, **facts, label=label)
     for fold in range(1, count_folds(config.data) + 1):
         log.info("fold %d", fold)
-        train_fold(config, fold, RunFolder(folder.path / f"fold_{fold:02d}"), f"{label or config.name}-fold{fold}")
+        train_fold(config, fold, RunFolder(folder.path / f"fold_{fold:02d}"), f"{label}-fold{fold}")
     result = pool_folds(folder, started)
     write_page(folder, [], config, result)
     log_test_figures(result)
@@ -64,7 +66,7 @@ def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None
 
 
 def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str) -> None:
-    """Train, test and report the network of one fold, and record a failure in its own folder."""
+    """Train and test the network of one fold; record a failure in the folder of the fold."""
     protocol = config.protocol.model_copy(update={"fold": fold})
     of_fold = config.model_copy(update={"protocol": protocol, "resume": True})
     folder.check(of_fold)
@@ -78,11 +80,11 @@ def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str) ->
 
 
 def pool_folds(folder: RunFolder, started: float) -> Result:
-    """Write the tables and the result of all folds below a folder, each of which is done; return the result.
+    """Write tables and result of all folds below a folder, which must all be done, and return the result.
 
-    Accuracy is the mean over the folds, each with the threshold that was chosen without it, with the standard error of
-    that mean (Huang et al. 2007, section on View 2). The other figures are of all pairs together; each fold's own
-    calibration makes their scores comparable.
+    Accuracy is the mean over the folds, each with the threshold chosen on its own validation pairs, with the standard
+    error of that mean (Huang et al. 2007, section on View 2). The other figures are computed from the pairs of all
+    folds together, on logits: the scores after each fold's own calibration.
     """
     runs = [RunFolder(file.parent) for file in sorted(folder.path.glob("fold_*/result.json"))]
     results = [result for run in runs if (result := run.result) is not None]
@@ -96,7 +98,7 @@ def pool_folds(folder: RunFolder, started: float) -> Result:
     logits, labels = [prediction.score for prediction in pooled], [prediction.label for prediction in pooled]
     figures = {name: value for name, value in summarise(logits, labels).items() if name not in OUTCOMES}
     accuracies = np.array([result.test_acc for result in results], dtype=float)
-    outcomes = [prediction.outcome for prediction in pooled]  # each by its own fold's threshold
+    outcomes = [prediction.outcome for prediction in pooled]  # decided with the threshold of each fold
     return folder.record(
         status="done",
         **{f"test/{name}": value for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""What a run shows in its logger besides the curves: configuration, final figures, pictures."""
+"""The loggers (TensorBoard, CSV, MLflow, W&B), and what they get besides the curves: settings, results, pictures."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from siamese.config.schema import HOW_IT_IS_STARTED, FileLogger, LoggerConfig, TrainConfig, to_plain
-from siamese.config.schema import MlflowLogger as MlflowConfig
-from siamese.config.schema import WandbLogger as WandbConfig
+from siamese.config.logger import FileLogger, LoggerConfig
+from siamese.config.logger import MlflowLogger as MlflowConfig
+from siamese.config.logger import WandbLogger as WandbConfig
+from siamese.config.schema import HOW_IT_IS_STARTED, TrainConfig
+from siamese.config.section import to_plain
 from siamese.data.lists import person_of
 from siamese.errors import ConfigError
 from siamese.files import flatten
@@ -30,53 +32,52 @@ HPARAMS = (
     "model.name", "model.batchnorm", "model.dropout", "model.init", "objective.name", "optimizer.name",
     "scheduler.name", "protocol.setting",
 )  # fmt: skip
-"""What TensorBoard's HParams tab lists: the same keys in every run, or its columns do not line up."""
+"""Settings in TensorBoard's HParams tab: the same keys in every run, so that the runs can be compared."""
 
 FINAL = (
     "val/loss", "val/acc", "val/auc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "train_seconds",
 )  # fmt: skip
-"""The figures that it lists beside them."""
-
+"""Results in the HParams tab."""
 
 SPRITE = 8192
-"""Pixels a side of the largest picture that a browser gives the projector, which holds all thumbnails."""
+"""Largest side, in pixels, of the picture with all thumbnails that TensorBoard's projector can show."""
 
 THUMBNAIL = 64
-"""Pixels a side of a thumbnail where these all fit in."""
+"""Side of a thumbnail in pixels, if all thumbnails then fit into `SPRITE`."""
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """One file of TensorBoard events in a folder of the run folder.
+    """Lightning's TensorBoard logger without its ``hparams.yaml``, as the run folder has ``config.yaml``.
 
-    Without Lightning's ``hparams.yaml`` (``config.yaml`` is there), and left open when training ends: the test's
-    figures and pictures follow.
+    It stays open when training ends, because test figures and pictures follow.
     """
 
     def save(self) -> None:
-        """Write what is pending."""
+        """Write pending events."""
         self.experiment.flush()
 
     def finalize(self, status: str) -> None:
-        """Write what is pending."""
+        """Write pending events."""
         self.experiment.flush()
 
 
 def as_folder_name(label: str) -> str:
-    """A label as the name of one folder that any system takes; equal signs and commas stay."""
+    """Turn a label into a folder name that is valid on every system; equal signs and commas stay."""
     return re.sub(r"[^\w.,=+-]+", "-", label).strip(".-")[:120] or "run"
 
 
 def build_logger(config: LoggerConfig, path: Path, label: str, known: str | None = None) -> tuple[Logger, str | None]:
-    """The configured logger of a run.
+    """Build the configured logger of a run.
 
     Args:
-        config: which.
+        config: the configured logger.
         path: the run folder.
-        label: what it calls the run; TensorBoard calls it by the path of its events, whose last part is the label.
-        known: by which name MLflow or W&B knows the run already, when it goes on.
+        label: name of the run in the logger. TensorBoard names runs by the path of their events, so there it is the
+            name of the folder.
+        known: id of a resumed run in MLflow or W&B; None if it has none yet.
 
     Returns:
-        the logger, and that name, None where there is none.
+        the logger, and the id of the run in MLflow or W&B, or None.
 
     Raises:
         ConfigError: MLflow or W&B cannot be used.
@@ -90,14 +91,14 @@ def build_logger(config: LoggerConfig, path: Path, label: str, known: str | None
             try:
                 logger = MLFlowLogger(config.project, run_name=label, tracking_uri=uri, run_id=known)
                 return logger, logger.run_id
-            except Exception as error:  # whatever its stores raise
+            except Exception as error:  # MLflow's stores raise errors of many kinds
                 reason = " ".join(str(error).split())
                 raise ConfigError(f"logger=mlflow: {uri} cannot be used ({reason}); give another logger.uri") from None
         case WandbConfig():
             import wandb
 
             os.environ.setdefault("WANDB_SILENT", "true")
-            if wandb.run is not None:  # of a job of the same sweep that failed
+            if wandb.run is not None:  # left open by a failed job of the same sweep
                 wandb.finish()
             name = known or secrets.token_hex(4)
             options: dict[str, Any] = {"project": config.project, "offline": config.offline, "resume": "allow"}
@@ -107,7 +108,7 @@ def build_logger(config: LoggerConfig, path: Path, label: str, known: str | None
 
 
 def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
-    """The configuration, and in TensorBoard loss and accuracy of both splits in one chart each, from the start."""
+    """Log the configuration; in TensorBoard also add charts with training and validation figures in one."""
     for logger in loggers:
         if isinstance(logger, MLFlowLogger | WandbLogger):
             settings = flatten(to_plain(config))
@@ -120,13 +121,13 @@ def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
 
 
 def log_result(loggers: list[Logger], config: TrainConfig, result: Result, folder: Path) -> None:
-    """Final figures and the report's pictures to every logger that takes them; to TensorBoard also HParams."""
+    """Log the final figures and the run page's pictures; in TensorBoard also fill the HParams tab."""
     final = {name: value for name in FINAL if (value := result.figure(name)) is not None}
     test = {name: value for name, value in final.items() if name.startswith("test/")}
     for logger in loggers:
         logger.log_metrics(test, step=result.epochs)
         if isinstance(logger, TensorBoardLogger):
-            # What auto stood for, not auto.
+            # The precision that was used, not ``auto``.
             settings = flatten(to_plain(config)) | {"precision": result.precision}
             _log_to_tensorboard(logger, settings, final, result.epochs or 0, folder)
             logger.experiment.close()
@@ -142,13 +143,13 @@ def log_result(loggers: list[Logger], config: TrainConfig, result: Result, folde
 
 
 def log_embedding(loggers: list[Logger], z_BD: Tensor, pixels_BCHW: Tensor, names: list[str]) -> None:
-    """Embeddings of images for TensorBoard's projector, each with its thumbnail, its person and its name.
+    """Log embeddings for TensorBoard's projector, each with the image's thumbnail, person and name.
 
     Args:
-        loggers: those of TensorBoard are used.
-        z_BD: [B, D].
+        loggers: only TensorBoard loggers are used.
+        z_BD: the embeddings.
         pixels_BCHW: uint8, the images.
-        names: as in the lists, ``Name/Name_0001.jpg``.
+        names: image names as in the lists, ``Name/Name_0001.jpg``.
     """
     side = min(THUMBNAIL, pixels_BCHW.shape[-1], SPRITE // math.ceil(math.sqrt(len(names))))
     thumbnails = torch.nn.functional.interpolate(pixels_BCHW.float() / 255, size=side, mode="area")
@@ -172,14 +173,14 @@ def _log_to_tensorboard(
             labels, probabilities = np.array([(p.label, p.probability) for p in scored]).T
             writer.add_pr_curve(f"{split}/precision_recall", labels, probabilities, epochs)
     for picture in sorted(folder.glob("*.png")):
-        # As the file is: add_image would decode it and encode it anew.
+        # Send the file unchanged; add_image would decode and encode it.
         with Image.open(picture) as image:
             width, height = image.size
             bands = len(image.getbands())
         content = Summary.Image(width=width, height=height, colorspace=bands, encoded_image_string=picture.read_bytes())
         summary = Summary(value=[Summary.Value(tag=f"report/{picture.stem}", image=content)])
         writer.file_writer.add_summary(summary, 0)
-    # Tags of their own: the HParams tab shows the last point of a tag, and a curve's is not the best epoch's. The
-    # name sorts behind train/ and val/, so that the curves stay on top.
+    # The HParams tab shows the last point of a tag. The last point of a curve is not the best epoch, so the results
+    # need their own tags. The prefix sorts after train/ and val/, so that the curves stay on top.
     figures = {f"with_best_weights/{name.replace('/', '_')}": value for name, value in final.items()}
     logger.log_hyperparams({key: settings.get(key, "") for key in HPARAMS}, figures)

@@ -1,4 +1,4 @@
-"""The LightningModule: wires network, objective, optimizer and metrics together; no experiment logic."""
+"""The LightningModule: connects network, objective, optimizer and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import BinaryAccuracy
 
-from siamese.config.schema import AugmentationConfig
+from siamese.config.augmentation import AugmentationConfig
 from siamese.data.augmentation import augment, draws_for
 from siamese.errors import TrainingError
 from siamese.evaluation.decision import choose_decision
@@ -33,25 +33,25 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class SiameseModule(L.LightningModule):
     """A Siamese network in training.
 
-    Logs ``train/loss``, averaged over an epoch, and under the binary cross-entropy ``train/acc``; then ``val/loss``,
-    ``val/acc`` and ``val/auc`` of all validation pairs together (and ``test/...`` under ``trainer.test``), for which
-    calibration and threshold are chosen on those pairs themselves where they are not given. They are handed to the
-    trainer's callbacks; `siamese.callbacks.History` writes them to the loggers, with the epoch as the step.
+    Per epoch it computes ``train/loss``, ``train/acc`` (binary cross-entropy only), ``val/loss``, ``val/acc`` and
+    ``val/auc``, and ``test/...`` in ``trainer.test``. Validation figures are those of all validation pairs together;
+    a calibration or threshold that is not configured is chosen on the same pairs. The figures go to the callbacks, and
+    `siamese.training.callbacks.History` writes them to the loggers.
 
     Args:
         network: the network to train.
         objective: on pairs, (scores [B], labels [B]) -> scalar loss; or on groups, (embeddings [M, D], groups [M],
             labels of listed pairs [P]) -> scalar loss. Its parameters are trained too.
         optimizer: parameters -> optimizer.
-        scheduler: optimizer -> schedule, stepped once an epoch; None keeps the learning rate.
-        threshold: probability from which a pair counts as the same person, or a rule of `siamese.evaluation.rules`.
-        calibration: how scores become probabilities: ``none`` where they are logits, or ``platt``, ``temperature``.
-        augmentation: what is changed in training images; nothing when None.
-        views: augmentations of each image in a batch of groups.
-        ema_decay: of the exponential moving average of the weights that is validated and tested in place of the last
-            ones; 0 for none. Checkpoints hold both.
-        config: plain values (dicts, lists, numbers, strings) kept in every checkpoint, so that a file of weights
-            tells what it is and still loads with ``weights_only=True``.
+        scheduler: optimizer -> schedule, stepped once per epoch; None for a constant learning rate.
+        threshold: decision boundary on the probability, or a rule of `siamese.config.threshold_rules` that chooses it.
+        calibration: how scores become probabilities: ``none`` if they are logits, else ``platt`` or ``temperature``.
+        augmentation: changes to training images; None for no changes.
+        views: number of differently augmented copies of each image in a batch of groups.
+        ema_decay: decay of the exponential moving average of the weights, which is validated and tested instead of the
+            last weights; 0 for no average. Checkpoints hold both.
+        config: plain values (dicts, lists, numbers, strings) saved in every checkpoint, so that the file describes
+            itself and still loads with ``weights_only=True``.
     """
 
     def __init__(
@@ -76,39 +76,39 @@ class SiameseModule(L.LightningModule):
         self._calibration = calibration
         self._augmentation = augmentation or AugmentationConfig()
         self._views = views
-        # Part of this module, so that it is in every checkpoint. (Lightning's own callback swaps weights around
-        # validation, and leaves the averages out of checkpoints of weights alone.)
+        # Part of this module, so that every checkpoint holds it. (Lightning's own callback does not save the average
+        # in checkpoints of weights only.)
         self.average = averaged(network, ema_decay) if ema_decay else None
         self._config = config or {}
         self._scored: list[tuple[Tensor, Tensor]] = []
-        # In every checkpoint, so that a run which was stopped in the middle of an epoch ends it with the same figures.
-        # (Each of several processes has those of the whole batch.)
+        # Saved in every checkpoint, so that an epoch resumed in the middle ends with the same figures. They need no
+        # synchronization: each of several processes has the figures of the whole batch.
         self.train_loss = MeanMetric(nan_strategy="disable", sync_on_compute=False)
         self.train_accuracy = BinaryAccuracy(validate_args=False, sync_on_compute=False)
         for metric in (self.train_loss, self.train_accuracy):
             metric.persistent(True)
 
     def forward(self, image1: Tensor, image2: Tensor) -> Tensor:
-        """Both images of each pair, float [B, C, H, W] in [0, 1] -> scores [B]; of the average, not in training."""
+        """Score pairs of images, each float [B, C, H, W] in [0, 1] -> [B]; outside training by the averaged weights."""
         network = self.network if self.training or self.average is None else self.average
         scores: Tensor = network(image1, image2)
         return scores
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Forget the epoch before: a checkpoint saved at its end still has its figures."""
+        """Reset the metrics in the first step, not after the last: a checkpoint between epochs needs them."""
         if batch_idx == 0:
             self.train_loss.reset()
             self.train_accuracy.reset()
 
     def training_step(self, batch: PairBatch | GroupBatch, batch_idx: int) -> Tensor:
-        """One step's loss."""
+        """Return the loss of a batch."""
         loss = self._loss_of_groups(batch) if isinstance(batch, GroupBatch) else self._loss_of_pairs(batch)
         self.train_loss(loss.detach(), len(batch.groups if isinstance(batch, GroupBatch) else batch.label))
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, logger=False, prog_bar=True)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """A step, which the average follows."""
+        """Update the weights, then their average."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -118,7 +118,7 @@ class SiameseModule(L.LightningModule):
         self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Validation loss, accuracy and AUC."""
+        """Compute validation loss, accuracy and AUC (area under the ROC curve)."""
         self._log_scored("val")
 
     def test_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -126,11 +126,11 @@ class SiameseModule(L.LightningModule):
         self._score(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Test loss, accuracy and AUC."""
+        """Compute test loss, accuracy and AUC."""
         self._log_scored("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and its schedule in steps of epochs."""
+        """Build the optimizer and its schedule, which is stepped once per epoch."""
         optimizer = self._optimizer(chain(self.network.parameters(), self.objective.parameters()))
         scheduler = self._scheduler(optimizer)
         if scheduler is None:
@@ -138,7 +138,7 @@ class SiameseModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the configuration beside the weights."""
+        """Save the configuration beside the weights."""
         checkpoint["config"] = self._config
 
     def _loss_of_pairs(self, batch: PairBatch) -> Tensor:
@@ -146,8 +146,8 @@ class SiameseModule(L.LightningModule):
         scores = gather(self(self._augmented(batch.image1, pairs), self._augmented(batch.image2, pairs)), pairs)
         loss: Tensor = self.objective(scores, batch.label)
         if isinstance(self.objective, BinaryCrossEntropy):
-            # Decided here, not by torchmetrics, which asks for more than the threshold where the report asks for at
-            # least; and at 0.5 where validation is to choose, since here are no others than the training pairs.
+            # Not by torchmetrics: it requires probability > threshold, and we require >=. A threshold that validation
+            # chooses is not known here; 0.5 stands in for it.
             threshold = self._threshold if isinstance(self._threshold, float) else 0.5
             same = torch.sigmoid(scores.detach().float()) >= threshold
             self.train_accuracy(same.int(), batch.label.int())
@@ -162,7 +162,7 @@ class SiameseModule(L.LightningModule):
         return loss
 
     def _augmented(self, x_BCHW: Tensor, total: int) -> Tensor:
-        """This process's images of a batch of ``total``, changed as one process would change them."""
+        """Augment this process's share of a batch of ``total`` images exactly as a single process would."""
         if not self._augmentation.changes:
             return x_BCHW
         return augment(x_BCHW, self._augmentation, share(draws_for(total)))
@@ -176,9 +176,9 @@ class SiameseModule(L.LightningModule):
         self._scored.clear()
         if not np.isfinite(scores).all():
             raise TrainingError(
-                f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores of the {split} pairs are no finite numbers "
+                f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores of the {split} pairs are not finite "
                 f"after epoch {self.current_epoch + 1}; give a lower learning_rate, trainer.gradient_clip_val or "
-                "precision=32 (checkpoints/ has the weights from before)"
+                "precision=32 (checkpoints/ has the weights from before that epoch)"
             )
         decision = choose_decision(scores, labels, self._calibration, self._threshold)
         figures = {
@@ -191,17 +191,18 @@ class SiameseModule(L.LightningModule):
 
 
 def averaged(network: SiameseNetwork, decay: float) -> AveragedModel:
-    """An exponential moving average of a network's weights and of its statistics of batches.
+    """Return an exponential moving average of a network's weights and batch statistics.
 
-    Of update n on the average keeps ``min(decay, (1 + n) / (10 + n))``: the weights before training are soon forgotten.
+    Update n keeps the share ``min(decay, (1 + n) / (10 + n))`` of the average, so that the initial weights are soon
+    forgotten.
     """
 
-    def follow(averages: Tensors, lasts: Tensors, updates: Tensor | int) -> None:
-        if not averages[0].is_floating_point():  # counts; all tensors of a call are of one dtype
+    def update(averages: Tensors, lasts: Tensors, updates: Tensor | int) -> None:
+        if not averages[0].is_floating_point():  # counts of batches; all tensors of a call have one dtype
             torch._foreach_copy_(averages, lasts)
             return
         n = int(updates)
-        # All weights in a few kernels: on a GPU a step would wait for each of them otherwise.
+        # The foreach operations (in beta) update all weights in a few kernels; a loop would slow down a GPU.
         torch._foreach_copy_(averages, torch._foreach_lerp(lasts, averages, min(decay, (1 + n) / (10 + n))))
 
-    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True).requires_grad_(False)
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
