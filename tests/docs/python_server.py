@@ -12,6 +12,7 @@ import runpy
 import socket
 import sys
 import traceback
+from pathlib import Path
 
 
 def serve(address: str) -> None:
@@ -74,7 +75,7 @@ def run(words: list[str], folder: str, environment: dict[str, str]) -> int:
 
 def ask(address: str, words: list[str]) -> int:
     """Have the server run a command."""
-    request = {"words": words, "folder": os.getcwd(), "environment": dict(os.environ)}
+    request = {"words": words, "folder": str(Path.cwd()), "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(address)
         socket.send_fds(server, [json.dumps(request).encode()], [1, 2])

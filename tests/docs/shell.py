@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import time
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from siamese.command.main import HYDRA, build_parser
@@ -130,7 +130,14 @@ def jobs_of(overrides: list[str]) -> list[list[str]]:
     """The overrides of each job of a command; Hydra's own keys and options are left out."""
     task = [word for word in overrides if not word.startswith(("-", "hydra.", "hydra/"))]
     task = ["debug='nan'" if word == "debug=nan" else word for word in task]
-    return list(BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(task), max_batch_size=None)[0])
+    parsed = OverridesParser.create().parse_overrides(task)
+    values = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [word]
+        for one, word in zip(parsed, task, strict=True)
+    ]
+    return list(map(list, itertools.product(*values)))
 
 
 def composed(name: str, overrides: list[str]) -> Any:

@@ -25,7 +25,7 @@ LANGUAGES = {"sh", "python", "yaml", "diff", "text"}
 RUN_PAGES = [page for page in PAGES if any(block.language == "sh" and not block.reason for block in blocks(page))]
 EXTRAS = {"docs/sweeps.md": "optuna", "docs/using-a-model.md": "onnxscript"}
 """Pages whose commands need a package that is not installed by default."""
-NAMED_AS_EXAMPLE = re.compile(
+EXAMPLES = re.compile(
     r"rmsprop|hinge|mlp|NAME|outputs/|multirun/|checkpoints/|data/|\.venv|build/|best/|report/(adam|final|grid)"
 )
 
@@ -72,7 +72,7 @@ def test_every_path_that_is_named_exists(page: str) -> None:
     named |= set(re.findall(r"(?<![\w/])(test_\w+\.py)", prose))
     test_files = {file.name for file in (ROOT / "tests").rglob("test_*.py")}
     for path in sorted(named):
-        if NAMED_AS_EXAMPLE.search(path):
+        if EXAMPLES.search(path):
             continue
         assert (ROOT / path).exists() or path in test_files, f"{page} names {path}, which does not exist"
     for file, test in re.findall(r"`(?:tests/(?:\w+/)?)?(test_\w+\.py)::(test_\w+)", prose):
