@@ -92,20 +92,20 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     return root
 
 
-@pytest.fixture
-def tiny_data(tiny_root: Path, tmp_path: Path) -> dict[str, object]:
-    """The configuration's data group for the tiny faces, with a cache of its own."""
+@pytest.fixture(scope="session")
+def tiny_data(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The configuration's data group for the tiny faces, with one image cache for all tests of a process."""
     spec = {key: getattr(TINY, key) for key in TINY.__dataclass_fields__}
     return {
         "name": "synthetic",
         "root": str(tiny_root),
-        "cache": str(tmp_path / "cache"),
+        "cache": str(tmp_path_factory.mktemp("cache")),
         "image_size": 65,
         **spec,
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(tiny_data: dict[str, object]) -> Callable[..., TrainConfig]:
     """Makes the configuration of a run that takes about a second; keyword arguments replace top-level keys."""
 
