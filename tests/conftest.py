@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from configs import train_config
 from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
@@ -36,7 +37,8 @@ OPTIONS = sorted(
     for file in (ROOT / "conf").rglob("*.yaml")
     if file.parent != ROOT / "conf"
     and not {"hydra", "search"} & set(file.parts)
-    and file.name != "oneshot.yaml"  # for eval.py alone
+    and file.name != "oneshot.yaml"  # for eval.py only
+    and not file.name.startswith("_")  # a base of other files
 )
 """(group, option) of every file below ``conf`` that train.py takes."""
 
@@ -107,18 +109,15 @@ def tiny_data(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_data: dict[str, object]) -> Callable[..., TrainConfig]:
-    """Makes the configuration of a run that takes about a second; keyword arguments replace top-level keys."""
+    """Makes the configuration of a run that takes about a second; keyword arguments as of `configs.train_config`."""
 
     def make(**changes: object) -> TrainConfig:
-        plain: dict[str, object] = {
-            "name": "tiny", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0,
-            "max_epochs": 2, "patience": 5, "precision": "32", "data": tiny_data,
-            "model": {"name": "koch", **TINY_MODEL},
-            "objective": {"name": "bce"}, "optimizer": {"name": "adam"}, "scheduler": {"name": "step"},
+        tiny: dict[str, object] = {
+            "name": "tiny", "batch_size": 8, "learning_rate": 1e-3, "max_epochs": 2, "precision": "32",
+            "data": tiny_data, "model": {"name": "koch", **TINY_MODEL},
             "trainer": {"accelerator": "cpu", "progress_bar": False}, "logger": {"name": "csv"},
-            "protocol": {"name": "view1"},
         }  # fmt: skip
-        return TrainConfig.model_validate({**plain, **changes})
+        return train_config(**tiny | changes)
 
     return make
 
@@ -155,27 +154,35 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
     from siamese.training.train import train
 
     base = tmp_path_factory.mktemp("asked")
-    config = TrainConfig.model_validate(
-        {
-            "name": "asked", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "max_epochs": 1,
-            "patience": 5, "precision": "32", "threshold": "accuracy", "flip_average": True, "crop_average": 0.9,
-            "data": {
-                "name": "folder", "root": str(tiny_root / "lfw"), "image_size": 32, "crop": 0.8, "color": True,
-                "cache": str(base / "cache"), "test_pairs": 20, "val_pairs": 10,
-            },
-            "model": {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 8},
-            "objective": {"name": "ntxent"}, "augmentation": {"flip": True}, "backend": {"name": "lda"},
-            "optimizer": {"name": "adam"}, "scheduler": {"name": "constant"}, "trainer": {"accelerator": "cpu"},
-            "logger": {"name": "csv"}, "protocol": {"name": "holdout", "setting": "unrestricted"},
-        }
+    config = train_config(
+        name="asked", batch_size=8, learning_rate=1e-3, max_epochs=1, precision="32", threshold="accuracy",
+        flip_average=True, crop_average=0.9,
+        data={
+            "name": "folder", "root": str(tiny_root / "lfw"), "image_size": 32, "crop": 0.8, "color": True,
+            "cache": str(base / "cache"), "test_pairs": 20, "val_pairs": 10,
+        },
+        model={"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "stem": "conv", "embedding_dim": 8},
+        objective={"name": "ntxent"}, augmentation={"flip": True}, backend={"name": "lda"},
+        scheduler={"name": "constant"}, trainer={"accelerator": "cpu"}, logger={"name": "csv"},
+        protocol={"name": "holdout"},
     )  # fmt: skip
     train(config, RunFolder(base / "run"))
     return base / "run"
 
 
+@pytest.fixture(scope="module")
+def without_pages() -> Iterator[None]:
+    """Runs in this module write no page: drawing it takes longer than training on the tiny faces."""
+    from siamese.training import train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "write_run_page", lambda path: path / "report.html")
+        yield
+
+
 @pytest.fixture
 def with_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Has trainers that are built from now on call a Lightning callback before all others."""
+    """Makes new trainers call a Lightning callback before all others."""
     from siamese.training import fit
 
     build = fit.build_trainer
@@ -193,7 +200,7 @@ def with_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
 
 @pytest.fixture
 def at_step(with_callback: Callable[[Any], None]) -> Callable[[int, Callable[[], None]], None]:
-    """Has trainers that are built from now on do something after a step, before its checkpoint; step 0 for nothing."""
+    """Makes new trainers call a function after a step, before its checkpoint; step 0 for never."""
     import lightning as L
 
     class At(L.Callback):

@@ -10,8 +10,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from siamese.config.defaults import configuration_folder
 from siamese.config.messages import unknown_key, validate
-from siamese.config.schema import EvalConfig, Section, TrainConfig
+from siamese.config.schema import EvalConfig, TrainConfig
+from siamese.config.section import Section
 from siamese.errors import ConfigError, one_line
 
 S = TypeVar("S", bound=Section)
@@ -102,10 +104,3 @@ def _load(cfg: Composed, schema: type[S]) -> S:
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from None
     return validate(plain, schema)
-
-
-def configuration_folder() -> Path:
-    """The folder of the YAML files: inside the installed package, or beside the package in a clone."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"

@@ -21,7 +21,7 @@ TEST_PEOPLE_LIST = "peopleDevTest.txt"
 FOLDS_LIST = "pairs.txt"
 FOLDS_PEOPLE_LIST = "people.txt"
 
-VIEW1 = View1Protocol(name="view1")
+VIEW1 = View1Protocol(name="view1", setting="restricted")
 
 
 @dataclass(frozen=True)

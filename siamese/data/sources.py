@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from siamese.config.data import DOWNLOADED_ROOT, DataConfig, DataSection, FolderData, LfwData, PairsData, SyntheticData
-from siamese.config.messages import validate
+from siamese.config.data import DOWNLOADED_ROOT, DataConfig, FolderData, LfwData, PairsData, SyntheticData
+from siamese.config.defaults import data_config
 from siamese.config.protocol import OneShotProtocol, TrainProtocol, View2Protocol
 from siamese.data.own import photo_root, read_own
 from siamese.data.protocol import TRAIN_LIST, VIEW1, check_all_folds, list_files, read_listed, read_test_people
@@ -80,7 +80,9 @@ def recognise(path: Path, options: dict[str, object] | None = None) -> DataConfi
         ConfigError: an option is unknown or has an invalid value.
         DataError: there is nothing at the path.
     """
-    return validate({"data": _recognised_keys(path) | (options or {})}, DataSection).data
+    data = data_config(_recognised_keys(path) | (options or {}))
+    # Nothing is downloaded: the files at the path are the data set.
+    return data.model_copy(update={"download": False}) if isinstance(data, LfwData) else data
 
 
 def _recognised_keys(path: Path) -> dict[str, object]:

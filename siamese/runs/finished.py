@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from siamese.config.schema import DataConfig, EvalConfig, HoldoutProtocol, OwnData, TrainConfig, View1Protocol
+from siamese.config.data import DataConfig, OwnData
+from siamese.config.defaults import group_defaults
+from siamese.config.protocol import HoldoutProtocol, View1Protocol
+from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.errors import ConfigError
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result, read_config
 
 PREPROCESSING = ("image_size", "color", "crop", "interpolation")
-"""Keys of `siamese.config.schema.ImageOptions` that decide how an image becomes the network's input."""
+"""Keys of `siamese.config.data.ImageOptions` that decide how an image becomes the network's input."""
 
 SPLITTING = ("split", "val_fraction", "split_seed")
 """Keys that decide which of LFW's training pairs are validation pairs."""
@@ -134,9 +137,11 @@ def _check_protocol(config: EvalConfig, trained: TrainConfig, own: bool) -> None
 
 
 def _check_preprocessing(data: DataConfig, trained: TrainConfig) -> None:
+    """Refuse preprocessing that differs from the run's. A value equal to the data set's default counts as not given."""
+    not_given = group_defaults("data", data.name)
     for key in PREPROCESSING:
         asked, given = getattr(data, key), getattr(trained.data, key)
-        if asked not in (given, type(data).model_fields[key].default):
+        if asked not in (given, not_given[key]):
             raise ConfigError(f"data.{key}={asked}: the run was trained with data.{key}={given}; leave it out")
 
 

@@ -74,7 +74,7 @@ class SiameseModule(L.LightningModule):
         self._scheduler = scheduler
         self._threshold = threshold
         self._calibration = calibration
-        self._augmentation = augmentation or AugmentationConfig()
+        self._augmentation = augmentation
         self._views = views
         # Part of this module, so that every checkpoint holds it. (Lightning's own callback does not save the average
         # in checkpoints of weights only.)
@@ -163,7 +163,7 @@ class SiameseModule(L.LightningModule):
 
     def _augmented(self, x_BCHW: Tensor, total: int) -> Tensor:
         """Augment this process's share of a batch of ``total`` images exactly as a single process would."""
-        if not self._augmentation.changes:
+        if self._augmentation is None or not self._augmentation.changes:
             return x_BCHW
         return augment(x_BCHW, self._augmentation, share(draws_for(total)))
 

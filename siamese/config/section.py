@@ -1,0 +1,35 @@
+"""What all sections of the configuration share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PlainValidator
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys are errors, types are strict, and values cannot be changed.
+
+    Fields have no defaults: the YAML files in ``conf/`` set every key.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def number_or_fraction(least: int, unit: str, example: str) -> PlainValidator:
+    """Accept a whole number from ``least`` on, a fraction in (0, 1] written with a decimal point, or null."""
+
+    def check(value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if value is None or is_number or (isinstance(value, float) and 0 < value <= 1):
+            return value
+        raise ValueError(
+            f"{value!r} is neither a number of {unit} ({least} or more) nor a fraction such as {example} or 1.0"
+        )
+
+    return PlainValidator(check)
+
+
+def to_plain(config: Section) -> dict[str, Any]:
+    """The configuration as nested dicts of str, int, float, bool, None and list: safe in a checkpoint."""
+    return config.model_dump(mode="json")
