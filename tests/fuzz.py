@@ -20,7 +20,8 @@ with atheris.instrument_imports(include=["siamese.data", "PIL"]):
     from PIL import Image, ImageOps  # noqa: F401 - its plugins are instrumented with it
 
     Image.init()  # all formats
-    from siamese.config.schema import ImageOptions
+    from configs import image_options
+
     from siamese.data.images import decode
     from siamese.data.lists import read_folds, read_pairs, read_people
     from siamese.data.pair_list import read_pair_list
@@ -72,7 +73,7 @@ def fuzz_images(content: bytes, file: Path) -> None:
     file.write_bytes(content)
     for color in (False, True):
         try:
-            pixels = decode(file, ImageOptions(image_size=16, color=color))
+            pixels = decode(file, image_options(image_size=16, color=color))
         except MemoryError:
             raise
         except Exception:

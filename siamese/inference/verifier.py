@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from siamese.config.schema import ImageOptions
+from siamese.config.data import ImageOptions
 from siamese.data.images import decode, to_input, why_unusable
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.decision import Decision

@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 
-from siamese.config.schema import EvalConfig, OneShotProtocol
+from siamese.config.protocol import OneShotProtocol
+from siamese.config.schema import EvalConfig
 from siamese.data.lists import Pair, identities
 from siamese.errors import DataError
 from siamese.evaluation.decision import choose_decision

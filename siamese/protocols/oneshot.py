@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from siamese.config.schema import FolderData, OneShotProtocol
+from siamese.config.data import FolderData
+from siamese.config.protocol import OneShotProtocol
 from siamese.data.image_cache import load_images
 from siamese.data.lists import People
 from siamese.data.protocol import read_test_people

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from siamese.config.schema import DataConfig, FolderData, PairsData
+from siamese.config.data import DataConfig, FolderData, PairsData
 from siamese.data.images import open_image, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
 from siamese.data.own import read_own

@@ -7,7 +7,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from siamese.config.schema import HOW_IT_IS_STARTED, TrainConfig, to_plain
+from siamese.config.schema import HOW_IT_IS_STARTED, TrainConfig
+from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.files import flatten, remove_unfinished, write_text_atomically
 from siamese.runs.records import (
@@ -23,7 +24,7 @@ from siamese.runs.signals import Interrupted, was_requeued
 
 
 class RunFolder:
-    """Paths and records of one run, whether it is a single run or a job of a sweep."""
+    """Paths and records of one run: a single run, a job of a sweep, a fold of View 2, or an evaluation."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +87,7 @@ class RunFolder:
                 "give resume=true to resume it, or another output folder"
             )
         if not self.config.exists():
-            return  # its configuration was refused: nothing was started
+            return  # the run ended before training, with an error in its configuration
         recorded, wanted = (flatten(to_plain(c)) for c in (read_config(self.config), config))
         differing = [k for k in wanted if k not in HOW_IT_IS_STARTED and recorded.get(k) != wanted[k]]
         if differing:
@@ -99,7 +100,7 @@ class RunFolder:
     def start(self, config: TrainConfig, **facts: Any) -> None:
         """Record the configuration and a fresh ``result.json`` with the status ``running``.
 
-        Also remove what a killed process left half written.
+        Also remove the temporary files that a killed process left.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.checkpoints):

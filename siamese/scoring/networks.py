@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from siamese.config.schema import BackendConfig, TrainConfig
+from siamese.config.backend import BackendConfig
+from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset
 from siamese.errors import DataError
 from siamese.evaluation.calibration import Calibration

@@ -6,7 +6,8 @@ import logging
 import sys
 from pathlib import Path
 
-from siamese.config.schema import PAIR_OBJECTIVES, TrainConfig
+from siamese.config.objective import PAIR_OBJECTIVES
+from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset, load_dataset
 from siamese.data.own import memberships
 from siamese.data.sources import image_root, title

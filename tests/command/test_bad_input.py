@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import section
 from PIL import Image
 
-from siamese.config.schema import SyntheticData
 from siamese.data.images import LARGEST, LONGEST, decode
 from siamese.errors import DataError
 from siamese.training.data_module import PairDataModule
@@ -125,7 +125,7 @@ def tree(tiny_root: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def module(tree: Path, tiny_data: dict[str, object]) -> Callable[[], PairDataModule]:
     def make() -> PairDataModule:
-        data = PairDataModule(SyntheticData.model_validate({**tiny_data, "root": str(tree)}), 4, 0)
+        data = PairDataModule(section("data", **{**tiny_data, "root": str(tree)}), 4, 0)
         data.setup()
         return data
 
@@ -178,7 +178,7 @@ def test_images_that_are_left_out_with_their_reason(
 
 
 def test_what_unusual_images_look_like(tree: Path, tiny_data: dict[str, object]) -> None:
-    options = SyntheticData.model_validate({**tiny_data, "image_size": 90, "color": False})
+    options = section("data", **{**tiny_data, "image_size": 90, "color": False})
     grey = np.asarray(Image.fromarray(FACE[..., 0]))
 
     def shown(data: bytes) -> np.ndarray:

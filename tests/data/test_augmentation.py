@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from configs import section
 
-from siamese.config.schema import AugmentationConfig
 from siamese.data.augmentation import augment
 
 
@@ -31,7 +31,7 @@ def noise(batch=8, channels=1, side=21):
 
 def apply(x, seed=0, **options):
     torch.manual_seed(seed)
-    return augment(x, AugmentationConfig(**options))
+    return augment(x, section("augmentation", **options))
 
 
 def test_nothing_switched_on_is_the_same_images():

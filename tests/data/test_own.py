@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from configs import eval_config, image_options, section, train_config
 from conftest import noise_photo, read_rows, run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from siamese.config.schema import EvalConfig, FolderData, ImageOptions, PairsData, TrainConfig
+from siamese.config.data import FolderData
+from siamese.config.schema import TrainConfig
 from siamese.data.images import decode
 from siamese.data.lists import Pair, identities
 from siamese.data.own import deal_people, draw_pairs, find_people, read_own, read_pair_list
@@ -32,7 +34,7 @@ RESNET = {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim":
 
 
 def folder_data(root: Path, **options: Any) -> FolderData:
-    return FolderData(name="folder", root=str(root), **options)
+    return section("data", name="folder", root=str(root), **options)
 
 
 def write_list(file: Path, *lines: str) -> Path:
@@ -224,7 +226,7 @@ def chain_of_pairs(people: int) -> list[Pair]:
 def test_a_list_is_parted_so_that_no_image_is_in_two_sets(tmp_path: Path) -> None:
     lines = [",".join(map(str, pair)) for pair in chain_of_pairs(60)]
     file = write_list(tmp_path / "pairs.csv", HEADER, *lines)
-    own = read_own(PairsData(name="pairs", list=str(file)))
+    own = read_own(section("data", name="pairs", list=str(file)))
     assert own.val is None
     seen = [{image for pair in part for image in pair[:2]} for part in (own.train, own.test)]
     assert not seen[0] & seen[1]
@@ -261,7 +263,7 @@ def test_a_list_that_cannot_be_parted_names_its_key(tmp_path: Path) -> None:
 
 def test_crop_is_a_share_of_the_shorter_side(tmp_path: Path) -> None:
     file = noise_photo(tmp_path / "a.png", size=(100, 60))
-    whole = ImageOptions(image_size=30, color=True)
+    whole = image_options(image_size=30, color=True)
     pixels = np.asarray(Image.open(file))
 
     def resized(box: tuple[int, int, int, int]) -> np.ndarray:
@@ -276,7 +278,7 @@ def test_crop_is_a_share_of_the_shorter_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize("crop", [0, 7, 0.0, 1.5, -0.5, "half", True, float("nan")])
 def test_impossible_crops(crop: object) -> None:
     with pytest.raises(ValueError, match="neither a number of pixels"):
-        ImageOptions(crop=crop)  # type: ignore[arg-type]
+        image_options(crop=crop)  # type: ignore[arg-type]
 
 
 # --- runs -------------------------------------------------------------------------------------------------
@@ -300,7 +302,7 @@ def own_config(tiny_config: Make, tiny_root: Path, tmp_path: Path) -> Make:
 
 def score(path: Path, **options: Any) -> dict[str, Any]:
     run_folder, folder = path / "run", RunFolder(path / f"eval-{len(list(path.iterdir()))}")
-    return evaluate(EvalConfig(run=str(run_folder), **options), folder)
+    return evaluate(eval_config(run=str(run_folder), **options), folder)
 
 
 @pytest.mark.parametrize("setting", ["restricted", "unrestricted"])
@@ -373,7 +375,7 @@ def test_a_run_on_a_list_and_scored_on_others(own_config: Make, tiny_root: Path,
     parts = ["train", "val", "test"]
     lines = [f"{line},{parts[k % 3]}" for k, line in enumerate(lines)]
     write_list(own, HEADER + ",split", *lines)
-    result = run(TrainConfig.model_validate(config), tmp_path / "run")
+    result = run(train_config(**config), tmp_path / "run")
     assert result["n_train"] + result["n_val"] + result["n_test"] == 30
     assert result["dataset"] == "list pairs.csv"
     # All pairs of another list are for the test; here those that the run on the folder has kept for its own.
@@ -406,7 +408,7 @@ def test_a_list_whose_people_are_on_both_sides_is_scored_as_it_was(
     data = {"name": "pairs", "list": str(file), "root": str(tiny_root / "lfw"), "image_size": 32}
     config = own_config().model_dump() | {"protocol": {"name": "holdout", "setting": "restricted"}}
     config |= {"data": {**data, "cache": str(tmp_path / "cache")}}
-    result = run(TrainConfig.model_validate(config), tmp_path / "run")
+    result = run(train_config(**config), tmp_path / "run")
     assert "figures on the latter are too good for strangers" in caplog.text
     assert score(tmp_path)["test/loss"] == result["test/loss"]
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from configs import section
 
-from siamese.config.schema import LfwData
+from siamese.config.data import LfwData
 from siamese.data import download
 from siamese.data.sources import LAYOUTS, check_data, prepare_data
 from siamese.errors import DataError
@@ -30,7 +31,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fetched:
 
 
 def lfw(name: str = "lfw", root: str = "data/lfw", download: bool = True) -> LfwData:
-    return LfwData.model_validate({"name": name, "root": root, "download": download})
+    return section("data", name=name, root=root, download=download)
 
 
 def lay_out(root: Path, tiny_root: Path, name: str) -> None:

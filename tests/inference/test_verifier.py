@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from configs import eval_config, image_options
 from conftest import ROOT, read_rows
 from PIL import Image
 from torch import Tensor
 
 from siamese import Verifier
 from siamese.command.main import main
-from siamese.config.data import ImageOptions
-from siamese.config.schema import EvalConfig
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import Decision
@@ -103,7 +102,7 @@ def test_photos_that_cannot_be_read_are_named(verifier: Verifier, faces: Path, t
 def test_what_is_no_run_to_ask(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run found"):
         Verifier.load(tmp_path)
-    evaluate(EvalConfig(run=str(finished)), RunFolder(tmp_path / "eval"))
+    evaluate(eval_config(run=str(finished)), RunFolder(tmp_path / "eval"))
     with pytest.raises(ConfigError, match="is an evaluation; name the run that it scored"):
         Verifier.load(tmp_path / "eval")
 
@@ -132,7 +131,7 @@ class CornerEncoder(Encoder):
 def test_what_matters_is_where_the_network_looks() -> None:
     network = SiameseNetwork(CornerEncoder(), CosineHead())
     decision = Decision(Calibration(slope=10.0, intercept=-5.0), 0.5)
-    verifier = Verifier(Path("run"), network, ImageOptions(image_size=32), decision, torch.device("cpu"))
+    verifier = Verifier(Path("run"), network, image_options(image_size=32), decision, torch.device("cpu"))
     pixels = np.zeros((32, 32), np.uint8)
     pixels[:16, :16] = 200
     bright = Image.fromarray(pixels)

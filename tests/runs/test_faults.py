@@ -17,7 +17,8 @@ from conftest import ROOT
 from test_resume import assert_equal
 
 from siamese.command.exit_codes import reason
-from siamese.config.schema import TrainConfig, to_plain
+from siamese.config.schema import TrainConfig
+from siamese.config.section import to_plain
 from siamese.data.image_cache import load_images
 from siamese.errors import DataError
 from siamese.runs.folder import RunFolder

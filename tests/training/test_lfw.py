@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import section
 from conftest import ROOT
 
-from siamese.config.schema import LfwData
+from siamese.config.data import LfwData
 from siamese.data.protocol import VIEW1, read_listed
 from siamese.data.sources import LAYOUTS, image_root
 from siamese.data.split import stratified_split
@@ -22,7 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def data(name: str, root: Path) -> LfwData:
-    config = LfwData.model_validate({"name": name, "root": str(root)})
+    config = section("data", name=name, root=str(root))
     if not image_root(config).is_dir():
         pytest.skip(f"no {image_root(config)}")
     return config

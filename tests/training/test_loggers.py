@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import train_config
 from lightning.pytorch.loggers import WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -30,8 +31,8 @@ def in_tensorboard(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) ->
     """The names of the curves and figures, and those of the pictures."""
     base = tmp_path_factory.mktemp("tensorboard")
     spec = {"train_people": 16, "test_people": 12, "train_pairs": 30, "test_pairs": 20, "view2_pairs": 20, "seed": 0}
-    config = TrainConfig.model_validate(
-        {
+    config = train_config(
+        **{
             "name": "shown", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "max_epochs": 1,
             "patience": 5, "precision": "32", "objective": {"name": "bce"}, "optimizer": {"name": "adam"},
             "data": {
