@@ -1,4 +1,4 @@
-"""A search for hyperparameters: what it refuses, and that it ends as it would have, whatever stops it."""
+"""A hyperparameter search: what it refuses, and that a stopped and resumed search ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siamese.command.main import main
-from siamese.command.search import SearchConfig, as_override, composed
+from siamese.command.search import folder_number, latest_trials, next_trial, open_study
+from siamese.command.search_space import SearchConfig, as_override, compose_trial
 from siamese.config.load import load_file
+from siamese.errors import ConfigError
 
 SPACE = """
 trials: 4
@@ -54,13 +56,13 @@ def search(space: Path, tiny_overrides: list[str]) -> Search:
 
 
 def record(folder: Path) -> list[dict[str, Any]]:
-    """What Optuna has recorded of each trial, times apart, and what its run has."""
+    """Optuna's record of each trial, and the result of its run without times."""
     import optuna
 
     study = optuna.load_study(storage=f"sqlite:///{folder / 'search.db'}", study_name="search")
     trials = []
-    for trial in study.trials:
-        result = without_times(json.loads((folder / str(trial.number) / "result.json").read_text()))
+    for number, trial in sorted(latest_trials(study).items()):
+        result = without_times(json.loads((folder / str(number) / "result.json").read_text()))
         if trial.state.name == "PRUNED":  # how far it got before the signal came is chance
             result = {key: result[key] for key in ("name", "seed")}
         trials.append(
@@ -93,7 +95,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_space_that_cannot_be_used_is_told_before_anything_is_made(
+def test_an_unusable_space_is_refused_before_anything_is_written(
     tmp_path: Path, tiny_overrides: list[str], capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     pytest.importorskip("optuna", reason="an extra")
@@ -119,7 +121,7 @@ def test_a_space_that_cannot_be_used_is_told_before_anything_is_made(
         (["--trials", "0"], "--trials 0: give 1 or more"),
     ],
 )
-def test_words_that_no_trial_could_have(
+def test_overrides_that_no_trial_can_have(
     space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     pytest.importorskip("optuna", reason="an extra")
@@ -128,7 +130,7 @@ def test_words_that_no_trial_could_have(
     assert not (tmp_path / "search").exists()
 
 
-def test_without_optuna_the_remedy_is_told(
+def test_without_optuna_the_error_names_the_package(
     space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
@@ -143,7 +145,7 @@ def test_the_spaces_that_come_along_are_possible(file: Path) -> None:
     words = [word for word in command.split() if "=" in word]
     for key, values in plan.space.items():
         for value in values.extremes:
-            composed([*words, as_override(key, value)])
+            compose_trial([*words, as_override(key, value)])
 
 
 @given(st.floats(1e-8, 1e8) | st.integers() | st.booleans())
@@ -155,7 +157,85 @@ def test_a_value_on_the_command_line_is_that_value(value: float) -> None:
     assert type(parsed.value()) in (type(value), int)
 
 
-def test_a_search_is_told_its_best_and_does_nothing_twice(search: Search, tmp_path: Path) -> None:
+def planned(space: Path, **changes: object) -> SearchConfig:
+    return load_file(space, SearchConfig).model_copy(update=changes)
+
+
+def played(space: Path, folder: Path, killed: Callable[[Any], bool] = lambda trial: False) -> list[dict[str, Any]]:
+    """A search without runs: each trial's loss is made from its values. ``killed``: its process dies before that."""
+    pytest.importorskip("optuna", reason="an extra")
+    plan = planned(space, trials=8, random=3, pruning=None)
+    while (turn := next_trial(plan, study := open_study(plan, folder, []), folder, plan.trials)) is not None:
+        trial, lock = turn
+        if not killed(trial):
+            study.tell(trial, trial.params["model.dropout"] + trial.params["model.embedding_dim"] / 100)
+        lock.release()
+    return [
+        {"folder": number, "state": trial.state.name, "params": trial.params, "values": trial.values}
+        for number, trial in sorted(latest_trials(study).items())
+    ]
+
+
+def test_a_killed_search_proposes_what_an_undisturbed_one_does(space: Path, tmp_path: Path) -> None:
+    whole = played(space, tmp_path / "whole")
+    assert [trial["folder"] for trial in whole] == list(range(8))
+    assert {trial["state"] for trial in whole} == {"COMPLETE"}
+    killed: list[int] = []
+
+    def once_or_twice(trial: Any) -> bool:
+        killed.append(folder_number(trial))
+        return folder_number(trial) % 2 == 1 and killed.count(folder_number(trial)) <= folder_number(trial) % 3
+
+    assert played(space, tmp_path / "cut", once_or_twice) == whole
+    assert len(killed) > len(whole)
+
+
+@pytest.mark.parametrize("moment", ["before it is asked for", "while values are drawn", "between two records"])
+def test_a_search_that_is_killed_while_it_takes_a_trial(
+    space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    optuna = pytest.importorskip("optuna", reason="an extra")
+    whole = played(space, tmp_path / "whole")
+    plan = planned(space, trials=8, random=3, pruning=None)
+    study = open_study(plan, tmp_path / "cut", [])
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if moment == "before it is asked for":
+            patch.setattr(study, "ask", kill)
+        elif moment == "while values are drawn":
+            patch.setattr(optuna.samplers.TPESampler, "sample_independent", kill)
+        else:
+            turn = next_trial(plan, study, tmp_path / "cut", 8)
+            assert turn is not None
+            turn[1].release()
+            patch.setattr(study, "tell", kill)
+        with pytest.raises(Killed):
+            next_trial(plan, study, tmp_path / "cut", 8)
+    assert played(space, tmp_path / "cut") == whole
+
+
+def test_a_trial_of_a_living_process_is_not_taken(space: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="an extra")
+    plan = planned(space)
+    first = next_trial(plan, open_study(plan, tmp_path / "search", []), tmp_path / "search", 4)
+    second = next_trial(plan, open_study(plan, tmp_path / "search", []), tmp_path / "search", 4)
+    assert first is not None
+    assert second is not None
+    assert [folder_number(trial) for trial, _ in (first, second)] == [0, 1]
+    first[1].release()
+    third = next_trial(plan, open_study(plan, tmp_path / "search", []), tmp_path / "search", 4)
+    assert third is not None
+    assert (folder_number(third[0]), third[0].params) == (0, first[0].params)
+
+
+@pytest.mark.integration
+def test_a_search_logs_its_best_trial_and_runs_nothing_twice(search: Search, tmp_path: Path) -> None:
     folder = tmp_path / "search"
     told = search(folder, "--trials", "2").communicate(timeout=200)[1]
     assert "2 trials: 2 finished" in told
@@ -167,24 +247,23 @@ def test_a_search_is_told_its_best_and_does_nothing_twice(search: Search, tmp_pa
     assert "2 trials: 2 finished" in again.communicate(timeout=100)[1]
     assert again.returncode == 0
     assert before == {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")}
-    other = search(folder, "seed=1")
-    assert only_line(other.communicate(timeout=100)[1]).startswith(
-        f"error: {folder} holds a search with data=synthetic "
-    )
-    assert other.returncode == 2
 
 
-def only_line(text: str) -> str:
-    (line,) = text.splitlines()
-    return line
-
-
-def test_a_folder_that_holds_something_else(search: Search, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else(space: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="an extra")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("x")
-    refused = search(tmp_path / "other")
-    assert "holds something else; name another folder" in only_line(refused.communicate(timeout=100)[1])
-    assert refused.returncode == 2
+    with pytest.raises(ConfigError, match="holds something else; name another folder"):
+        open_study(planned(space), tmp_path / "other", [])
+
+
+def test_a_folder_of_another_search(space: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="an extra")
+    open_study(planned(space), tmp_path / "search", ["seed=1"])
+    for plan, overrides, what in ((planned(space), [], "seed=1"), (planned(space, random=3), ["seed=1"], "another")):
+        with pytest.raises(ConfigError, match=f"holds a search with {what}"):
+            open_study(plan, tmp_path / "search", overrides)
+    open_study(planned(space, trials=9), tmp_path / "search", ["seed=1"])
 
 
 @pytest.mark.slow
