@@ -1,4 +1,4 @@
-"""Networks of torchvision as encoders.
+"""Torchvision networks as encoders.
 
 Shapes: B images, C channels, H = W pixels, D embedding dimensions.
 """
@@ -15,24 +15,24 @@ from siamese.errors import DataError
 from siamese.models.encoder import Encoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1]: what torchvision's weights were trained with."""
+"""Mean and standard deviation of RGB values in [0, 1] that torchvision's weights were trained with."""
 
 
 class TorchvisionEncoder(Encoder):
-    """A classification network of torchvision, its classifier replaced by a linear layer that embeds.
+    """Embed an image with a torchvision classification network whose classifier is replaced by a linear layer.
 
-    Grey images are given to all three channels, since the first layer takes RGB.
+    A grey image is repeated in all three channels, because the first layer takes RGB.
 
     Args:
         in_channels: 1 (grey) or 3 (RGB).
-        input_size: side of the square image, pixels; these networks take any of about 32 on.
-        backbone: a function of `torchvision.models` with a ``fc`` or ``classifier`` at the end of its network.
-        weights: ``imagenet`` for torchvision's default weights, downloaded at first use; None to start from scratch.
-        dropout: probability that an input of the linear layer is zeroed in training, in [0, 1).
+        input_size: side of the square image, pixels; any side from about 32 on.
+        backbone: function of `torchvision.models` whose network ends with ``fc`` or ``classifier``.
+        weights: ``imagenet`` for torchvision's default weights, downloaded on first use; None to start from scratch.
+        dropout: probability that an input of the linear layer is set to 0 in training, in [0, 1).
         embedding_dim: D.
 
     Raises:
-        DataError: the weights can be neither found nor downloaded.
+        DataError: the weights are neither on this machine nor can be downloaded.
     """
 
     mean: Tensor
@@ -40,12 +40,13 @@ class TorchvisionEncoder(Encoder):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        input_size: int = 112,
-        backbone: str = "resnet18",
-        weights: str | None = None,
-        dropout: float = 0.0,
-        embedding_dim: int = 256,
+        in_channels: int,
+        input_size: int,
+        *,
+        backbone: str,
+        weights: str | None,
+        dropout: float,
+        embedding_dim: int,
     ) -> None:
         super().__init__()
         try:
@@ -53,8 +54,8 @@ class TorchvisionEncoder(Encoder):
         except (URLError, OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
-                f"model.weights={weights}: torchvision's weights of {backbone} cannot be had ({reason}); place their "
-                f"file in {torch.hub.get_dir()}/checkpoints, or give model.weights=null"
+                f"model.weights={weights}: torchvision's weights of {backbone} cannot be downloaded ({reason}); "
+                f"place the file in {torch.hub.get_dir()}/checkpoints, or give model.weights=null"
             ) from None
         last = "fc" if hasattr(network, "fc") else "classifier"
         classifier = getattr(network, last)
@@ -67,6 +68,6 @@ class TorchvisionEncoder(Encoder):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]."""
+        """Embed images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D]."""
         z_BD: Tensor = self.linear(self.network((x_BCHW.expand(-1, 3, -1, -1) - self.mean) / self.std))
         return z_BD

@@ -1,9 +1,9 @@
-"""Heads that are fitted to the embeddings of a trained network, in place of the one it was trained with.
+"""Back ends: heads fitted to the embeddings of a trained network, which replace the head it was trained with.
 
-Speaker verification calls them back ends. All of them scale embeddings to length 1 first (Garcia-Romero and Espy-Wilson
-2011) and compute in float64.
+The term comes from speaker verification. All back ends scale embeddings to length 1 first (Garcia-Romero and
+Espy-Wilson 2011) and compute in float64.
 
-Shapes: B pairs, N images, P pairs to fit to, C images of a cohort, D embedding dimensions.
+Shapes: B pairs, N images, P training pairs, C images of a cohort, D embedding dimensions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class WeightedL1Head(nn.Module):
-    """Koch's head on its own: a logistic regression on \\|z1 - z2\\|, fitted to labelled pairs."""
+    """Koch's head, fitted separately: a logistic regression of labels on \\|z1 - z2\\|."""
 
     weight: Tensor
     bias: Tensor
@@ -25,14 +25,15 @@ class WeightedL1Head(nn.Module):
         self.register_buffer("bias", torch.zeros((), dtype=torch.float64))
 
     def fit(self, z1_PD: Tensor, z2_PD: Tensor, label_P: Tensor, shrinkage: float) -> None:
-        """Minimise the mean cross-entropy plus ``shrinkage / 2`` times the squared weights of the scaled differences.
+        """Minimize the mean cross-entropy plus ``shrinkage / 2`` times the sum of the squared weights.
 
-        Each dimension's differences are divided by their standard deviation, so that the penalty weighs on all alike.
+        The differences are divided by their standard deviation in each dimension, so that the penalty treats all
+        dimensions equally.
 
         Args:
-            z1_PD, z2_PD: [P, D].
-            label_P: [P], 1 = same.
-            shrinkage: above 0, or separable pairs make the weights grow without bound.
+            z1_PD, z2_PD: embeddings of both images of each pair [P, D].
+            label_P: 1 = same, 0 = different [P].
+            shrinkage: above 0; with 0, the weights would grow without bound on separable pairs.
         """
         x_PD = (normalized(z1_PD) - normalized(z2_PD)).abs()
         scale_D = x_PD.std(0).clamp_min(1e-12)
@@ -52,16 +53,16 @@ class WeightedL1Head(nn.Module):
         self.weight, self.bias = weight.detach() / scale_D, bias.detach()
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-        """Embeddings of both images [B, D] -> logits [B]."""
+        """Score the embeddings of both images [B, D] -> logits [B]."""
         return (normalized(z1_BD) - normalized(z2_BD)).abs() @ self.weight + self.bias
 
 
 class LdaHead(nn.Module):
-    """The cosine after a projection that makes people round and sets them apart (Fisher 1936).
+    """Linear discriminant analysis (Fisher 1936): the cosine after a projection that separates people.
 
-    The embeddings are whitened by the covariance within people (within-class covariance normalization, Hatch et al.
-    2006) and turned to the directions in which people differ most, each of which is weighted by its share of difference
-    between people.
+    The projection whitens the covariance within people (within-class covariance normalization, Hatch et al. 2006). It
+    then rotates to the directions in which people differ most, and weights each direction by the share of its variance
+    that lies between people.
     """
 
     mean: Tensor
@@ -73,31 +74,37 @@ class LdaHead(nn.Module):
         self.register_buffer("projection", torch.eye(embedding_dim, dtype=torch.float64))
 
     def fit(self, mean_D: Tensor, within_DD: Tensor, total_DD: Tensor, shrinkage: float) -> None:
-        """Take mean and covariances (`covariances_by_groups`, `covariances_by_pairs`), that within people shrunk."""
+        """Compute the projection from the statistics of training embeddings.
+
+        Args:
+            mean_D, within_DD, total_DD: results of `covariances_by_groups` or `covariances_by_pairs`.
+            shrinkage: strength in [0, 1] with which the covariance within people is shrunk, see `shrunk`.
+        """
         values, vectors = torch.linalg.eigh(shrunk(within_DD, shrinkage))
         whiten = vectors / values.sqrt()
         spread, turn = torch.linalg.eigh(whiten.T @ total_DD @ whiten)
-        between = (spread - 1).clamp_min(0)  # of the total spread, 1 is within people
+        between = (spread - 1).clamp_min(0)  # whitening made the variance within people 1
         projection_DD = whiten @ turn * (between / (between + 1)).sqrt()
-        # As they come back from a file, to the last bit of what is computed with them.
+        # A contiguous tensor gives the same bits as one loaded from a file.
         self.mean, self.projection = mean_D, projection_DD.contiguous()
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-        """Embeddings of both images [B, D] -> scores [B] in [-1, 1]."""
+        """Score the embeddings of both images [B, D] -> cosines [B]."""
         a, b = ((normalized(z) - self.mean) @ self.projection for z in (z1_BD, z2_BD))
         return F.cosine_similarity(a, b)
 
     def factors(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `PldaHead.factors`; the bias is 0."""
+        """Compute the factors of the scores of many pairs, as `PldaHead.factors`; the bias is 0."""
         unit_ND = F.normalize((normalized(z_ND) - self.mean) @ self.projection)
         return unit_ND, unit_ND, unit_ND.new_zeros(len(unit_ND))
 
 
 class PldaHead(nn.Module):
-    """Two-covariance PLDA: the log-likelihood ratio of one person against two (Bruemmer and de Villiers 2010, sec. 2).
+    """Two-covariance PLDA (probabilistic linear discriminant analysis; Bruemmer and de Villiers 2010, section 2).
 
-    An embedding is a person's place plus a photo's deviation, both normal: the model of Joint Bayesian (Chen et al.
-    2012), here with the covariances of the sample instead of those of an EM.
+    The score is the log-likelihood ratio of "same person" against "different people". The model is that of Joint
+    Bayesian (Chen et al. 2012): an embedding is the mean of a person plus the deviation of an image, both normally
+    distributed. The covariances are sample covariances, not estimated by EM.
     """
 
     mean: Tensor
@@ -114,9 +121,14 @@ class PldaHead(nn.Module):
         self.register_buffer("constant", torch.zeros((), dtype=torch.float64))
 
     def fit(self, mean_D: Tensor, within_DD: Tensor, total_DD: Tensor, shrinkage: float) -> None:
-        """Take mean and covariances (`covariances_by_groups`, `covariances_by_pairs`), that within people shrunk.
+        """Compute the matrices of the score from the statistics of training embeddings.
 
-        The covariance between people is what is left of the total one, negative directions of it set to 0.
+        The covariance between people is the total covariance minus that within people, with negative eigenvalues set
+        to 0.
+
+        Args:
+            mean_D, within_DD, total_DD: results of `covariances_by_groups` or `covariances_by_pairs`.
+            shrinkage: strength in [0, 1] with which the covariance within people is shrunk, see `shrunk`.
         """
         within_DD = shrunk(within_DD, shrinkage)
         values, vectors = torch.linalg.eigh(total_DD - within_DD)
@@ -131,13 +143,15 @@ class PldaHead(nn.Module):
         self.constant = (torch.linalg.slogdet(total_DD)[1] - torch.linalg.slogdet(schur)[1]) / 2
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-        """Embeddings of both images [B, D] -> log-likelihood ratios [B], natural logarithm."""
+        """Score the embeddings of both images [B, D] -> log-likelihood ratios [B], natural logarithm."""
         a, b = (normalized(z) - self.mean for z in (z1_BD, z2_BD))
         squares = ((a @ self.own) * a).sum(1) + ((b @ self.own) * b).sum(1)
         return squares / 2 + ((a @ self.cross) * b).sum(1) + self.constant
 
     def factors(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What scores of many pairs are made of: that of images i and j is ``query[i] @ key[j] + bias[i] + bias[j]``.
+        """Compute the factors of the scores of many pairs.
+
+        The score of the images i and j is ``query[i] @ key[j] + bias[i] + bias[j]``.
 
         Args:
             z_ND: embeddings [N, D].
@@ -150,16 +164,17 @@ class PldaHead(nn.Module):
 
 
 class CohortHead(nn.Module):
-    """Scores of a head relative to those that both images have with a cohort of other people: adaptive s-norm.
+    """Normalize the scores of a head by those with a cohort of other people (adaptive s-norm).
 
-    A score is expressed in standard deviations above the mean of the image's scores with the photos of the cohort that
-    are most like it, once for each image of the pair, and both are averaged (Karam et al. 2011; Matejka et al. 2017):
-    faces that resemble everybody score high with strangers too.
+    Some faces resemble many others, and score high with strangers too. A score is therefore expressed in standard
+    deviations above the mean of an image's scores with the most similar images of the cohort. The result is averaged
+    over both images of the pair (Karam et al. 2011; Matejka et al. 2017).
 
     Args:
-        head: fitted.
-        nearest: photos of the cohort that count for an image, at least 2; all of it where it has no more.
-        size: of the cohort, before `fit` or the loading of a state.
+        head: fitted head.
+        nearest: number of most similar images of the cohort used for each image, at least 2; a smaller cohort is used
+            entirely.
+        size: number of images in the cohort whose state will be loaded; 0 if `fit` is called instead.
     """
 
     key: Tensor
@@ -173,23 +188,23 @@ class CohortHead(nn.Module):
         self.register_buffer("bias", torch.zeros(size, dtype=torch.float64))
 
     def fit(self, z_CD: Tensor) -> None:
-        """Take the cohort's embeddings [C, D]: one photo of each of many people, none of whom will be scored."""
+        """Set the cohort: embeddings [C, D] of one image each of many people, none of whom will be scored."""
         _, self.key, self.bias = self.head.factors(z_CD)
 
     def statistics(self, z_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [N] and standard deviation [N] of the scores of images [N, D] with the nearest of the cohort."""
+        """Compute mean and standard deviation [N] of the scores of images [N, D] with the nearest of the cohort."""
         query_ND, _, bias_N = self.head.factors(z_ND)
         score_NC = query_ND @ self.key.T + bias_N[:, None] + self.bias
         nearest = score_NC.topk(min(self.nearest, len(self.bias)), dim=1).values
         return nearest.mean(1), nearest.std(1).clamp_min(1e-12)
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-        """Embeddings of both images [B, D] -> scores [B]."""
+        """Score the embeddings of both images [B, D] -> normalized scores [B]."""
         return self.relative(self.head(z1_BD, z2_BD), self.statistics(z1_BD), self.statistics(z2_BD))
 
     @staticmethod
     def relative(score_B: Tensor, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-        """Scores [B] of the bare head and the `statistics` of both images -> scores [B]."""
+        """Normalize the scores [B] of the head with the `statistics` of both images -> scores [B]."""
         return ((score_B - one[0]) / one[1] + (score_B - other[0]) / other[1]) / 2
 
 
@@ -201,26 +216,35 @@ BACKENDS: dict[str, type[WeightedL1Head | LdaHead | PldaHead]] = {
 
 
 def normalized(z_BD: Tensor) -> Tensor:
-    """Embeddings scaled to length 1, float64."""
+    """Scale embeddings to length 1, in float64."""
     return F.normalize(z_BD.double())
 
 
 def shrunk(covariance_DD: Tensor, shrinkage: float) -> Tensor:
-    """The covariance drawn towards a multiple of the identity with the same trace (Ledoit and Wolf 2004, eq. 14)."""
+    """Average a covariance with the multiple of the identity of the same trace (Ledoit and Wolf 2004, eq. 14).
+
+    Args:
+        covariance_DD: [D, D].
+        shrinkage: weight of the identity, in [0, 1].
+    """
     dim = len(covariance_DD)
     target = covariance_DD.diagonal().mean() * torch.eye(dim, dtype=covariance_DD.dtype, device=covariance_DD.device)
     return (1 - shrinkage) * covariance_DD + shrinkage * target
 
 
 def covariances_by_groups(z_ND: Tensor, groups_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [D], covariance within people and in total [D, D] of embeddings scaled to length 1.
+    """Compute the statistics of embeddings, scaled to length 1, of identified people.
 
     Args:
-        z_ND: [N, D].
-        groups_N: int64 [N], equal for images of one person; people with one image count in mean and total alone.
+        z_ND: embeddings [N, D].
+        groups_N: int64 [N], equal for images of one person. People with one image only contribute to mean and total
+            covariance.
+
+    Returns:
+        mean [D], covariance within people [D, D], total covariance [D, D]; float64.
 
     Raises:
-        ValueError: nobody has two images.
+        ValueError: no person has two images.
     """
     z_ND = normalized(z_ND)
     _, person, counts = torch.unique(groups_N.to(z_ND.device), return_inverse=True, return_counts=True)
@@ -228,17 +252,22 @@ def covariances_by_groups(z_ND: Tensor, groups_N: Tensor) -> tuple[Tensor, Tenso
     means = means.index_add(0, person, z_ND) / counts[:, None]
     freedom = len(z_ND) - len(counts)
     if not freedom:
-        raise ValueError("nobody has two images to tell how much a person's embeddings differ")
+        raise ValueError("no person has two images, which the covariance within people needs")
     inner_ND, centred_ND = z_ND - means[person], z_ND - z_ND.mean(0)
     return z_ND.mean(0), inner_ND.T @ inner_ND / freedom, centred_ND.T @ centred_ND / len(z_ND)
 
 
 def covariances_by_pairs(z1_PD: Tensor, z2_PD: Tensor, label_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same from labelled pairs, no name needed: within people, half the mean square of the same pairs' differences.
+    """Compute the statistics of `covariances_by_groups` from labelled pairs, without identities.
+
+    The covariance within people is half the mean outer product of the differences in same pairs.
 
     Args:
-        z1_PD, z2_PD: [P, D].
-        label_P: [P], 1 = same.
+        z1_PD, z2_PD: embeddings of both images of each pair [P, D].
+        label_P: 1 = same, 0 = different [P].
+
+    Returns:
+        mean [D], covariance within people [D, D], total covariance [D, D]; float64.
 
     Raises:
         ValueError: there is no same pair.
@@ -246,16 +275,23 @@ def covariances_by_pairs(z1_PD: Tensor, z2_PD: Tensor, label_P: Tensor) -> tuple
     z1_PD, z2_PD = normalized(z1_PD), normalized(z2_PD)
     difference = (z1_PD - z2_PD)[label_P.to(z1_PD.device) == 1]
     if not len(difference):
-        raise ValueError("there is no pair of one person to tell how much a person's embeddings differ")
+        raise ValueError("there is no same pair, which the covariance within people needs")
     everything = torch.cat([z1_PD, z2_PD])
     centred = everything - everything.mean(0)
     return everything.mean(0), difference.T @ difference / len(difference) / 2, centred.T @ centred / len(everything)
 
 
 def widened(mean_D: Tensor, within_DD: Tensor, total_DD: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The covariance within people times ``factor``, that between people as it is.
+    """Multiply the covariance within people by ``factor``; the covariance between people stays the same.
 
-    Above 1 it makes up for a network that has seen the photos it is fitted to: it sets those of one person closer
-    together than it will those of a stranger.
+    A factor above 1 corrects for images that the network was trained on: their embeddings of one person lie closer
+    together than those of a person it never saw.
+
+    Args:
+        mean_D, within_DD, total_DD: results of `covariances_by_groups` or `covariances_by_pairs`.
+        factor: above 0.
+
+    Returns:
+        the same statistics, with the new covariances.
     """
     return mean_D, within_DD * factor, total_DD + within_DD * (factor - 1)

@@ -1,13 +1,15 @@
-"""Convolution by way of the discrete Fourier transform, every step of it a matrix product.
+"""Convolution by discrete Fourier transform (DFT), computed with matrix products only.
 
-A stride-1 convolution of a small image with a large kernel costs far fewer operations as a product of spectra:
-Koch's second layer, 7x7 on 48x48 pixels and 78 % of the network's arithmetic, takes a seventh of them. At sizes like
-these the transforms themselves are cheap as products with a matrix of sines and cosines, which read and write the
-channels-last layout of the convolutions around them, so nothing is ever transposed, and the pruned transforms of
-zero-padded and of cropped signals come for free.
+A stride-1 convolution of a small image with a large kernel needs far fewer operations as a product of spectra. Koch's
+second layer (7x7 kernels on 48x48 pixels, 78 % of the network's arithmetic) needs a seventh of them.
+
+At such sizes, multiplying by a matrix of sines and cosines is a cheap way to transform. It reads and writes the
+channels-last layout of the neighbouring convolutions, so nothing is transposed. Zero padding and cropping reduce the
+matrices.
 
 Shapes: B images, C input and O output channels, H x W pixels in, P x Q = (H-K+1) x (W-L+1) pixels out, K x L the
-kernel, U = H // 2 + 1 and W frequencies (real signals need half a spectrum), R = 2 the real and the imaginary part.
+kernel, U = H // 2 + 1 and W frequencies (real signals need half a spectrum), R = 2 the real and the imaginary part,
+F = U * W.
 """
 
 from __future__ import annotations
@@ -21,20 +23,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 FEW = 16
-"""Below so many images a direct convolution is the faster where no gradient is asked for: all share the kernel's
-transform."""
+"""Without gradients, fewer images than this are convolved directly: the images of a batch share the cost of
+transforming the kernel."""
 
 
 class DFTConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` of stride 1 without padding, dilation or groups, computed in float32 through spectra.
+    """`torch.nn.Conv2d` of stride 1 without padding, dilation or groups, computed in float32 by Fourier transform.
 
-    Parameters, state and results are those of ``Conv2d``; outputs and gradients differ from its by rounding (about
-    1e-6 of their largest value). Under autocast the arithmetic stays float32, the output takes the input's dtype.
-    Fewer than `FEW` images are convolved directly where no gradient is asked for.
+    Parameters and state are those of ``Conv2d``. Outputs and gradients differ by rounding (about 1e-6 of their largest
+    value). Under autocast the arithmetic stays float32, and the output has the dtype of the input. Without gradients,
+    fewer than `FEW` images are convolved directly.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> [B, O, H - K + 1, W - L + 1], in the input's dtype and channels-last."""
+        """Convolve images [B, C, H, W] -> [B, O, H - K + 1, W - L + 1], in the input's dtype and channels-last."""
         x_own = x_BCHW.to(self.weight.dtype)
         if len(x_BCHW) < FEW and not torch.is_grad_enabled():
             with torch.autocast(x_BCHW.device.type, enabled=False):
@@ -43,17 +45,32 @@ class DFTConv2d(nn.Conv2d):
 
 
 def dft_conv2d(x_BCHW: Tensor, w_OCKL: Tensor, b_O: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.conv2d` (stride 1, no padding) through spectra; float32 or float64, differentiable once."""
+    """Compute `torch.nn.functional.conv2d` (stride 1, no padding) by Fourier transform.
+
+    Args:
+        x_BCHW: images, float32 or float64.
+        w_OCKL: kernels, of the same dtype.
+        b_O: bias, of the same dtype.
+
+    Returns:
+        [B, O, P, Q], of the same dtype; differentiable once.
+    """
     with torch.autocast(x_BCHW.device.type, enabled=False):
         y_BOPQ: Tensor = _DFTConv.apply(x_BCHW, w_OCKL, b_O)
     return y_BOPQ
 
 
 def dft_saves(size: int, c_in: int, c_out: int, kernel: int) -> bool:
-    """Whether the spectra take less than a third of the direct multiplications, for images of side ``size``.
+    """Return whether the Fourier transform needs less than a third of the multiplications of a direct convolution.
 
-    A third, since products of many small matrices run at a lower rate than a direct convolution. What the
-    transform of the kernel costs is shared by a batch and left out.
+    A third, because products of many small matrices run at a lower rate. The transform of the kernel is not counted: a
+    batch shares its cost.
+
+    Args:
+        size: side of the square images, pixels.
+        c_in: input channels.
+        c_out: output channels.
+        kernel: side of the square kernels.
     """
     out, u = size - kernel + 1, size // 2 + 1
     there = 2 * u * size * size * c_in + 4 * u * size**2 * c_in
@@ -63,9 +80,9 @@ def dft_saves(size: int, c_in: int, c_out: int, kernel: int) -> bool:
 
 
 class _Matrices(NamedTuple):
-    """The transforms along each axis as real matrices; what would meet zeros only, or is not wanted, is left out.
+    """The transforms along each axis as real matrices, without the parts that only zeros or unused pixels need.
 
-    An axis of several letters counts them with the last changing fastest; n x m are the pixels kept.
+    The images have n x m nonzero or used pixels. In an axis of several letters, the last letter changes fastest.
     """
 
     rows: Tensor  # [UR, n]
@@ -76,9 +93,9 @@ class _Matrices(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _matrices(height: int, width: int, n: int, m: int, dtype: torch.dtype, device: torch.device) -> _Matrices:
-    """Transforms between the first n x m pixels of a ``height`` x ``width`` image and its half spectrum.
+    """Compute, in float64, the transforms between the first n x m pixels of an image and its half spectrum.
 
-    Computed in float64. The last matrix carries 1 / (HW), and counts the frequencies whose mirror is left out twice.
+    The last matrix contains the factor 1 / (HW), and counts twice the frequencies whose mirror image is not stored.
     """
     u = torch.arange(height // 2 + 1, dtype=torch.float64)
     angle_UN = 2 * math.pi / height * torch.outer(u, torch.arange(n, dtype=torch.float64))
@@ -93,7 +110,7 @@ def _matrices(height: int, width: int, n: int, m: int, dtype: torch.dtype, devic
     made = (
         rows.reshape(-1, n),
         cols.reshape(2 * width, 2 * m),
-        # The inverse transform is the transpose: the same numbers, read the other way.
+        # The inverse transform is the transpose.
         cols.permute(2, 3, 0, 1).reshape(2 * m, 2 * width),
         back_rows.permute(2, 0, 1).reshape(n, -1),
     )
@@ -104,7 +121,7 @@ def _matrices(height: int, width: int, n: int, m: int, dtype: torch.dtype, devic
 def _kernel_matrices(
     height: int, width: int, k: int, m: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `_matrices`, for the three planes a kernel's spectrum is kept in and the four its gradient comes in."""
+    """As `_matrices`, for the three planes of a kernel's spectrum and the four planes of its gradient."""
     plain = _matrices(height, width, k, m, dtype, device)
     re, im = plain.columns.view(width, 2, 2 * m).unbind(1)
     planes = torch.stack([-im, re, im], 1).reshape(3 * width, 2 * m)
@@ -115,7 +132,7 @@ def _kernel_matrices(
 
 
 def _spectrum(x_BHWC: Tensor, height: int, width: int) -> Tensor:
-    """Pixels [B, N, M, C], taken as zero beyond, -> half spectrum [B, U * W, 2, C]."""
+    """Transform pixels [B, n, m, C], padded with zeros -> half spectrum [B, F, R, C]."""
     batch, n, m, channels = x_BHWC.shape
     matrices = _matrices(height, width, n, m, x_BHWC.dtype, x_BHWC.device)
     a = torch.matmul(matrices.rows, x_BHWC.reshape(batch, n, m * channels))
@@ -124,7 +141,7 @@ def _spectrum(x_BHWC: Tensor, height: int, width: int) -> Tensor:
 
 
 def _pixels(z_BFRC: Tensor, height: int, width: int, n: int, m: int) -> Tensor:
-    """Half spectrum [B, U * W, 2, C] -> the first n x m pixels [B, n, m, C]."""
+    """Transform a half spectrum [B, F, R, C] back -> its first n x m pixels [B, n, m, C]."""
     batch, _, _, channels = z_BFRC.shape
     matrices = _matrices(height, width, n, m, z_BFRC.dtype, z_BFRC.device)
     a = torch.matmul(matrices.back_columns, z_BFRC.view(-1, 2 * width, channels))
@@ -138,8 +155,8 @@ class _DFTConv(torch.autograd.Function):
         (batch, _, height, width), (c_out, c_in, k, m) = x_BCHW.shape, w_OCKL.shape
         x_BFRC = _spectrum(x_BCHW.permute(0, 2, 3, 1), height, width)
         frequencies = x_BFRC.shape[1]
-        # The kernel's spectrum as planes -Im, Re, Im: neighbours (Re, Im) and (-Im, Re) are the columns that give
-        # the real and the imaginary part of the product with the conjugate, in one matrix product each.
+        # The planes of the kernel's spectrum are -Im, Re, Im. One matrix product with the neighbours (Re, Im) gives
+        # the real part of the product with the conjugate, one with (-Im, Re) the imaginary part.
         rows, planes, _, _ = _kernel_matrices(height, width, k, m, w_OCKL.dtype, w_OCKL.device)
         a = rows @ w_OCKL.permute(2, 3, 1, 0).reshape(k, -1)
         w_F3CO = torch.matmul(planes, a.view(-1, 2 * m, c_in * c_out)).view(frequencies, 3, c_in, c_out)
@@ -148,7 +165,7 @@ class _DFTConv(torch.autograd.Function):
         for part, first in enumerate((1, 0)):
             torch.bmm(x_FBc, _two_planes(w_F3CO, first), out=y_BFRO[:, :, part].transpose(0, 1))
         if b_O is not None:
-            y_BFRO[:, 0, 0] += b_O * (height * width)  # a constant lives in the frequency zero alone
+            y_BFRO[:, 0, 0] += b_O * (height * width)  # a constant has the frequency zero only
         ctx.save_for_backward(x_BFRC, w_F3CO)
         ctx.shape = (height, width, k, m)
         return _pixels(y_BFRO, height, width, height - k + 1, width - m + 1).permute(0, 3, 1, 2)
@@ -161,7 +178,7 @@ class _DFTConv(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx: Any, g_BOPQ: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Of the input, the kernel and the bias; None for those not asked for."""
+        """Compute the gradients of input, kernel and bias; None for those that are not needed."""
         x_BFRC, w_F3CO = ctx.saved_tensors
         height, width, k, m = ctx.shape
         batch, frequencies, _, c_in = x_BFRC.shape
@@ -189,6 +206,6 @@ class _DFTConv(torch.autograd.Function):
 
 
 def _two_planes(planes_FNCO: Tensor, first: int) -> Tensor:
-    """Neighbouring planes as one matrix for each frequency: [F, 2C, O], a view."""
+    """View two neighbouring planes as one matrix for each frequency, [F, 2C, O]."""
     frequencies, _, c_in, c_out = planes_FNCO.shape
     return planes_FNCO[:, first : first + 2].view(frequencies, 2 * c_in, c_out)

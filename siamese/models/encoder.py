@@ -1,4 +1,4 @@
-"""What every encoder offers.
+"""Base class of the encoders.
 
 Shapes: B images or pairs, C channels, H = W pixels, D embedding dimensions.
 """
@@ -9,16 +9,19 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """Embeds images: subclasses define ``forward``, images [B, C, H, W], floats in [0, 1] -> embeddings [B, D].
+    """A network that embeds images.
+
+    Subclasses define ``forward``: images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D].
 
     Attributes:
         embedding_dim: D.
-        parts: into how many embeddings of equal size, each scaled to length 1, it splits; 1 where it is a single one.
+        parts: number of embeddings that an output consists of. They have equal size, and each is scaled to length 1 if
+            there are several.
     """
 
     embedding_dim: int
     parts: int = 1
 
     def twins(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Both images of each pair -> embeddings [B, D] of each; batch statistics are those of one side."""
+        """Embed both images of each pair -> embeddings [B, D] of each; each side has its own batch statistics."""
         return self(x1_BCHW), self(x2_BCHW)

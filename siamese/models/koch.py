@@ -19,28 +19,30 @@ from siamese.models.unfold_conv import UnfoldConv2d
 
 
 class KochEncoder(Encoder):
-    """Four convolutions and a linear layer (figure 4 of the paper) that embed an image.
+    """Embed an image with four convolutions and a linear layer (figure 4 of the paper).
 
-    Convolutions have stride 1 and no padding; ReLU follows each, 2x2 max-pooling all but the last. With 105x105
-    grey images the feature maps have the sides 96, 48, 42, 21, 18, 9, 6. Without batch normalization nothing
-    follows the linear layer; with it, BatchNorm2d stands before each ReLU, and BatchNorm1d and ReLU follow the
-    linear layer (the report's second model). Pooling stands before ReLU here: the two commute, and ReLU then
-    works on a quarter of the elements. Dropout, whose place the report does not tell, acts on the output
-    of each convolution block and never on the embedding: two twins with different masks on the embedding would
-    be pushed apart even for the same image.
+    The convolutions have stride 1 and no padding. Each is followed by ReLU, and all but the last by 2x2 max-pooling.
+    For images of 105x105 pixels, the feature maps have the sides 96, 48, 42, 21, 18, 9, 6. Pooling comes before ReLU
+    here: the result is the same, and ReLU processes a quarter of the elements.
+
+    With batch normalization (the second model of the course report), BatchNorm2d comes before each ReLU, and
+    BatchNorm1d and ReLU follow the linear layer. Without it, nothing follows the linear layer.
+
+    The course report does not say where dropout acts. Here it acts on the output of each convolution block. On the
+    embedding, different masks would separate the two embeddings of one image.
 
     Args:
         in_channels: 1 (grey) or 3 (RGB).
         input_size: side of the square image, pixels.
         widths: output channels of the four convolutions.
         embedding_dim: D.
-        batchnorm: see above.
-        dropout: probability that an element is zeroed in training, in [0, 1).
-        init: ``torch`` keeps torch's initialisation; ``koch`` draws from the normal distributions of the
-            paper's section 3.2: weights N(0, 0.01) in convolutions and N(0, 0.2) in the linear layer, biases
-            N(0.5, 0.01), the second number being the standard deviation.
-        dft: compute convolutions by way of the discrete Fourier transform where that saves most of the
-            arithmetic (`siamese.models.dft_conv`); the network is the same to rounding.
+        batchnorm: use batch normalization.
+        dropout: probability that an element is set to 0 in training, in [0, 1).
+        init: ``torch`` keeps PyTorch's initialization. ``koch`` draws from the normal distributions of the paper,
+            section 3.2 (mean, standard deviation): weights (0, 0.01) in convolutions and (0, 0.2) in the linear layer,
+            biases (0.5, 0.01).
+        dft: compute a convolution by Fourier transform if that saves most of its arithmetic
+            (`siamese.models.dft_conv`). Results differ by rounding only.
 
     Raises:
         ValueError: the image is too small for the four convolutions, or ``init`` is unknown.
@@ -48,13 +50,14 @@ class KochEncoder(Encoder):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        input_size: int = 105,
-        widths: Sequence[int] = (64, 128, 128, 256),
-        embedding_dim: int = 4096,
-        batchnorm: bool = False,
-        dropout: float = 0.0,
-        init: str = "torch",
+        in_channels: int,
+        input_size: int,
+        *,
+        widths: Sequence[int],
+        embedding_dim: int,
+        batchnorm: bool,
+        dropout: float,
+        init: str,
         dft: bool = False,
     ) -> None:
         super().__init__()
@@ -92,15 +95,16 @@ class KochEncoder(Encoder):
             raise ValueError(f"init={init!r} is neither 'torch' nor 'koch'")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]."""
+        """Embed images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D]."""
         z_BD: Tensor = self.linear(self.convolutions(x_BCHW).flatten(1))
         return z_BD
 
     def twins(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Both images of each pair -> embeddings [B, D] of each.
+        """Embed both images of each pair -> embeddings [B, D] of each.
 
-        As two calls of `forward`, but for the linear layer, nine tenths of the parameters, whose weights are read
-        and whose gradient is written once for both. Batch statistics are those of one side of the pairs.
+        The result is that of two calls of `forward`. The linear layer runs once for both sides: it holds nine tenths
+        of the parameters, and reading its weights and writing its gradient takes time. Each side has its own batch
+        statistics.
         """
         first, *rest = self.linear
         features = [self.convolutions(x).flatten(1) for x in (x1_BCHW, x2_BCHW)]

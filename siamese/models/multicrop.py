@@ -1,4 +1,4 @@
-"""Several residual networks, each of which sees its own crop of the face.
+"""Several residual networks, each for another crop of the face.
 
 Shapes: B images, C channels, H = W pixels, D embedding dimensions of all networks together.
 """
@@ -17,29 +17,31 @@ from siamese.models.resnet import ResNetEncoder
 
 
 class MultiCropEncoder(Encoder):
-    """Residual networks on central crops of several sizes, their embeddings side by side (as Sun, Wang and Tang 2014,
-    "Deep Learning Face Representation from Predicting 10,000 Classes", section 3.2, with face patches).
+    """Embed central crops of several sizes with one residual network each, and concatenate the embeddings.
 
-    Each network's embedding of an image is scaled to length 1, so that all count alike. They share no weights;
-    objectives on groups train each by a loss of its own (`siamese.objectives.groups.EachPart`), which keeps them as
-    different as networks trained apart; those on pairs have one loss for all.
+    Sun, Wang and Tang (2014, "Deep Learning Face Representation from Predicting 10,000 Classes", section 3.2) do so
+    with face patches. The networks share no weights. Each network's embedding is scaled to length 1, so that all have
+    the same influence. Objectives on groups train each network with a separate loss
+    (`siamese.objectives.groups.EachPart`), as if the networks were trained separately. Objectives on pairs have one
+    loss for all.
 
     Args:
         in_channels: 1 (grey) or 3 (RGB).
         input_size: side of the square image, pixels.
-        crops: share of the side of the central square that a network sees, in (0, 1], one for each network.
-        crop_size: side to which each crop is resized, pixels; bilinear, smoothed where it shrinks.
-        embedding_dim: of each network.
+        crops: side of each network's central crop as a fraction of the image side, in (0, 1].
+        crop_size: side to which each crop is resized, pixels; bilinear, with antialiasing if it shrinks.
+        embedding_dim: dimensions of each network's embedding.
         options: the other arguments of `ResNetEncoder`.
     """
 
     def __init__(
         self,
-        in_channels: int = 1,
-        input_size: int = 96,
-        crops: Sequence[float] = (1.0, 0.8, 0.63),
-        crop_size: int = 64,
-        embedding_dim: int = 256,
+        in_channels: int,
+        input_size: int,
+        *,
+        crops: Sequence[float],
+        crop_size: int,
+        embedding_dim: int,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -52,20 +54,22 @@ class MultiCropEncoder(Encoder):
         self.embedding_dim = embedding_dim * self.parts
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D], float32."""
+        """Embed images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D], float32."""
         crops = (central_crop(x_BCHW, side, self.crop_size) for side in self.sides)
         z = [F.normalize(encoder(crop).float()) for encoder, crop in zip(self.encoders, crops, strict=True)]
         return torch.cat(z, 1)
 
 
 def central_crop(x_BCHW: Tensor, side: int, size: int) -> Tensor:
-    """The central square of ``side`` pixels of each image, resized to ``size``.
+    """Cut the central square from each image and resize it.
 
     Args:
         x_BCHW: float [B, C, H, W].
+        side: side of the square, pixels.
+        size: side of the result, pixels.
 
     Returns:
-        [B, C, size, size]; the pixels themselves where ``side`` is ``size``.
+        [B, C, size, size]; not interpolated if ``side`` equals ``size``.
     """
     top, left = ((length - side) // 2 for length in x_BCHW.shape[-2:])
     crop_BCHW = x_BCHW[:, :, top : top + side, left : left + side]

@@ -1,9 +1,10 @@
-"""2x2 max-pooling and ReLU, with batch normalization before them, as one layer that keeps little for the gradient.
+"""Batch normalization, 2x2 max-pooling and ReLU as one layer.
 
-On the CPU these layers, which multiply next to nothing, would take a third of a bf16 training step: each reads and
-writes the largest maps of the network anew. Here they go over them twice forward and once backward, in a small library
-(``norm_pool.cpp``) that is compiled when the package is installed and the machine has a C++ compiler. Without it, on
-a GPU and in double precision torch's own layers compute the same.
+As separate layers on the CPU, they take a third of a bf16 training step although they do little arithmetic: each reads
+and writes the largest feature maps of the network. The layers here read them twice in the forward pass and once in the
+backward pass. They use a small library (``norm_pool.cpp``), which is compiled when the package is installed on a
+machine with a C++ compiler. PyTorch's layers compute the same without the library, on a GPU, in double precision, and
+in a graph that is compiled or exported.
 
 Shapes: B images, C channels, H x W pixels, h = H // 2, w = W // 2.
 """
@@ -27,7 +28,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class MaxPoolReLU2d(nn.Module):
-    """``MaxPool2d(2)`` followed by ReLU: the same numbers."""
+    """``MaxPool2d(2)`` followed by ReLU; the results are the same."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, h, w]."""
@@ -38,13 +39,11 @@ class MaxPoolReLU2d(nn.Module):
 
 
 class BatchNormMaxPoolReLU2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` followed by ``MaxPool2d(2)`` and ReLU: the same numbers, with the state of the former."""
+    """`torch.nn.BatchNorm2d` followed by ``MaxPool2d(2)`` and ReLU; results and state are the same."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, h, w]."""
-        self._check_input_dim(x_BCHW)
-        # Gradients through fixed statistics, which training never asks for, are left to torch, and parameters that are
-        # not float32.
+        # PyTorch handles gradients in evaluation mode, which training never needs, and parameters of other dtypes.
         if not _fits(x_BCHW) or self.weight.dtype != torch.float32 or (torch.is_grad_enabled() and not self.training):
             return nn.functional.max_pool2d(super().forward(x_BCHW), 2).relu_()
         y_BChw: Tensor
@@ -55,11 +54,11 @@ class BatchNormMaxPoolReLU2d(nn.BatchNorm2d):
             y_BChw = _Pool.apply(x_BCHW, scale_C, self.bias - self.running_mean * scale_C)
             return y_BChw
         y_BChw, mean_C, var_C = _NormPool.apply(x_BCHW, self.weight, self.bias, self.eps)
-        self._follow(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
+        self._update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
         return y_BChw
 
     @torch.no_grad()
-    def _follow(self, mean_C: Tensor, var_C: Tensor, count: int) -> None:
+    def _update_running_statistics(self, mean_C: Tensor, var_C: Tensor, count: int) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -71,19 +70,22 @@ class BatchNormMaxPoolReLU2d(nn.BatchNorm2d):
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None where it was not built or does not load."""
+    """Load the compiled library; None if it was not built or cannot be loaded."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         file = Path(__file__).with_name(f"_norm_pool{suffix}")
         if file.is_file():
             try:
                 return ctypes.CDLL(str(file))
             except OSError as error:
-                log.warning("%s does not load, torch's layers are used instead: %s", file, error)
+                log.warning("%s cannot be loaded, PyTorch's layers are used instead: %s", file, error)
     return None
 
 
 def _fits(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0 and library() is not None
+    """Whether the library computes a layer on these feature maps."""
+    if torch.compiler.is_compiling():  # other programs can only run a graph of PyTorch's own layers
+        return False
+    return x.device.type == "cpu" and x.dtype in DTYPES and x.dim() == 4 and x.numel() > 0 and library() is not None
 
 
 def _identity(channels: int) -> tuple[Tensor, Tensor]:
@@ -91,7 +93,7 @@ def _identity(channels: int) -> tuple[Tensor, Tensor]:
 
 
 def _call(name: str, x_BCHW: Tensor, *arrays: Tensor | None) -> None:
-    """Run a function of the library; ``x_BCHW`` gives the shape of the maps and the type of their elements."""
+    """Call a function of the library for feature maps with the shape and dtype of ``x_BCHW``."""
     function = getattr(library(), f"{name}_{DTYPES[x_BCHW.dtype]}")
     batch, channels, height, width = x_BCHW.shape
     shape = (ctypes.c_long * 4)(batch, height, width, channels)
@@ -104,7 +106,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _pool(x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor, keep: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """ReLU of the maxima of ``scale * x + shift``; and, to ``keep``, their places (uint8) and the x there."""
+    """ReLU of the maxima of ``scale * x + shift``; with ``keep``, also their positions (uint8) and the x there."""
     batch, channels, height, width = x_BCHW.shape
     pooled = (batch, channels, height // 2, width // 2)
     y_BChw = torch.empty(pooled, dtype=x_BCHW.dtype, memory_format=torch.channels_last)
@@ -136,7 +138,7 @@ class _Pool(torch.autograd.Function):
 
 
 class _NormPool(torch.autograd.Function):
-    """Normalization with the statistics of the batch, pooling, ReLU; returns the statistics too."""
+    """Batch normalization, pooling and ReLU; also returns mean and variance of the batch."""
 
     @staticmethod
     def forward(

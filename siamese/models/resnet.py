@@ -1,4 +1,4 @@
-"""A small residual network (He et al. 2016, "Deep Residual Learning for Image Recognition") made for two CPU cores.
+"""A residual network (He et al. 2016, "Deep Residual Learning for Image Recognition") that two CPU cores can train.
 
 Shapes: B images, C channels, H = W pixels, D embedding dimensions.
 """
@@ -14,10 +14,15 @@ from siamese.models.norm_pool import BatchNormMaxPoolReLU2d
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch normalization, added to their input; the first has the stride.
+    """Two 3x3 convolutions with batch normalization, added to their input.
 
-    Where the shape changes, the input is averaged over the stride's window before a 1x1 convolution, so that none of
-    its pixels is skipped (He et al. 2019, "Bag of Tricks", ResNet-D).
+    If the shape changes, the shortcut averages the input over windows of the stride and applies a 1x1 convolution. A
+    1x1 convolution with a stride would skip pixels (He et al. 2019, "Bag of Tricks", ResNet-D).
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        stride: stride of the first convolution.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
@@ -39,27 +44,27 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """[B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
+        """Feature maps [B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
         y_BCHW: Tensor = self.relu(self.branch(x_BCHW) + self.shortcut(x_BCHW))
         return y_BCHW
 
 
 class ResNetEncoder(Encoder):
-    """A convolution at full resolution, a stage of residual blocks for each halving of the image, and a linear layer.
+    """Embed an image with a convolution, stages of residual blocks and a linear layer.
 
-    What the last stage gives is averaged over its places or, which keeps where things are in an aligned face,
-    flattened. Batch normalization without parameters of its own ends it, so that none of the embedding's dimensions
-    outweighs others.
+    Each stage halves the side of its feature maps. Batch normalization without learned parameters follows the linear
+    layer, so that no dimension of the embedding outweighs the others.
 
     Args:
         in_channels: 1 (grey) or 3 (RGB).
         input_size: side of the square image, pixels.
-        widths: channels of each stage; the first is also that of the convolution before.
+        widths: output channels of each stage; the first convolution has those of the first stage.
         blocks: residual blocks in each stage.
-        pooling: ``average`` or ``flatten``.
-        stem: how the image is first halved: ``pool``, maximum pooling after the convolution at full resolution, or
-            ``conv``, by the first residual block as in the later stages, which takes a third longer.
-        dropout: probability that an input of the linear layer is zeroed in training, in [0, 1).
+        pooling: reduction of the last feature maps: ``average`` over all positions, or ``flatten``, which keeps the
+            positions (useful for aligned faces).
+        stem: how the first stage halves the image: by max-pooling after the first convolution (``pool``), or by the
+            first residual block, as in the other stages (``conv``, a third slower).
+        dropout: probability that an input of the linear layer is set to 0 in training, in [0, 1).
         embedding_dim: D.
 
     Raises:
@@ -68,14 +73,15 @@ class ResNetEncoder(Encoder):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        input_size: int = 105,
-        widths: Sequence[int] = (32, 64, 128, 256),
-        blocks: Sequence[int] = (1, 1, 1, 1),
-        pooling: str = "flatten",
-        stem: str = "pool",
-        dropout: float = 0.0,
-        embedding_dim: int = 256,
+        in_channels: int,
+        input_size: int,
+        *,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        pooling: str,
+        stem: str,
+        dropout: float,
+        embedding_dim: int,
     ) -> None:
         super().__init__()
         if pooling not in ("average", "flatten"):
@@ -109,6 +115,6 @@ class ResNetEncoder(Encoder):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]."""
+        """Embed images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D]."""
         z_BD: Tensor = self.linear(self.pool(self.features(x_BCHW)).flatten(1))
         return z_BD

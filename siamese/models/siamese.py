@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from siamese.data.augmentation import sampling_grid
 from siamese.models.encoder import Encoder
 from siamese.models.koch import koch_init
 
@@ -17,11 +16,15 @@ from siamese.models.koch import koch_init
 class L1Head(nn.Module):
     """A linear layer on |h1 - h2|: the learned, weighted L1 distance of Koch et al. (2015), section 3.1.
 
-    Its output is a logit; its sigmoid is the probability that both images show the same person. Computed as its weights
-    are, in float32 under autocast too: in bfloat16 half of a thousand pairs would tie.
+    The output is a logit; its sigmoid is the probability that both images show the same person. It is computed in the
+    dtype of the weights, under autocast too: in bfloat16 half of a thousand pairs would have equal scores.
+
+    Args:
+        embedding_dim: D.
+        init: ``torch`` or ``koch``, as in `siamese.models.koch.KochEncoder`.
     """
 
-    def __init__(self, embedding_dim: int, init: str = "torch") -> None:
+    def __init__(self, embedding_dim: int, init: str) -> None:
         super().__init__()
         self.linear = nn.Linear(embedding_dim, 1)
         if init == "koch":
@@ -36,7 +39,7 @@ class L1Head(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """The cosine of the angle between both embeddings, in float32."""
+    """The cosine similarity of both embeddings, in float32."""
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
         """Embeddings of both images [B, D] -> scores [B] in [-1, 1]."""
@@ -44,7 +47,7 @@ class CosineHead(nn.Module):
 
 
 class EuclideanHead(nn.Module):
-    """The Euclidean distance of both embeddings scaled to length 1, negative, so that higher is more alike; float32."""
+    """The negative Euclidean distance of both embeddings scaled to length 1, in float32; higher means more similar."""
 
     def forward(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
         """Embeddings of both images [B, D] -> scores [B] in [-2, 0]."""
@@ -53,22 +56,20 @@ class EuclideanHead(nn.Module):
 
 
 class SiameseNetwork(nn.Module):
-    """One encoder applied to both images, and a head that scores the pair of embeddings.
+    """One encoder for both images, and a head that scores each pair of embeddings.
 
-    In evaluation mode an image may be embedded as the mean of the embeddings of several views of it (as Krizhevsky et
-    al. 2012, section 4.1, average predictions).
+    In evaluation mode the embedding of an image can be the mean over several views of the image (Krizhevsky et al.
+    2012, section 4.1, average predictions in this way).
 
     Args:
         encoder: images -> embeddings.
         head: both embeddings of each pair -> scores.
-        flip_average: each view and its mirror image.
-        crop_average: share of the side, in (0, 1]. Below 1 the views are the whole image and four windows of this size,
-            each in the middle of an edge.
+        flip_average: add the mirror image of each view.
+        crop_average: side of four additional views, one at the middle of each edge, as a fraction of the image side in
+            (0, 1]; 1 adds none.
     """
 
-    def __init__(
-        self, encoder: Encoder, head: nn.Module, flip_average: bool = False, crop_average: float = 1.0
-    ) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, *, flip_average: bool, crop_average: float) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -76,7 +77,7 @@ class SiameseNetwork(nn.Module):
         self.crop_average = crop_average
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Images [B, C, H, W], floats in [0, 1] -> embeddings [B, D]; a mean of several views is float32."""
+        """Embed images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D]; a mean over several views is float32."""
         if self.training or not self._many_views:
             z_BD: Tensor = self.encoder(x_BCHW)
             return z_BD
@@ -86,7 +87,7 @@ class SiameseNetwork(nn.Module):
         return torch.stack([self.encoder(view).float() for view in views]).mean(0)
 
     def forward(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> Tensor:
-        """Both images of each pair -> scores [B]: logits where the head is an `L1Head`."""
+        """Score both images of each pair, floats in [0, 1] [B, C, H, W] -> scores [B]; logits with an `L1Head`."""
         if self.training or not self._many_views:
             z1_BD, z2_BD = self.encoder.twins(x1_BCHW, x2_BCHW)
         else:
@@ -100,19 +101,20 @@ class SiameseNetwork(nn.Module):
 
 
 def windows(x_BCHW: Tensor, share: float) -> list[Tensor]:
-    """Four square windows of each image, in the middle of its left, right, upper and lower edge, at the image's size.
+    """Cut four square windows from each image, at the middle of its left, right, upper and lower edge.
 
     Args:
         x_BCHW: float [B, C, H, W].
-        share: of the side, in (0, 1).
+        share: side of a window as a fraction of the image side, in (0, 1).
 
     Returns:
-        four times [B, C, H, W], bilinear.
+        four tensors [B, C, H, W]: the windows, resized bilinearly to the size of the image.
     """
     gap = 1 - share
     views = []
     for right, down in ((-gap, 0.0), (gap, 0.0), (0.0, -gap), (0.0, gap)):
         theta = torch.tensor([[share, 0.0, right], [0.0, share, down]], device=x_BCHW.device)
-        grid = sampling_grid(theta.expand(x_BCHW.shape[0], 2, 3), x_BCHW)
+        with torch.autocast(x_BCHW.device.type, enabled=False):  # a bfloat16 grid is off by up to a sixth of a pixel
+            grid = F.affine_grid(theta.expand(x_BCHW.shape[0], 2, 3), list(x_BCHW.shape), align_corners=False)
         views.append(F.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False))
     return views

@@ -1,10 +1,10 @@
-"""From the configuration to a loss; add a new objective here and in `siamese.config`."""
+"""Build a loss from its configuration. A new objective is added here and in `siamese.config.objective`."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from siamese.config.schema import (
+from siamese.config.objective import (
     AngularMarginObjective,
     ContrastiveObjective,
     NtxentObjective,
@@ -14,9 +14,18 @@ from siamese.config.schema import (
 from siamese.objectives.pairs import BinaryCrossEntropy, Contrastive
 
 
-def build_objective(config: ObjectiveConfig, embedding_dim: int, parts: int = 1, people: int = 0) -> nn.Module:
-    """The configured loss on what ``encoder`` gives; ``people`` is the number of training people where names may be
-    used.
+def build_objective(config: ObjectiveConfig, embedding_dim: int, parts: int, people: int) -> nn.Module:
+    """Build the configured loss.
+
+    Args:
+        config: the objective.
+        embedding_dim: dimensions of an embedding, all parts together.
+        parts: number of parts of an embedding (`siamese.models.encoder.Encoder`), each trained with a separate loss.
+        people: number of training people; 0 in the restricted setting, which has no identities.
+
+    Returns:
+        a loss on the scores and labels of pairs (`siamese.objectives.pairs`), or on the embeddings of a batch
+        (`siamese.objectives.groups`).
     """
     if isinstance(config, ContrastiveObjective):
         return Contrastive(config.distance, config.margin)

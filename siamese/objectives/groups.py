@@ -1,8 +1,8 @@
-"""Losses on a batch of images of many people, where images of one group are of one person.
+"""Losses on a batch of images in groups; the images of a group show one person.
 
-Composed of the parts of pytorch-metric-learning: distance, miner, loss. All compute in float32, under autocast too (a
-cosine over a temperature of 0.05 goes up to 20, where bfloat16 has steps of 0.125), and give 0 for a batch that has
-nothing to compare.
+The losses combine a distance, a miner and a loss of pytorch-metric-learning. They compute in float32, under autocast
+too: a cosine divided by a temperature of 0.05 reaches 20, where bfloat16 has steps of 0.125. The loss of a batch
+without positive or without negative pairs is 0.
 
 Shapes: M images, P listed pairs, D embedding dimensions.
 """
@@ -22,37 +22,45 @@ from torch import Tensor, nn
 
 
 class GroupLoss(nn.Module):
-    """What all share: subclasses define ``_loss_of`` on float32 embeddings."""
+    """Base class: computes in float32. Subclasses define ``_loss_of``."""
 
     def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
-        """Embeddings [M, D] of any float type, groups int64 [M], labels [P] of the pairs (p, P + p) -> scalar float32.
+        """Compute the loss of a batch.
 
-        What has no use for listed pairs leaves their labels alone.
+        Args:
+            z_MD: embeddings [M, D] of any float dtype.
+            groups_M: int64 [M], equal for images of one person.
+            label_P: labels of the listed pairs [P] (1 = same); pair p consists of the images p and P + p. Most losses
+                ignore them.
+
+        Returns:
+            scalar float32.
         """
         with torch.autocast(z_MD.device.type, enabled=False):
             return self._loss_of(z_MD.float(), groups_M, label_P)
 
     @abstractmethod
     def _loss_of(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
-        """As ``forward``, of float32 embeddings outside autocast."""
+        """Compute the loss of float32 embeddings, outside autocast; arguments as in ``forward``."""
 
 
 class NTXent(GroupLoss):
-    """Each image finds those of its person among all others of the batch.
+    """Supervised NT-Xent: each image has to find the images of its person among all others of the batch.
 
-    The cross-entropy of a softmax over the cosines with all other images, divided by the temperature, averaged over the
-    positives of an image and then over the images that have some (Khosla et al. 2020, eq. 2, "out"; with two
-    views and no labels the NT-Xent of Chen et al. 2020).
+    The loss is the cross-entropy of a softmax over the cosines with all other images, divided by the temperature. It is
+    averaged over the positives of an image, and then over the images that have positives (Khosla et al. 2020, eq. 2,
+    "out"). With two views and no labels, this is NT-Xent (Chen et al. 2020).
 
-    With ``pair_weight`` the binary cross-entropy of the listed pairs is added, so that the different ones among them
-    count for more than one of many negatives. Their logit is ``scale * cosine + offset``, both learned, from 10 and -5.
+    With ``pair_weight``, the binary cross-entropy of the listed pairs is added. It makes a listed different pair count
+    for more than one of many negatives. The logit of a pair is ``scale * cosine + offset``; both are learned and start
+    at 10 and -5.
 
     Args:
         temperature: above 0.
-        pair_weight: 0 leaves the listed pairs to the first part.
+        pair_weight: weight of the cross-entropy of the listed pairs; 0 omits it.
     """
 
-    def __init__(self, temperature: float, pair_weight: float = 0.0) -> None:
+    def __init__(self, temperature: float, pair_weight: float) -> None:
         super().__init__()
         self.loss = SupConLoss(temperature, distance=CosineSimilarity())
         self.pair_weight = pair_weight
@@ -71,16 +79,16 @@ class NTXent(GroupLoss):
 
 
 class Triplet(GroupLoss):
-    """The triplet loss of Schroff, Kalenichenko and Philbin (2015), eq. 1, with a margin on the distance itself.
+    """Triplet loss (Schroff, Kalenichenko and Philbin 2015, eq. 1), with distances that are not squared.
 
-    ``max(0, d(anchor, positive) - d(anchor, negative) + margin)``, averaged over the triplets of the batch that cost
-    something. The distance is that of embeddings scaled to length 1, not squared; or their cosine.
+    The loss is ``max(0, d(anchor, positive) - d(anchor, negative) + margin)``, averaged over the triplets of the batch
+    for which it is above 0.
 
     Args:
-        distance: ``euclidean`` or ``cosine``.
+        distance: ``euclidean``, of embeddings scaled to length 1; or ``cosine``, 1 - cosine.
         margin: above 0.
-        mining: ``all`` triplets within the margin; ``semihard``, those whose negative is farther than the positive; or
-            ``hard``, those whose negative is nearer.
+        mining: triplets to use: ``all`` within the margin; ``semihard``, those of them whose negative is farther from
+            the anchor than the positive; or ``hard``, those whose negative is nearer.
     """
 
     def __init__(self, distance: str, margin: float, mining: str) -> None:
@@ -95,16 +103,17 @@ class Triplet(GroupLoss):
 
 
 class AngularMargin(GroupLoss):
-    """Classification of the training people by the angle to a learned centre of each, with a margin for the right one.
+    """Classification of the training people by the angle to a learned centre of each person, with a margin.
 
-    The cross-entropy of ``scale * cos(angle + margin)`` (ArcFace, Deng et al. 2019, eq. 3) or of
-    ``scale * (cos(angle) - margin)`` (CosFace, Wang et al. 2018, eq. 4) against ``scale * cos(angle)`` of all others.
+    The loss is a cross-entropy. The logit of the right person is ``scale * cos(angle + margin)`` (ArcFace, Deng et al.
+    2019, eq. 3) or ``scale * (cos(angle) - margin)`` (CosFace, Wang et al. 2018, eq. 4). The logits of all others are
+    ``scale * cos(angle)``.
 
     Args:
         kind: ``arcface`` or ``cosface``.
-        people: number of training people; groups are numbers below it.
+        people: number of training people; a group is a number below it.
         embedding_dim: D.
-        margin: radians (arcface), or a cosine (cosface).
+        margin: an angle in radians (arcface), or a difference of cosines (cosface).
         scale: above 0.
     """
 
@@ -122,10 +131,10 @@ class AngularMargin(GroupLoss):
 
 
 class EachPart(nn.Module):
-    """The sum of the losses of an embedding's parts, each by itself: every part learns as it would alone.
+    """Sum of one loss for each part of an embedding, so that every part learns as if it were trained alone.
 
     Args:
-        losses: on groups, one for each part.
+        losses: losses on groups, one for each part.
     """
 
     def __init__(self, losses: Sequence[nn.Module]) -> None:
@@ -133,7 +142,7 @@ class EachPart(nn.Module):
         self.losses = nn.ModuleList(losses)
 
     def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
-        """Embeddings [M, D] that split into equal parts, groups int64 [M], labels [P] -> scalar float32."""
+        """Compute the loss of embeddings [M, D], made of parts of equal size; arguments as in `GroupLoss.forward`."""
         parts = z_MD.chunk(len(self.losses), dim=1)
         losses = [loss(part, groups_M, label_P) for loss, part in zip(self.losses, parts, strict=True)]
         return torch.stack(losses).sum()

@@ -1,4 +1,4 @@
-"""Calibration and thresholds against slow second implementations, and against data whose truth is known."""
+"""Calibration, against slow second implementations, and against data whose truth is known."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import scored_pairs
 
-from siamese.config.threshold_rules import far_of
 from siamese.evaluation.calibration import Calibration, brier, ece, fit_platt, fit_temperature, reliability
-from siamese.evaluation.decision import choose_decision
 from siamese.evaluation.metrics import auc, bce_with_logits, sigmoid
-from siamese.evaluation.thresholds import choose_threshold
 
 
 def drawn(slope, intercept, n, seed=0):
@@ -19,14 +17,6 @@ def drawn(slope, intercept, n, seed=0):
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.3, 0.2, n)
     return scores, (rng.random(n) < sigmoid(slope * scores + intercept)).astype(int)
-
-
-@st.composite
-def scored_pairs(draw):
-    n = draw(st.integers(2, 30))
-    scores = draw(st.lists(st.integers(-20, 20), min_size=n, max_size=n))
-    labels = [0, 1, *draw(st.lists(st.integers(0, 1), min_size=n - 2, max_size=n - 2))]
-    return np.array(scores) / 8, np.array(labels)
 
 
 def test_platt_finds_the_line_that_the_labels_were_drawn_from():
@@ -118,51 +108,3 @@ def test_true_probabilities_have_next_to_no_calibration_error():
 def test_what_is_no_probability_is_refused(figure):
     with pytest.raises(ValueError, match="must lie in"):
         figure([0.2, 1.5], [0, 1])
-
-
-@given(scored_pairs(), st.sampled_from(["accuracy", "eer", "far:0", "far:0.1", "far:0.5"]))
-def test_a_threshold_is_the_best_of_all_by_its_rule(pairs, rule):
-    scores, labels = pairs
-    candidates = np.append(np.unique(scores), scores.max() + 1)
-
-    def rates(threshold):
-        said = scores >= threshold
-        return said[labels == 0].mean(), said[labels == 1].mean(), (said == labels).mean()
-
-    fpr, tpr, right = rates(choose_threshold(scores, labels, rule))
-    every = [rates(t) for t in candidates]
-    if rule == "accuracy":
-        assert right == max(r for _, _, r in every)
-    elif rule == "eer":
-        assert abs(fpr - (1 - tpr)) == pytest.approx(min(abs(f - (1 - t)) for f, t, _ in every))
-    else:
-        far = far_of(rule)
-        assert fpr <= far
-        assert tpr == max(t for f, t, _ in every if f <= far)
-
-
-@given(scored_pairs(), st.sampled_from(["none", "platt"]), st.sampled_from([0, 0.1]), st.floats(1, 60))
-def test_a_false_accept_rate_is_kept_by_what_decides(pairs, calibration, far, scale):
-    """Also where the sigmoid leaves of neighbouring scores one probability."""
-    scores, labels = pairs
-    scores = scores * scale
-    decision = choose_decision(scores, labels, calibration, f"far:{far}")
-    accepted = decision.predict(scores)
-    saturated = decision.probabilities(scores) == 1.0
-    assert (accepted & ~saturated)[labels == 0].mean() <= far
-    assert 0 < decision.threshold <= 1
-
-
-def test_a_threshold_lies_midway_between_the_scores_it_parts():
-    assert choose_threshold([0.1, 0.2, 0.6, 0.7], [0, 0, 1, 1], "accuracy") == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize("rule", ["best", "far", "far:", "far:1", "far:-0.1", "far:x", "far:1e", "far:nan"])
-def test_an_unknown_rule_is_told(rule):
-    with pytest.raises(ValueError, match="accuracy, eer, or far:RATE"):
-        choose_threshold([0.0, 1.0], [0, 1], rule)
-
-
-def test_a_threshold_needs_both_labels():
-    with pytest.raises(ValueError, match="both labels"):
-        choose_threshold([0.0, 1.0], [1, 1], "eer")

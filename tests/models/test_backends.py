@@ -1,14 +1,13 @@
-"""Back ends on embeddings drawn from the model they assume, and against densities written out."""
+"""Back ends on embeddings drawn from the model they assume, and against explicit densities."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from embeddings import D, faces, fitted, pairs
 from torch.distributions import MultivariateNormal
 
-from siamese.config.schema import BackendConfig
-from siamese.errors import DataError
 from siamese.evaluation.metrics import auc
 from siamese.models.backends import (
     BACKENDS,
@@ -22,40 +21,7 @@ from siamese.models.backends import (
     shrunk,
     widened,
 )
-from siamese.scoring.networks import load_backend, save_backend
 from siamese.scoring.scores import score_embeddings
-
-D = 6
-
-
-def faces(people, photos, seed=0):
-    """Embeddings [people * photos, D] around a far point, so that scaling to length 1 keeps them nearly normal.
-
-    People differ in the first three dimensions, their photos most in the last three.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    place = torch.randn(people, 1, D, generator=rng) * torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
-    noise = torch.randn(people, photos, D, generator=rng) * torch.tensor([0.5, 0.5, 0.5, 2.0, 2.0, 2.0])
-    return (place + noise + 20).reshape(-1, D), torch.arange(people).repeat_interleave(photos)
-
-
-def pairs(z, groups, number=4000, seed=1):
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(len(z), size=(40 * number, 2))
-    rows = rows[rows[:, 0] != rows[:, 1]]
-    label = (groups[rows[:, 0]] == groups[rows[:, 1]]).numpy()
-    chosen = np.concatenate([np.flatnonzero(label)[: number // 2], np.flatnonzero(~label)[: number // 2]])
-    return z[rows[chosen, 0]], z[rows[chosen, 1]], torch.from_numpy(label[chosen].astype(np.int64))
-
-
-def fitted(name, shrinkage=1e-3):
-    z, groups = faces(400, 5)
-    head = BACKENDS[name](D)
-    if name == "l1":
-        head.fit(*pairs(z, groups), shrinkage)
-    else:
-        head.fit(*covariances_by_groups(z, groups), shrinkage)
-    return head
 
 
 def test_covariances_by_groups_against_loops():
@@ -101,7 +67,7 @@ def test_plda_is_the_ratio_of_the_two_densities():
     torch.testing.assert_close(head(z1, z2), density(between) - density(zero), rtol=1e-6, atol=1e-6)
 
 
-def test_widening_changes_the_covariance_within_people_alone():
+def test_widening_only_changes_the_covariance_within_people():
     mean, within, total = covariances_by_groups(*faces(50, 4))
     same_mean, wide, wider_total = widened(mean, within, total, 2.5)
     torch.testing.assert_close(same_mean, mean)
@@ -109,7 +75,7 @@ def test_widening_changes_the_covariance_within_people_alone():
     torch.testing.assert_close(wider_total - wide, total - within)
 
 
-def test_widening_makes_up_for_training_people_who_are_too_close():
+def test_widening_corrects_for_training_embeddings_that_are_too_close():
     z, groups = faces(400, 5)
     place = z.reshape(400, 5, D).mean(1).repeat_interleave(5, 0)
     close = place + (z - place) / 2  # a quarter of the covariance
@@ -123,7 +89,7 @@ def test_widening_makes_up_for_training_people_who_are_too_close():
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_every_back_end_beats_the_cosine_on_people_it_has_not_seen(name):
+def test_every_back_end_beats_the_cosine_on_people_it_was_not_fitted_to(name):
     head = fitted(name)
     z1, z2, label = pairs(*faces(200, 5, seed=9))
     plain = auc((normalized(z1) * normalized(z2)).sum(1).numpy(), label.numpy())
@@ -134,7 +100,7 @@ def test_every_back_end_beats_the_cosine_on_people_it_has_not_seen(name):
     torch.testing.assert_close(head(4 * z1, z2), head(z1, z2))
 
 
-def test_lda_projects_people_round():
+def test_lda_makes_the_covariance_within_people_diagonal():
     z, groups = faces(2000, 5)
     head = LdaHead(D)
     mean, within, total = covariances_by_groups(z, groups)
@@ -157,7 +123,7 @@ def test_weighted_l1_is_the_minimum_of_its_loss():
 
 @pytest.mark.parametrize("name", ["lda", "plda"])
 def test_scores_relative_to_a_cohort_against_loops(name):
-    """Symmetric, of either image the ten scores that are highest: mean, and standard deviation of a sample."""
+    """For both images: mean and sample standard deviation of the ten highest scores."""
     bare, strangers = fitted(name), faces(60, 1, seed=5)[0]
     head = CohortHead(bare, nearest=10)
     head.fit(strangers)
@@ -179,8 +145,8 @@ def test_scores_relative_to_a_cohort_against_loops(name):
     assert torch.equal(few(z1, z2), ten(z1, z2))
 
 
-def test_a_cohort_makes_one_threshold_do_for_people_who_lie_close_together():
-    """Every second person is of a kind whose faces differ less, of one person and of two."""
+def test_a_cohort_makes_one_threshold_fit_people_whose_embeddings_lie_close_together():
+    """The faces of every second person differ less, both within and between people."""
     z, groups = faces(400, 5, seed=9)
     close = groups % 2 == 1
     z[close] = (z[close] - z[close].mean(0)) * 0.2 + z[close].mean(0) + torch.tensor([4.0, -4.0, 0.0, 0.0, 0.0, 0.0])
@@ -193,35 +159,9 @@ def test_a_cohort_makes_one_threshold_do_for_people_who_lie_close_together():
     assert auc(head(z1, z2).numpy(), label.numpy()) > auc(bare(z1, z2).numpy(), label.numpy()) + 0.03
 
 
-@pytest.mark.parametrize(("name", "cohort"), [*((name, 0) for name in BACKENDS), ("lda", 5), ("plda", 5)])
-def test_a_back_end_comes_back_from_its_file(name, cohort, tmp_path):
-    head, config = fitted(name), BackendConfig(name=name, cohort=cohort)
-    if cohort:
-        head = CohortHead(head, cohort)
-        head.fit(faces(30, 1, seed=5)[0])
-    save_backend(head, tmp_path / "checkpoints/backend.ckpt")
-    again = load_backend(tmp_path / "checkpoints/backend.ckpt", config, D)
-    z1, z2, _ = pairs(*faces(20, 3), number=20)
-    assert torch.equal(again(z1, z2), head(z1, z2))
-    with pytest.raises(DataError, match=f"no fitted backend={name}"):
-        load_backend(tmp_path / "checkpoints/backend.ckpt", config, D + 1)
-    with pytest.raises(DataError, match="no such file"):
-        load_backend(tmp_path / "other.ckpt", config, D)
-    if name != "l1":
-        other = BackendConfig(name=name, cohort=0 if cohort else 5)
-        with pytest.raises(DataError, match=f"no fitted backend={name}"):
-            load_backend(tmp_path / "checkpoints/backend.ckpt", other, D)
-
-
-@pytest.mark.parametrize(("name", "cohort", "told"), [("l1", 100, "not for l1"), ("plda", 1, "2 or more")])
-def test_a_cohort_that_cannot_be_is_told(name, cohort, told):
-    with pytest.raises(ValueError, match=told):
-        BackendConfig(name=name, cohort=cohort)
-
-
-def test_nothing_to_fit_to_is_told():
+def test_nothing_to_fit_to_is_an_error():
     z = torch.randn(4, D)
-    with pytest.raises(ValueError, match="nobody has two images"):
+    with pytest.raises(ValueError, match="no person has two images"):
         covariances_by_groups(z, torch.arange(4))
-    with pytest.raises(ValueError, match="no pair of one person"):
+    with pytest.raises(ValueError, match="no same pair"):
         covariances_by_pairs(z[:2], z[2:], torch.zeros(2))

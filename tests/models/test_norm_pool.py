@@ -1,4 +1,4 @@
-"""Normalization, pooling and ReLU in one, against torch's own layers in double precision."""
+"""Normalization, pooling and ReLU as one layer, against PyTorch's layers in double precision."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import SMALL_KOCH, make_network
 from torch import Tensor, nn
 
 from siamese.models import norm_pool
-from siamese.models.build import build_network
 from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, MaxPoolReLU2d, library
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -23,7 +23,7 @@ compiled = pytest.mark.skipif(library() is None, reason="the library was not bui
 
 
 def pair(norm: bool, channels: int) -> tuple[nn.Module, nn.Module]:
-    """Our layer, and torch's in double precision with the same parameters, some of them negative or zero."""
+    """Our layer, and PyTorch's layers in double precision with the same parameters, some of them negative or 0."""
     if not norm:
         return MaxPoolReLU2d(), nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
     ours = BatchNormMaxPoolReLU2d(channels)
@@ -37,7 +37,7 @@ def pair(norm: bool, channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 def results(layer: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
-    """Output and all gradients of a training step, the state after it, and what the layer then gives in evaluation."""
+    """Output and gradients of a training step, the output in evaluation mode after it, and the state."""
     x = x.clone().requires_grad_()
     y = layer.train()(x)
     y.backward(g.to(y.dtype))
@@ -55,7 +55,7 @@ def results(layer: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
     norm=st.booleans(), dtype=st.sampled_from(sorted(TOLERANCE, key=str)), channels_last=st.booleans(),
     seed=st.integers(0, 99),
 )  # fmt: skip
-def test_it_is_torchs_layers(
+def test_it_equals_pytorchs_layers(
     images: int, channels: int, height: int, width: int, norm: bool, dtype: torch.dtype, channels_last: bool, seed: int
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
@@ -90,12 +90,12 @@ def test_the_number_of_threads_does_not_matter(norm: bool) -> None:
     reason="no compiler, or Python without its headers",
 )
 def test_it_is_built_where_there_is_a_compiler() -> None:
-    """Installation says nothing where building fails, and the tests here would all be skipped."""
+    """Installation does not report that building failed, and the tests here would all be skipped."""
     assert library() is not None
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_parameters_in_bfloat16_are_left_to_torch(train: bool) -> None:
+def test_parameters_in_bfloat16_are_left_to_pytorch(train: bool) -> None:
     ours, x = BatchNormMaxPoolReLU2d(3).bfloat16().train(train), torch.randn(2, 3, 4, 4).bfloat16()
     reference = nn.BatchNorm2d(3).bfloat16().train(train)
     with torch.no_grad():
@@ -127,18 +127,28 @@ def test_gradients_in_evaluation_reach_the_parameters() -> None:
 
 @pytest.mark.parametrize("batchnorm", [True, False])
 def test_without_the_library_the_network_is_the_same(batchnorm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = {"name": "koch", "batchnorm": batchnorm, "dropout": 0.0, "init": "torch"}
-    model |= {"widths": [4, 6, 6, 8], "embedding_dim": 16}
+    model = {**SMALL_KOCH, "batchnorm": batchnorm}
     a, b = torch.rand(2, 4, 1, 80, 80, generator=torch.Generator().manual_seed(0))
     found = []
     for built in (True, False):
         if not built:
             monkeypatch.setattr(norm_pool, "library", lambda: None)
         torch.manual_seed(0)
-        network = build_network(model, 1, 80)
+        network = make_network(model, 1, 80)
         loss = network(a, b).square().sum()
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in network.parameters()), *network.buffers()])
     for one, other in zip(*found, strict=True):
         # Of a bias before normalization the gradient is 0, to rounding of what is summed for it.
         torch.testing.assert_close(one, other, rtol=1e-3, atol=4e-3 * float(1 + one.abs().max()))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_an_exported_graph_has_pytorchs_layers(norm: bool) -> None:
+    """The compiled library cannot run in another program. The layer itself is not changed."""
+    layer, x = pair(norm, 8)[0].eval(), torch.randn(2, 8, 6, 6)
+    with torch.no_grad():
+        before = layer(x)
+        graph = torch.export.export(layer, (x,)).module()
+        torch.testing.assert_close(graph(x), before)
+        assert torch.equal(layer(x), before)

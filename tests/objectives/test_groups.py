@@ -1,4 +1,4 @@
-"""Losses on hand-placed embeddings, against the sums of their papers written out."""
+"""Losses on groups of hand-placed embeddings, against the sums of their papers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from siamese.objectives.groups import AngularMargin, EachPart, NTXent, Triplet
-from siamese.objectives.pairs import BinaryCrossEntropy, Contrastive
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
 NO_PAIRS = torch.empty(0)
 
 
 def at(*degrees):
-    """Embeddings on a circle, of different lengths, which must not matter."""
+    """Embeddings at these angles, of different lengths, which must not matter."""
     angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
     return torch.stack([angles.cos(), angles.sin()], 1) * torch.linspace(0.5, 3, len(degrees))[:, None]
 
@@ -26,31 +27,15 @@ def cosines(*degrees):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_contrastive_is_the_papers_sum(dtype):
-    score, label = torch.tensor([0.75, 0.25, 0.75, 0.25], dtype=dtype), torch.tensor([1.0, 1.0, 0.0, 0.0])
-    expected = (0.25**2 + 0.75**2 + 0.25**2 + 0) / 2 / 4
-    assert Contrastive("cosine", margin=0.5)(score, label).item() == pytest.approx(expected, rel=1e-2)
-    assert Contrastive("euclidean", margin=0.5)(-score, label).item() == pytest.approx(
-        (0.75**2 + 0.25**2 + 0 + 0.25**2) / 2 / 4, rel=1e-2
-    )
-
-
-def test_contrastive_leaves_what_is_far_enough_alone():
-    score = torch.tensor([0.2, -0.9], requires_grad=True)
-    Contrastive("cosine", margin=0.5)(score, torch.zeros(2)).backward()
-    assert score.grad.tolist() == [0.0, 0.0]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_ntxent_is_the_papers_sum(dtype):
     degrees, groups, t = (0.0, 20.0, 50.0, 130.0, 200.0), [7, 7, 7, 3, 9], 0.25
     cos = cosines(*degrees)
     terms = []
-    for i in range(3):  # the others have nobody to find
+    for i in range(3):  # the others have no positives
         total = sum(math.exp(cos[i][k] / t) for k in range(5) if k != i)
         mates = [j for j in range(3) if j != i]
         terms.append(sum(-math.log(math.exp(cos[i][j] / t) / total) for j in mates) / len(mates))
-    found = NTXent(t)(at(*degrees).to(dtype), torch.tensor(groups), NO_PAIRS)
+    found = NTXent(t, pair_weight=0.0)(at(*degrees).to(dtype), torch.tensor(groups), NO_PAIRS)
     assert found.item() == pytest.approx(sum(terms) / 3, rel=3e-2 if dtype is torch.bfloat16 else 1e-4)
 
 
@@ -60,14 +45,16 @@ def test_ntxent_of_two_views_is_the_cross_entropy_of_finding_the_other_one():
     logits = F.cosine_similarity(both[:, None], both[None], dim=-1) / 0.1
     logits.fill_diagonal_(-math.inf)
     expected = F.cross_entropy(logits, torch.arange(16).roll(8))
-    assert NTXent(0.1)(both, torch.arange(8).repeat(2), NO_PAIRS).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert NTXent(0.1, pair_weight=0.0)(both, torch.arange(8).repeat(2), NO_PAIRS).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
-def test_listed_pairs_weigh_on_top():
+def test_the_cross_entropy_of_listed_pairs_is_added():
     z, groups, label = at(0, 40, 10, 80), torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0])
     logits = 10 * torch.cos(torch.deg2rad(torch.tensor([10.0, 40.0]))) - 5
     extra = F.binary_cross_entropy_with_logits(logits, label)
-    plain, weighted = NTXent(0.1)(z, groups, label), NTXent(0.1, pair_weight=2.0)(z, groups, label)
+    plain, weighted = NTXent(0.1, pair_weight=0.0)(z, groups, label), NTXent(0.1, pair_weight=2.0)(z, groups, label)
     assert (weighted - plain).item() == pytest.approx(2 * extra.item(), rel=1e-5)
     assert NTXent(0.1, pair_weight=2.0)(z, groups, NO_PAIRS).item() == pytest.approx(plain.item(), rel=1e-6)
 
@@ -111,7 +98,7 @@ def test_angular_margins_are_the_cross_entropy_of_the_papers(kind):
 
 
 LOSSES = {
-    "ntxent": lambda: NTXent(0.1),
+    "ntxent": lambda: NTXent(0.1, pair_weight=0.0),
     "ntxent with pairs": lambda: NTXent(0.1, pair_weight=1.0),
     "triplet": lambda: Triplet("euclidean", 0.2, "semihard"),
     "triplet of cosines": lambda: Triplet("cosine", 0.2, "hard"),
@@ -138,7 +125,7 @@ def test_every_loss_is_finite_float32_or_more_and_lowered_by_its_gradient(name, 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_autocast_changes_no_loss_and_no_gradient(name):
-    """As the training step calls them with precision=bf16; well separated, so that bfloat16 would round to 0."""
+    """As in a training step with precision=bf16; well separated, so that bfloat16 would round to 0."""
     torch.manual_seed(0)
     loss = LOSSES[name]()
     z = F.normalize(torch.randn(6, 4)).repeat(2, 1) + 0.05 * torch.randn(12, 4)
@@ -161,15 +148,10 @@ def test_a_batch_with_nothing_to_compare_costs_nothing_and_has_a_gradient(name, 
     assert loss.item() == 0
 
 
-def test_bce_of_logits():
-    loss = BinaryCrossEntropy()(torch.tensor([0.0, 100.0]), torch.tensor([1.0, 1.0]))
-    assert loss.item() == pytest.approx(math.log(2) / 2)
-
-
 def test_each_part_learns_as_it_would_alone():
     z = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     groups = torch.arange(4).repeat(2)
-    losses = [NTXent(0.1), AngularMargin("cosface", 4, 3, 0.2, 8.0)]
+    losses = [NTXent(0.1, pair_weight=0.0), AngularMargin("cosface", 4, 3, 0.2, 8.0)]
     (gradient,) = torch.autograd.grad(EachPart(losses)(z, groups, NO_PAIRS), z)
     for loss, columns in zip(losses, (slice(0, 3), slice(3, 6)), strict=True):
         part = z[:, columns].detach().requires_grad_()

@@ -1,0 +1,54 @@
+"""The figures of one set of scored pairs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from siamese.evaluation import metrics
+from siamese.evaluation.summary import summarise
+
+
+class TestSummary:
+    def test_holds_what_the_functions_say(self):
+        rng = np.random.default_rng(1)
+        labels = rng.integers(0, 2, 80)
+        logits = rng.normal(2 * labels - 1, 2)
+        figures = summarise(logits, labels)
+        predicted = logits >= 0
+        assert figures["acc"] == metrics.accuracy(predicted, labels)
+        assert [figures[name] for name in ("tp", "fp", "tn", "fn")] == [*metrics.confusion(predicted, labels)]
+        assert figures["auc"] == metrics.auc(logits, labels)
+        assert figures["eer"] == metrics.eer(logits, labels)
+        assert figures["loss"] == metrics.bce_with_logits(logits, labels).mean()
+        for name in ("loss", "acc", "auc", "eer"):
+            low, high = figures[f"{name}_ci"]
+            assert low < figures[name] < high
+        assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+        assert all(type(v) in (int, float) for f in figures.values() for v in (f if isinstance(f, list) else [f]))
+
+    def test_threshold_is_on_the_probability_and_belongs_to_same(self):
+        logits = [math.log(3), math.log(3) - 1e-6, 0.0]  # probabilities 3/4, a little less, 1/2
+        assert summarise(logits, [1, 1, 0], threshold=0.75)["tp"] == 1
+        assert summarise(logits, [1, 1, 0], threshold=0.5)["fp"] == 1
+        with pytest.raises(ValueError, match=r"threshold=1\.5"):
+            summarise(logits, [1, 1, 0], threshold=1.5)
+
+    def test_order_of_saturated_scores_counts(self):
+        assert summarise([60.0, 50.0, 40.0], [1, 1, 0])["auc"] == 1.0
+
+    @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0]])
+    def test_one_class_has_no_auc(self, labels):
+        figures = summarise([1.0, -1.0, 2.0], labels)
+        assert [figures[name] for name in ("auc", "auc_ci", "eer", "eer_ci")] == [None] * 4
+        assert figures["acc"] == (2 / 3 if labels[0] else 1 / 3)
+        json.dumps(figures, allow_nan=False)
+
+    def test_one_pair(self):
+        figures = summarise([0.0], [1])
+        assert figures["loss"] == pytest.approx(math.log(2))
+        assert figures["loss_ci"] is None
+        assert figures["acc_ci"][1] == 1.0
