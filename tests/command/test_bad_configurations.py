@@ -1,0 +1,132 @@
+"""Invalid configurations and missing data: one line, exit code 2, before torch is imported or a file is written."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+BAD = {
+    "unknown key": (["model.batchnrom=true"], "did you mean model.batchnorm?"),
+    "unknown key added with plus": (["+model.typo=1"], "unknown key 'model.typo' (keys of model: name, batchnorm"),
+    "unknown top-level key": (["batchsize=32"], "did you mean batch_size?"),
+    "unknown top-level key added with plus": (["+lr=0.1"], "unknown key 'lr'"),
+    "unknown section": (["+regularisation.dropout=0.1"], "unknown key 'regularisation'; did you mean"),
+    "unknown option of a group": (["optimizer=adamm"], "Could not find 'optimizer/adamm'"),
+    "unknown group": (["optimiser=adam"], "optimiser"),
+    "key of another option": (["optimizer.momentum=0.9"], "unknown key 'optimizer.momentum'"),
+    "wrong type": (["batch_size=many"], "batch_size='many': input should be a valid integer"),
+    "float for an integer": (["max_epochs=1.5"], "max_epochs=1.5: input should be a valid integer"),
+    "boolean for a number": (["batch_size=true"], "batch_size=True: input should be a valid integer"),
+    "number for a boolean": (["model.batchnorm=1"], "model.batchnorm=1: input should be a valid boolean"),
+    "list for a group": (["model=[1,2]"], "TypeError"),
+    "section for a value": (["seed={a:1}"], "seed={'a': 1}: input should be a valid integer"),
+    "zero batch size": (["batch_size=0"], "batch_size=0: input should be greater than or equal to 1"),
+    "batch of one with batch normalization": (["batch_size=1", "model.batchnorm=true"], "batch_size=1 has no batch"),
+    "dropout over one": (["model.dropout=1.5"], "model.dropout=1.5: input should be less than 1"),
+    "negative learning rate": (["learning_rate=-1e-4"], "learning_rate=-0.0001: input should be greater than 0"),
+    "learning rate that is no number": (["learning_rate=nan"], "learning_rate=nan: input should be a finite number"),
+    "negative seed": (["seed=-1"], "seed=-1: input should be greater than or equal to 0"),
+    "unknown choice": (["monitor=train/loss"], "monitor='train/loss': input should be 'val/loss', 'val/acc' or"),
+    "threshold that is no probability": (["threshold=1.5"], "threshold: 1.5 is neither a probability between 0 and 1"),
+    "unknown rule for the threshold": (["threshold=best"], "threshold: 'best' is no rule for a threshold: give acc"),
+    "impossible rate": (["threshold=far:2"], "threshold: 'far:2' is no rule for a threshold"),
+    "similarities taken for logits": (["objective=ntxent", "calibration=none"], "give calibration=platt"),
+    "names in the restricted setting": (["objective=arcface"], "give protocol.setting=unrestricted"),
+    "listed pairs in the unrestricted setting": (
+        ["objective=ntxent", "objective.pair_weight=1", "protocol.setting=unrestricted"], "objective.pair_weight"
+    ),
+    "one pair to compare people": (["objective=triplet", "batch_size=1"], "batch_size=1: objective=triplet compares"),
+    "evaluation's protocol in training": (["protocol=oneshot"], "protocol=oneshot is not possible here; give one of"),
+    "fold zero": (["protocol=view2", "protocol.fold=0"], "protocol.fold=0: input should be greater than or equal to 1"),
+    "stages that do not agree": (["model=resnet", "model.blocks=[1,1]"], "model: widths=[32, 64, 128, 256] and blocks"),
+    "spectra for small kernels": (["model=resnet", "convolution=dft"], "convolution=dft is for model=koch"),
+    "scale below one": (["augmentation.scale=0.8"], "augmentation.scale=0.8: input should be greater than or equal"),
+    "one image of each person": (["sampling.images_per_person=1"], "sampling.images_per_person=1: input should be"),
+    "crop of no pixel": (["model=multicrop", "model.crops=[1.0,0.01]"], "model.crops=[1.0, 0.01]: 0.01 of data.image"),
+    "margin beyond a right angle": (
+        ["objective=arcface", "objective.margin=2", "protocol.setting=unrestricted"], "margin=2.0 must be less than"
+    ),
+    "two views of one picture": (["objective=ntxent", "objective.views=2"], "give augmentation=face"),
+    "batch of one": (["model=resnet", "batch_size=1"], "batch_size=1 has no batch statistics; model=resnet needs"),
+    "key of an experiment for another objective": (
+        ["experiment=best/quick", "objective=triplet"], "experiment=best/quick sets it for another choice: remove it"
+        " with ~objective.temperature",
+    ),
+    "key that nobody sets": (["experiment=best/quick", "model.typo=1"], "unknown key 'model.typo'"),
+    "unknown backbone": (["model=torchvision", "model.backbone=vgg"], "model.backbone='vgg': input should be"),
+    "unknown precision": (["precision=64"], "precision=64: input should be 'auto', '32' or 'bf16'"),
+    "widths of the wrong length": (["model.widths=[64,128]"], "model.widths"),
+    "image too small for the network": (["data.image_size=40"], "too small for model=koch; give at least"),
+    "momentum missing for nesterov": (["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"], "momentum"),
+    "validation takes all": (["data.val_fraction=1"], "data.val_fraction=1: input should be less than 1"),
+    "too few people": (["data=synthetic", "data.train_people=4", "data.test_people=4"], "people"),
+    "no equals sign": (["batch_size"], "batch_size"),
+    "broken list": (["model.widths=[64,128"], "model.widths=[64,128"),
+    "unknown interpolation": (["name=${nope}"], "nope"),
+    "data root that is not there": (["data.root=/no/such/folder"], "data.root=/no/such/folder: no such folder"),
+    "data set that is not there": (["data=lfw_a"], "no such folder"),
+    "image folder that is not there": (["data=lfw_a", "data.root=."], "lfw2, pairsDevTrain.txt, pairsDevTest.txt"),
+    "all jobs of a sweep": (["-m", "batch_size=0", "seed=0,1"], "batch_size=0"),
+    "unknown key in a sweep": (["-m", "model.typo=1,2"], "unknown key 'model.typo'"),
+}  # fmt: skip
+"""What a user may type wrongly -> the overrides, and what the one line must say."""
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_configuration_ends_in_one_line_and_writes_nothing(
+    case: str, call: Callable[..., tuple[int, str, str]], work: Path
+) -> None:
+    overrides, message = BAD[case]
+    code, out, err = call("train", *overrides)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert out == ""
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("case", ["unknown key", "data root that is not there", "all jobs of a sweep"])
+def test_a_process_with_a_bad_configuration_imports_no_torch(case: str, run_script: Run, tmp_path: Path) -> None:
+    overrides, message = BAD[case]
+    done = run_script("train.py", *overrides, PYTHONPROFILEIMPORTTIME="1")
+    imports, lines = [], []
+    for line in done.stderr.splitlines():
+        (imports if line.startswith("import time:") else lines).append(line)
+    assert done.returncode == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert done.stdout == ""
+    assert imports, "the interpreter did not report its imports"
+    assert not [line for line in imports if line.endswith((" torch", " lightning"))]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.integration
+def test_help_and_print_config_without_torch(run_script: Run, tmp_path: Path) -> None:
+    for script, arguments, expected in (
+        ("train.py", ["--help"], "optimizer: adam, adamw, sgd"),
+        ("train.py", ["--cfg", "job"], "batch_size: 128"),
+        ("eval.py", ["--help"], "eval.py run="),
+    ):
+        done = run_script(script, *arguments, PYTHONPROFILEIMPORTTIME="1")
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+        assert " torch\n" not in done.stderr
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_sweep_over_a_range_of_reals_is_refused(call: Callable[..., tuple[int, str, str]], work: Path) -> None:
+    code, _, err = call("train", "-m", "data=synthetic", "learning_rate=interval(1e-4,1e-3)")
+    assert (code, err) == (
+        2,
+        "error: learning_rate=interval(1e-4,1e-3): a sweep needs a list of values; give choice(...) or range(...)\n",
+    )
+    assert list(work.iterdir()) == []
