@@ -59,7 +59,7 @@ def find_people(root: Path, name: str = "") -> People:
 
 
 def find_photos(root: Path) -> list[str]:
-    """Find all photos below ``root``; return their sorted names, relative to it.
+    """Find all photos below ``root``; return their names, relative to it, in a fixed order.
 
     Raises:
         DataError: there is no such folder, or no photo in it.

@@ -1,4 +1,4 @@
-"""LFW's lists: what is accepted, what each mistake is called, and that nothing else comes out."""
+"""LFW's lists: accepted variants, the message for each mistake, and that any other content is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from siamese.data.lists import Pair, image_name, read_folds, read_pairs, read_people
+from siamese.data.lists import Pair, identities, image_name, read_folds, read_pairs, read_people
 from siamese.errors import DataError
 
 LFW_ROOT = Path(os.environ.get("LFW_ROOT") or Path(__file__).parents[3] / "shared" / "lfw")
@@ -87,9 +87,7 @@ def test_duplicates_are_kept_and_counted_in_a_warning(write, caplog):
     text = "3\nAda\t1\t2\nAda\t2\t1\nAda\t1\t3\n" + "Ada\t1\tBen\t1\n" + "Ben\t1\tAda\t1\n" + "Ada\t1\tBen\t2\n"
     with caplog.at_level(logging.WARNING):
         assert len(read_pairs(write(text))) == 6
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{write(text)}: pairs listed more than once: 2 (kept)"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [f"{write(text)}: 2 duplicate pairs (kept)"]
     caplog.clear()
     read_pairs(write(VIEW1))
     assert not caplog.records
@@ -97,10 +95,10 @@ def test_duplicates_are_kept_and_counted_in_a_warning(write, caplog):
 
 def test_duplicates_are_found_across_folds(write, caplog):
     read_folds(write("2\t1\nAda\t1\t2\nAda\t1\tBen\t2\nAda\t2\t1\nCy\t3\tDee\t1\n"))
-    assert "more than once: 1 " in caplog.text
+    assert ": 1 duplicate pairs (kept)" in caplog.text
 
 
-# --- what is refused, and in which words ---
+# --- what is refused, and the message ---
 
 SAME_LINE = 2
 DIFFERENT_LINE = 4
@@ -116,21 +114,23 @@ def with_line(number: int, text: str) -> str:
     "index", ["0", "-1", "+1", "1.0", "x", "", " 1", "1 ", "10000", "9" * 5000, "٣", "1٣", "²", "01"]
 )
 @pytest.mark.parametrize("line", ["Ada\t{}\t5", "Ada\t5\t{}", "Ada\t{}\tBen\t2", "Ada\t1\tBen\t{}"])
-def test_bad_index(write, index, line):
+def test_invalid_image_number(write, index, line):
     number = DIFFERENT_LINE if "Ben" in line else SAME_LINE
     path = write(with_line(number, line.format(index)))
-    with pytest.raises(DataError, match=r"bad number .*\(expected a whole number from 1 to 9999\)") as caught:
+    with pytest.raises(DataError, match=r"invalid image number .*\(expected an integer from 1 to 9999\)") as caught:
         read_pairs(path)
     assert str(caught.value).startswith(f"{path}:{number}: ")
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("name", ["..", "../x", "a/b", "a\\b", "a\0b", "a..b", " a", "a ", "\u00a0a", "a\rb", "a\x1bb"])
+@pytest.mark.parametrize(
+    "name", ["..", "../x", "/etc/passwd", "  ", "a/b", "a\\b", "a\0b", "a..b", " a", "a ", "\u00a0a", "a\rb", "a\x1bb"]
+)
 @pytest.mark.parametrize("line", ["{}\t1\t2", "{}\t1\tBen\t2", "Ben\t1\t{}\t2"])
-def test_impossible_name(write, name, line):
+def test_invalid_name(write, name, line):
     number = DIFFERENT_LINE if "Ben" in line else SAME_LINE
     path = write(with_line(number, line.format(name)))
-    with pytest.raises(DataError, match="impossible name") as caught:
+    with pytest.raises(DataError, match="invalid name") as caught:
         read_pairs(path)
     assert str(caught.value).startswith(f"{path}:{number}: ")
     assert str(caught.value).isprintable()
@@ -141,28 +141,28 @@ def test_impossible_name(write, name, line):
     [
         ("", 1, "the list ends too early"),
         ("\n\n", 1, "the list ends too early"),
-        ("Ada\t1\t2\n", 1, r"bad count 'Ada\t1\t2'"),
-        ("2\t1\n" + VIEW1[2:], 1, r"bad count '2\t1'"),
-        ("0\n", 1, "bad count '0'"),
-        ("-1\n", 1, "bad count '-1'"),
-        ("٢\n" + VIEW1[2:], 1, "bad count '٢'"),
-        ("9" * 5000 + "\n", 1, "bad count '999"),
-        ("\n" + VIEW1, 1, "bad count ''"),
+        ("Ada\t1\t2\n", 1, r"invalid count 'Ada\t1\t2'"),
+        ("2\t1\n" + VIEW1[2:], 1, r"invalid count '2\t1'"),
+        ("0\n", 1, "invalid count '0'"),
+        ("-1\n", 1, "invalid count '-1'"),
+        ("٢\n" + VIEW1[2:], 1, "invalid count '٢'"),
+        ("9" * 5000 + "\n", 1, "invalid count '999"),
+        ("\n" + VIEW1, 1, "invalid count ''"),
         (with_line(2, "Ada\t1"), 2, r"'Ada\t1' is not a same pair"),
         (with_line(2, "Ada 1 2"), 2, "'Ada 1 2' is not a same pair"),
         (with_line(2, ""), 2, "'' is not a same pair"),
-        (with_line(2, "Ada\t1\t2\t"), 2, r"a different pair 'Ada\t1\t2\t' where a same pair belongs"),
+        (with_line(2, "Ada\t1\t2\t"), 2, r"a different pair 'Ada\t1\t2\t' instead of a same pair"),
         (with_line(4, "Ada\t1\tBen\t2\t"), 4, r"'Ada\t1\tBen\t2\t' is not a different pair"),
         (with_line(2, "\t1\t2"), 2, "empty name"),
         (with_line(4, "Ada\t1\t\t2"), 4, "empty name"),
-        (with_line(3, "Ben\t1\tAda\t2"), 3, r"a different pair 'Ben\t1\tAda\t2' where a same pair belongs"),
-        (with_line(4, "Ben\t1\t2"), 4, r"a same pair 'Ben\t1\t2' where a different pair belongs"),
+        (with_line(3, "Ben\t1\tAda\t2"), 3, r"a different pair 'Ben\t1\tAda\t2' instead of a same pair"),
+        (with_line(4, "Ben\t1\t2"), 4, r"a same pair 'Ben\t1\t2' instead of a different pair"),
         (with_line(2, "Ada\t7\t7"), 2, "image 7 of 'Ada' is paired with itself"),
         (with_line(5, "Ada\t1\tAda\t2"), 5, "both names are 'Ada'"),
         ("\n".join(VIEW1.split("\n")[:4]), 5, "the list ends too early"),
-        ("999999999\n" + VIEW1[2:], 4, r"a different pair 'Ada\t1\tBen\t2' where"),
-        (VIEW1 + "Ada\t1\tBen\t3\n", 6, "1 more line than declared"),
-        (VIEW1 + "\n\nx\n", 6, "3 more lines than declared"),
+        ("999999999\n" + VIEW1[2:], 4, r"a different pair 'Ada\t1\tBen\t2' instead"),
+        (VIEW1 + "Ada\t1\tBen\t3\n", 6, "1 more line than the header announces"),
+        (VIEW1 + "\n\nx\n", 6, "3 more lines than the header announces"),
     ],
 )
 def test_malformed_view1_list(write, text, line, what):
@@ -176,12 +176,12 @@ def test_malformed_view1_list(write, text, line, what):
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
-        ("2\n" + FOLDS[4:], 1, "bad count '2'"),
-        ("2\t1\t1\n" + FOLDS[4:], 1, r"bad count '2\t1\t1'"),
-        ("2\t0\n" + FOLDS[4:], 1, r"bad count '2\t0'"),
-        ("1\t1\n" + FOLDS[4:], 4, "2 more lines than declared"),
+        ("2\n" + FOLDS[4:], 1, "invalid count '2'"),
+        ("2\t1\t1\n" + FOLDS[4:], 1, r"invalid count '2\t1\t1'"),
+        ("2\t0\n" + FOLDS[4:], 1, r"invalid count '2\t0'"),
+        ("1\t1\n" + FOLDS[4:], 4, "2 more lines than the header announces"),
         ("3\t1\n" + FOLDS[4:], 6, "the list ends too early"),
-        ("1\t2\n" + FOLDS[4:], 3, r"a different pair 'Ada\t1\tBen\t2' where a same pair belongs"),
+        ("1\t2\n" + FOLDS[4:], 3, r"a different pair 'Ada\t1\tBen\t2' instead of a same pair"),
     ],
 )
 def test_malformed_view2_list(write, text, line, what):
@@ -195,17 +195,17 @@ def test_malformed_view2_list(write, text, line, what):
     ("text", "line", "what"),
     [
         ("", 1, "the list ends too early"),
-        ("x\n", 1, "bad count 'x'"),
+        ("x\n", 1, "invalid count 'x'"),
         ("2\n", 2, "the list ends too early"),
         ("2\nAda\t1\n", 3, "the list ends too early"),
         ("2\nAda\t1\nBen\n", 3, "'Ben' is not a person"),
-        ("2\nAda\t1\nBen\t0\n", 3, "bad number '0'"),
-        ("2\nAda\t1\n..\t1\n", 3, "impossible name '..'"),
+        ("2\nAda\t1\nBen\t0\n", 3, "invalid image number '0'"),
+        ("2\nAda\t1\n..\t1\n", 3, "invalid name '..'"),
         ("2\nAda\t1\nAda\t2\n", 3, "'Ada' is listed twice"),
-        ("1\nAda\t1\nBen\t2\n", 3, "1 more line than declared"),
+        ("1\nAda\t1\nBen\t2\n", 3, "1 more line than the header announces"),
         ("2\n1\nAda\t1\n1\nAda\t1\n", 5, "'Ada' is listed twice"),
-        ("2\n1\nAda\t1\n0\n", 4, "bad count '0'"),
-        ("2\n1\nAda\t1\nBen\t1\n", 4, r"bad count 'Ben\t1'"),
+        ("2\n1\nAda\t1\n0\n", 4, "invalid count '0'"),
+        ("2\n1\nAda\t1\nBen\t1\n", 4, r"invalid count 'Ben\t1'"),
         ("2\n1\nAda\t1\n", 4, "the list ends too early"),
     ],
 )
@@ -220,7 +220,7 @@ def test_malformed_people_list(write, text, line, what):
 def test_unreadable_files_are_named(write, tmp_path, read):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'none.txt'}: no such file")):
         read(tmp_path / "none.txt")
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: is not a regular file")):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: not a regular file")):
         read(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         read(tmp_path / "a\0b")
@@ -229,6 +229,30 @@ def test_unreadable_files_are_named(write, tmp_path, read):
         read(path)
     with pytest.raises(DataError, match=re.escape(f"{path}:1: byte 0xff is not UTF-8")):
         read(write(VIEW1.encode("utf-16")))
+
+
+@pytest.mark.parametrize("kind", ["a link to itself", "a pipe", "a device"])
+def test_special_files_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "list.txt"
+    {
+        "a link to itself": lambda p: p.symlink_to(p.name),
+        "a pipe": os.mkfifo,
+        "a device": lambda p: p.symlink_to("/dev/zero"),
+    }[kind](path)
+    with pytest.raises(DataError, match=re.escape(f"{path}: ")) as caught:
+        read_pairs(path)
+    assert str(caught.value).isprintable()
+
+
+# --- who is on an image ---
+
+
+def test_folders_name_people_only_if_they_agree_with_the_labels() -> None:
+    named = [Pair("x/1.png", "x/2.png", 1), Pair("x/1.png", "y/1.png", 0)]
+    assert identities(named) == {"x/1.png": "x", "x/2.png": "x", "y/1.png": "y"}
+    flat = [Pair("all/1.png", "all/2.png", 1), Pair("all/2.png", "all/3.png", 1), Pair("all/1.png", "all/4.png", 0)]
+    who = identities(flat)
+    assert who["all/1.png"] == who["all/2.png"] == who["all/3.png"] != who["all/4.png"]
 
 
 # --- for any list, for any text ---

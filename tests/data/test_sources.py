@@ -1,4 +1,4 @@
-"""Whether a data set is there, and what is fetched when it is not."""
+"""Whether a data set is complete, and what is downloaded if it is not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fetched = list[tuple[Path, list[str]]]
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fetched:
-    """What would have been downloaded, from an empty working directory."""
+    """What would have been downloaded; the working directory is empty."""
     calls: Fetched = []
 
     def record(root: Path, files: Iterable[str], *, progress: bool = True) -> None:
@@ -42,13 +42,13 @@ def lay_out(root: Path, tiny_root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "archive"), [("lfw", "lfw.tgz"), ("lfw_funneled", "lfw-funneled.tgz")])
-def test_everything_is_fetched_into_the_default_root(fetched: Fetched, name: str, archive: str) -> None:
+def test_everything_is_downloaded_into_the_default_root(fetched: Fetched, name: str, archive: str) -> None:
     check_data(lfw(name))
     prepare_data(lfw(name))
     assert fetched == [(Path("data/lfw"), sorted([archive, "pairsDevTrain.txt", "pairsDevTest.txt"]))]
 
 
-def test_only_what_is_missing_is_fetched(fetched: Fetched, tmp_path: Path, tiny_root: Path) -> None:
+def test_only_missing_files_are_downloaded(fetched: Fetched, tmp_path: Path, tiny_root: Path) -> None:
     lay_out(tmp_path / "mine", tiny_root, "lfw")
     prepare_data(lfw(root="mine"))
     assert fetched == []
@@ -57,7 +57,7 @@ def test_only_what_is_missing_is_fetched(fetched: Fetched, tmp_path: Path, tiny_
     assert fetched == [(Path("mine"), ["pairsDevTest.txt"])]
 
 
-def test_a_root_that_was_named_is_not_made(fetched: Fetched) -> None:
+def test_any_other_root_is_not_created(fetched: Fetched) -> None:
     with pytest.raises(DataError, match=r"data\.root=typo: no such folder"):
         prepare_data(lfw(root="typo"))
     assert fetched == []
@@ -67,12 +67,12 @@ def test_a_root_that_was_named_is_not_made(fetched: Fetched) -> None:
 @pytest.mark.parametrize(
     ("name", "download", "message"),
     [
-        ("lfw", False, r"mine/lfw, .* missing; give data\.download=true"),
-        ("lfw_deepfunneled", True, r"mine/lfw-deepfunneled, .* missing; it can only be placed there by hand"),
-        ("lfw_a", True, r"mine/lfw2, .* missing; it can only be placed there by hand"),
+        ("lfw", False, r"missing mine/lfw, .*; set data\.download=true"),
+        ("lfw_deepfunneled", True, r"missing mine/lfw-deepfunneled, .*; place it there by hand"),
+        ("lfw_a", True, r"missing mine/lfw2, .*; place it there by hand"),
     ],
 )
-def test_what_cannot_be_fetched_is_named(
+def test_files_that_cannot_be_downloaded_are_listed(
     fetched: Fetched, tmp_path: Path, name: str, download: bool, message: str
 ) -> None:
     (tmp_path / "mine").mkdir()
@@ -81,7 +81,7 @@ def test_what_cannot_be_fetched_is_named(
     assert fetched == []
 
 
-def test_a_malformed_list_is_seen_before_anything_starts(tmp_path: Path, tiny_root: Path) -> None:
+def test_a_malformed_list_is_found_before_a_run_starts(tmp_path: Path, tiny_root: Path) -> None:
     lay_out(tmp_path / "mine", tiny_root, "lfw")
     with (tmp_path / "mine/pairsDevTest.txt").open("a") as file:
         file.write("one line too many\n")
@@ -89,7 +89,7 @@ def test_a_malformed_list_is_seen_before_anything_starts(tmp_path: Path, tiny_ro
         check_data(lfw(root=str(tmp_path / "mine")))
 
 
-def test_a_failed_download_names_the_way_without(
+def test_a_failed_download_suggests_synthetic_faces(
     fetched: Fetched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -1,0 +1,138 @@
+"""``data=folder``: which photos are found, who is in which set, and the pairs that are drawn."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from configs import section
+from conftest import noise_photo
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siamese.config.data import FolderData
+from siamese.data.folder import divide_people, draw_pairs, find_people, find_photos
+from siamese.data.own import read_own
+from siamese.errors import DataError
+
+
+def folder_data(root: Path, **options: Any) -> FolderData:
+    return section("data", name="folder", root=str(root), **options)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten people with one to four photos of many types and sizes, and other files that such folders contain."""
+    root = tmp_path / "photos"
+    endings = ("jpg", "png", "JPEG", "webp", "bmp", "tiff", "gif")
+    for person in range(10):
+        for k in range(1 + person % 4 if person else 3):
+            seed = 10 * person + k
+            noise_photo(
+                root / f"person {person}" / f"été {k}.{endings[seed % 7]}", seed, (20 + seed % 5, 30 + seed % 7)
+            )
+    noise_photo(root / "person 3" / "2024" / "deep.png", 99)
+    noise_photo(root / "person 3" / ".hidden.png")
+    noise_photo(root / "loose.png")
+    (root / "person 4" / "notes.txt").write_text("no photo")
+    (root / "empty").mkdir()
+    (root / ".thumbnails").mkdir()
+    noise_photo(root / ".thumbnails" / "a.png")
+    (root / "person 3" / "again").symlink_to(root / "person 3")
+    return root
+
+
+def test_photos_are_found_and_nothing_else(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    people = find_people(photos)
+    assert sorted(people) == [f"person {k}" for k in range(10)]
+    assert len(people["person 3"]) == 5
+    assert "person 3/2024/deep.png" in people["person 3"]
+    assert {name.partition("/")[0] for names in people.values() for name in names} == set(people)
+    assert "ignored 1 photos that are not in a person's folder" in caplog.text
+
+
+def test_a_name_that_is_not_utf8_is_ignored(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = find_people(photos)
+    (photos / "person 1" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    assert find_people(photos) == before
+    assert "ignored 1 photos whose names are not UTF-8" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "no such folder; choose one that contains a folder of photos for each person"),
+        (lambda root: root.mkdir(), "no photo in any folder in it"),
+        (lambda root: noise_photo(root / "a.png"), "no photo in any folder in it"),
+        (
+            lambda root: [noise_photo(root / str(k // 2) / f"{k}.png") for k in range(10)],
+            "5 of its 5 people have two or more photos",
+        ),
+    ],
+)
+def test_unusable_folders(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    make(tmp_path / "photos")
+    with pytest.raises(DataError, match=message):
+        read_own(folder_data(tmp_path / "photos"))
+
+
+@given(
+    counts=st.lists(st.integers(1, 6), min_size=8, max_size=40).filter(lambda c: sum(n > 1 for n in c) >= 6),
+    seed=st.integers(0, 2**31),
+    shares=st.tuples(st.floats(0.05, 0.9), st.floats(0.05, 0.9)),
+)
+def test_each_person_is_in_one_set_and_pairs_are_balanced(
+    counts: list[int], seed: int, shares: tuple[float, float]
+) -> None:
+    people = {f"p{k}": [f"p{k}/{i}.png" for i in range(n)] for k, n in enumerate(counts)}
+    data = folder_data(Path("x"), split_seed=seed, test_fraction=shares[0], val_fraction=shares[1])
+    sets = divide_people(people, data)
+    assert Counter(name for part in sets for name in part) == Counter(list(people))
+    for part in sets:
+        assert sum(len(images) > 1 for images in part.values()) >= 2
+        for number in (2, 6, 200):
+            pairs = draw_pairs(part, number, seed, "val")
+            assert 0 < len(pairs) <= number
+            assert sum(pair.label for pair in pairs) * 2 == len(pairs)
+            assert len({frozenset(pair[:2]) for pair in pairs}) == len(pairs)
+            for one, other, label in pairs:
+                assert one in part[one.partition("/")[0]]
+                assert other in part[other.partition("/")[0]]
+                assert (one.partition("/")[0] == other.partition("/")[0]) == bool(label)
+                assert one != other
+
+
+def test_fractions_are_exact_and_few_people_move_if_one_is_removed() -> None:
+    people = {f"p{k}": [f"p{k}/1.png", f"p{k}/2.png"] for k in range(200)}
+    data = folder_data(Path("x"), test_fraction=0.25, val_fraction=0.2)
+    sets = divide_people(people, data)
+    assert [len(part) for part in sets] == [120, 30, 50]
+    moved = 0
+    for gone in list(people)[:20]:
+        fewer = divide_people({name: images for name, images in people.items() if name != gone}, data)
+        moved = max(moved, sum(len(set(part) - set(before)) for part, before in zip(fewer, sets, strict=True)))
+    assert moved <= 2
+
+
+def test_pairs_of_many_photos_are_spread_over_the_people() -> None:
+    people = {f"p{k}": [f"p{k}/{i}.png" for i in range(300 if k == 0 else 3)] for k in range(50)}
+    same = Counter(pair.image1.partition("/")[0] for pair in draw_pairs(people, 200, 0, "train") if pair.label)
+    assert set(same.values()) == {2}
+    assert sum(same.values()) == 100
+    assert (
+        draw_pairs(people, 200, 0, "train")
+        == draw_pairs(people, 200, 0, "train")
+        != draw_pairs(people, 200, 1, "train")
+    )
+
+
+def test_photos_of_a_folder_are_found_at_any_depth(photos: Path) -> None:
+    found = find_photos(photos)
+    assert found == find_photos(photos)
+    assert {"loose.png", "person 3/2024/deep.png"} < set(found)
+    with pytest.raises(DataError, match="contains no photo"):
+        find_photos(photos / "empty")
