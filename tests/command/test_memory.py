@@ -1,4 +1,4 @@
-"""How a program is started anew so that glibc keeps its memory."""
+"""A program restarts itself once, so that glibc keeps freed memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
 print("started", os.getpid(), os.environ.get("GLIBC_TUNABLES", ""), flush=True)
-from siamese.memory import keep_freed_memory
+from siamese.command.memory import keep_freed_memory
 keep_freed_memory()
-print("goes on", os.getpid(), sys.argv[1:], sys.flags.optimize, "torch" in sys.modules)
+print("continues", os.getpid(), sys.argv[1:], sys.flags.optimize, "torch" in sys.modules)
 """
 
 
@@ -31,14 +33,14 @@ def lines(tmp_path: Path, **env: str) -> list[str]:
 
 
 @pytest.mark.skipif("glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="not glibc")
-def test_started_anew_once_with_its_arguments_flags_and_number(tmp_path: Path) -> None:
+def test_restarts_once_with_its_arguments_flags_and_process_id(tmp_path: Path) -> None:
     first, second, last = lines(tmp_path, GLIBC_TUNABLES="glibc.rtld.nns=4")
     number = first.split()[1]
     assert second.startswith(f"started {number} glibc.rtld.nns=4:glibc.malloc.mmap_max=0:")
-    assert last == f"goes on {number} ['a b', '--c=1'] 1 False"
+    assert last == f"continues {number} ['a b', '--c=1'] 1 False"
 
 
 def test_the_users_own_settings_are_left_alone(tmp_path: Path) -> None:
     first, last = lines(tmp_path, GLIBC_TUNABLES="glibc.malloc.arena_max=2")
     assert first.endswith("glibc.malloc.arena_max=2")
-    assert last.startswith("goes on")
+    assert last.startswith("continues")
