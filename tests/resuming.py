@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import without_times
+from conftest import read_rows, without_times
 
-from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
 
 KOCH = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
@@ -48,5 +47,5 @@ def assert_equal(one: Path, other: Path) -> None:
     weights = [torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for run in (one, other)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
-    rows = [[without_times(dict(row)) for row in read_history(run / "history.csv")] for run in (one, other)]
+    rows = [[without_times(row) for row in read_rows(run / "history.csv")] for run in (one, other)]
     assert rows[0] == rows[1]

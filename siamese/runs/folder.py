@@ -71,10 +71,10 @@ class RunFolder:
             ConfigError: the folder holds a run and ``resume`` is false, a run with another configuration, or
                 checkpoints without a ``result.json``.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path} is a file; give another output folder")
         result = self.result
         if result is None:
-            if self.path.exists() and not self.path.is_dir():
-                raise ConfigError(f"{self.path} is a file; give another output folder")
             if self.last.exists() or self.best.exists():
                 raise ConfigError(
                     f"{self.checkpoints} holds checkpoints, but there is no result.json; delete the checkpoints or "

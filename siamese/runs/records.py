@@ -30,7 +30,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from siamese.config.messages import validate
-from siamese.config.schema import Section, TrainConfig, to_plain
+from siamese.config.schema import TrainConfig
+from siamese.config.section import Section, to_plain
 from siamese.errors import ConfigError, one_line
 from siamese.files import write_csv_atomically, write_text_atomically
 
@@ -42,25 +43,31 @@ Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Status = Literal["running", "done", "failed", "interrupted"]
 
 START, DATA, DONE, FOLDS, EVALUATION, ONESHOT, ENDED = (
-    "from the start", "once the data are read", "when done", "View 2 over all folds, when done",
-    "evaluations, from the start", "one-shot evaluations, when done", "if the run ended early",
+    "from the start", "once the data is read", "when done", "View 2 over all folds, when done",
+    "evaluations, from the start", "one-shot evaluations, when done", "if the run did not finish",
 )  # fmt: skip
-"""When a key of ``result.json`` appears."""
+"""When a key of ``result.json`` is present."""
 
 
 def _key(name: str, description: str, unit: str = "", present: str = DONE) -> Any:
-    """A field of `Result`: its key in the file, its meaning, its unit, and when it appears."""
+    """Make a field of `Result` from its key in the file, its meaning, its unit, and when it is present."""
     return Field(None, alias=name, description=description, json_schema_extra={"unit": unit, "present": present})
 
 
 KEY_PATTERNS = (
-    (r"version/\w+", "version/PACKAGE", "version of Python and of the packages that matter", "", START),
-    (r"oneshot/\d+/acc", "oneshot/N/acc", "share of N-way one-shot trials won", "fraction", ONESHOT),
+    (r"version/\w+", "version/PACKAGE", "version of Python, of this package, and of the main libraries", "", START),
+    (r"oneshot/\d+/acc", "oneshot/N/acc", "accuracy of N-way one-shot identification", "fraction", ONESHOT),
     (r"oneshot/\d+/acc_ci", "oneshot/N/acc_ci", "its 95 % confidence interval (Wilson)", "fraction", ONESHOT),
-    (r"oneshot/\d+/pixels", "oneshot/N/pixels", "the same by the distance of the pixels", "fraction", ONESHOT),
+    (
+        r"oneshot/\d+/pixels",
+        "oneshot/N/pixels",
+        "its accuracy for the nearest image by pixels",
+        "fraction",
+        ONESHOT,
+    ),
     (r"test/tar@far=.+", "test/tar@far=RATE", "true accept rate at this false accept rate", "fraction", FOLDS),
 )
-"""Keys with a variable part: pattern, how the documentation writes it, meaning, unit, when it appears."""
+"""Keys with a variable part: pattern, name in the documentation, meaning, unit, when present."""
 
 
 class Result(BaseModel):
@@ -72,7 +79,7 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, strict=True, allow_inf_nan=False)
 
     status: Status | None = _key("status", "`running`, `done`, `failed` or `interrupted`", present=START)
-    error: str | None = _key("error", "why the run ended early", present=ENDED)
+    error: str | None = _key("error", "why the run did not finish", present=ENDED)
     name: str | None = _key("name", "the configuration's `name`", present=START)
     label: str | None = _key("label", "what the loggers call the run", present=START)
     logger_id: str | None = _key("logger_id", "id of the run in MLflow or W&B", present=START)
@@ -103,10 +110,10 @@ class Result(BaseModel):
     n_test_images: int | None = _key("n_test_images", "test images", "images", ONESHOT)
     n_excluded: int | None = _key("n_excluded", "image files that could not be used", "images", DATA)
 
-    val_loss: float | None = _key("val/loss", "binary cross-entropy of the validation pairs", "nats")
+    val_loss: float | None = _key("val/loss", "binary cross-entropy on the validation pairs", "nats")
     val_acc: float | None = _key("val/acc", "accuracy on the validation pairs", "fraction")
     val_auc: float | None = _key("val/auc", "area under the ROC curve of the validation pairs", "fraction")
-    test_loss: float | None = _key("test/loss", "binary cross-entropy of the test pairs", "nats")
+    test_loss: float | None = _key("test/loss", "binary cross-entropy on the test pairs", "nats")
     test_loss_ci: Interval | None = _key("test/loss_ci", "its 95 % confidence interval (Student)", "nats")
     test_acc: float | None = _key("test/acc", "accuracy on the test pairs; View 2: mean over the folds", "fraction")
     test_acc_ci: Interval | None = _key(
@@ -125,7 +132,9 @@ class Result(BaseModel):
     fn: int | None = _key("fn", "test pairs: same, predicted different", "pairs")
 
     threshold: float | None = _key("threshold", "decision boundary on the probability", "probability")
-    threshold_origin: str | None = _key("threshold_origin", "how validation chose the threshold, if it did")
+    threshold_origin: str | None = _key(
+        "threshold_origin", "rule that chose the threshold on the validation pairs, if any"
+    )
     calibration_slope: float | None = _key("calibration/slope", "logit = slope * score + intercept")
     calibration_intercept: float | None = _key("calibration/intercept", "see `calibration/slope`")
     best_epoch: int | None = _key("best_epoch", "epoch of the tested weights, counted from 1", "epochs")
@@ -134,7 +143,9 @@ class Result(BaseModel):
     parameters: int | None = _key("parameters", "parameters of the network, or of all networks of an ensemble")
     train_seconds: float | None = _key("train_seconds", "training and validation, all epochs", "seconds")
     score_seconds: float | None = _key("score_seconds", "fitting the back end and scoring all pairs", "seconds")
-    total_seconds: float | None = _key("total_seconds", "the last process, without imports and the run page", "seconds")
+    total_seconds: float | None = _key(
+        "total_seconds", "the run's last process, without imports and run page", "seconds"
+    )
 
     @model_validator(mode="after")
     def _keys_are_documented(self) -> Result:
@@ -143,11 +154,11 @@ class Result(BaseModel):
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as the file has it: keys with slashes, absent keys left out."""
+        """Return the record as in the file: keys with slashes, without absent keys."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def figure(self, key: str) -> float | None:
-        """The finite number recorded under a key of the file such as ``test/acc``; None if there is none."""
+        """Return the number under a key of the file such as ``test/acc``; None if it is absent or not a number."""
         value = self.as_dict().get(key)
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return value if is_number else None
@@ -159,7 +170,7 @@ class Result(BaseModel):
 
     @property
     def is_evaluation(self) -> bool:
-        """Whether ``eval.py`` wrote the record, which trains nothing."""
+        """Whether ``eval.py`` wrote the record."""
         return self.run is not None
 
     @property
@@ -178,7 +189,7 @@ class Result(BaseModel):
 
     @property
     def _extra(self) -> dict[str, Any]:
-        return self.__pydantic_extra__ or {}
+        return self.model_extra or {}
 
 
 def _is_documented(key: str) -> bool:
@@ -187,7 +198,7 @@ def _is_documented(key: str) -> bool:
 
 
 def read_result(file: Path, problems: list[str] | None = None) -> Result | None:
-    """The record in a ``result.json``; None if there is no such file.
+    """Read a ``result.json``; return None if there is no such file.
 
     Raises:
         ConfigError: it is damaged (without ``problems``).
@@ -211,7 +222,7 @@ def read_result(file: Path, problems: list[str] | None = None) -> Result | None:
 
 
 def write_result(file: Path, result: Result) -> None:
-    """Write a ``result.json``; errors as of `siamese.files.replacing`."""
+    """Write a ``result.json``; create its folder if necessary."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(file, json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n")
 
@@ -220,12 +231,12 @@ def write_result(file: Path, result: Result) -> None:
 
 
 def config_text(config: Section) -> str:
-    """A configuration as the text of ``config.yaml``."""
+    """Return a configuration as the text of ``config.yaml``."""
     return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
 def read_config(file: Path) -> TrainConfig:
-    """The configuration in a ``config.yaml``.
+    """Read a ``config.yaml``.
 
     Raises:
         ConfigError: the file is missing, damaged, or does not fit this version's schema.
@@ -248,7 +259,7 @@ HISTORY_COLUMNS = ("epoch", "train/loss", "train/acc", "val/loss", "val/acc", "v
 
 
 def read_history(file: Path, problems: list[str] | None = None) -> list[HistoryRow]:
-    """The epochs of a ``history.csv``.
+    """Read the epochs of a ``history.csv``.
 
     Raises:
         ConfigError: it is missing or damaged (without ``problems``).
@@ -276,7 +287,7 @@ def write_history(file: Path, rows: Iterable[HistoryRow]) -> None:
 # --- predictions.csv --------------------------------------------------------------------------------------
 
 OUTCOMES = ("tp", "fp", "tn", "fn")
-"""True and false positives and negatives; "positive" is the prediction "same person"."""
+"""True and false positives and negatives; a positive is a pair predicted as the same person."""
 
 PREDICTION_COLUMNS = ("split", "image1", "image2", "label", "score", "probability", "predicted", "outcome")
 
@@ -308,7 +319,7 @@ class Prediction(NamedTuple):
 
 
 def read_predictions(file: Path, problems: list[str] | None = None) -> list[Prediction]:
-    """The pairs of a ``predictions.csv``.
+    """Read the pairs of a ``predictions.csv``.
 
     Raises:
         ConfigError: it is missing or damaged (without ``problems``).
@@ -340,7 +351,7 @@ class Exclusion(NamedTuple):
 
 
 def read_excluded(file: Path, problems: list[str] | None = None) -> list[Exclusion]:
-    """The rows of an ``excluded.csv``; errors as of `read_history`."""
+    """Read an ``excluded.csv``; errors as in `read_history`."""
     return _read_rows(file, lambda row: Exclusion(row["file"], row["reason"]), problems)
 
 
@@ -358,7 +369,7 @@ class Membership(NamedTuple):
 
 
 def read_memberships(file: Path) -> list[Membership] | None:
-    """The rows of a ``split.csv``; None if there is no such file.
+    """Read a ``split.csv``; return None if there is no such file.
 
     Raises:
         ConfigError: it is damaged.
@@ -377,12 +388,12 @@ FOLD_COLUMNS = ("fold", "test/acc", "test/auc", "val/acc", "threshold", "best_ep
 
 
 def read_folds(file: Path, problems: list[str] | None = None) -> list[Mapping[str, float]]:
-    """The rows of a ``folds.csv``: `FOLD_COLUMNS` -> numbers, nan if absent; errors as of `read_history`."""
+    """Read a ``folds.csv``: `FOLD_COLUMNS` -> numbers, nan if absent; errors as in `read_history`."""
     return _read_rows(file, lambda row: {key: float(row[key] or "nan") for key in FOLD_COLUMNS}, problems)
 
 
 def write_folds(file: Path, results: Sequence[Result]) -> None:
-    """Write a ``folds.csv`` from the results of the folds, in their order."""
+    """Write a ``folds.csv`` from the results of the folds, in order."""
     rows = ([fold, *(result.figure(key) for key in FOLD_COLUMNS[1:])] for fold, result in enumerate(results, start=1))
     write_csv_atomically(file, FOLD_COLUMNS, rows)
 
@@ -391,7 +402,7 @@ def write_folds(file: Path, results: Sequence[Result]) -> None:
 
 
 def read_mapping(file: Path, parse: Callable[[str], Any], problems: list[str]) -> dict[str, Any]:
-    """The keys and values of a JSON or YAML file; empty, with a line in ``problems``, if it has none."""
+    """Read the keys and values of a JSON or YAML file; on a problem return {} and append a line to ``problems``."""
     text = read_text(file, problems)
     if not text.strip():
         return {}
@@ -407,7 +418,7 @@ def read_mapping(file: Path, parse: Callable[[str], Any], problems: list[str]) -
 
 
 def read_text(file: Path, problems: list[str]) -> str:
-    """The text of a file; empty, with a line in ``problems``, if it cannot be read."""
+    """Read a text file; on a problem return an empty text and append a line to ``problems``."""
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:

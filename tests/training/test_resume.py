@@ -1,15 +1,15 @@
-"""A run that is killed, however often and wherever, ends as one that was not: weights, figures, predictions."""
+"""A run that is stopped, however often and wherever, ends like an undisturbed one: weights, figures, predictions."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,95 +17,125 @@ import lightning as L
 import pytest
 import torch
 from conftest import ROOT
+from resuming import KINDS, RESNET, assert_equal, die
 
 from siamese.config.schema import TrainConfig
-from siamese.data.dataset import PairSet
-from siamese.data.lists import Pair
-from siamese.errors import ConfigError, DataError, TrainingError
+from siamese.errors import DataError, TrainingError
 from siamese.runs import signals
 from siamese.runs.folder import RunFolder
-from siamese.runs.locks import claim, release
 from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
-from siamese.training.data_module import BatchLoader, pair_loader
+from siamese.training import train as train_module
+from siamese.training.callbacks import KeepLast
+from siamese.training.module import SiameseModule
 from siamese.training.train import train
 
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("without_pages")]
+
 Make = Callable[..., TrainConfig]
+AtStep = Callable[[int, Callable[[], None]], None]
 
-RESNET = {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 16, "dropout": 0.2}
-KOCH = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
-NAMES = {"name": "view1", "setting": "unrestricted"}
-FACE = {"flip": True, "rotation": 5.0, "erase": 0.5}
-
-KINDS: dict[str, dict[str, Any]] = {
-    "koch, listed pairs": {"model": KOCH},
-    "koch, pairs by names": {"model": KOCH, "protocol": NAMES, "augmentation": FACE, "ema_decay": 0.9},
-    "resnet, groups by names": {
-        "model": RESNET, "protocol": NAMES, "objective": {"name": "ntxent"}, "augmentation": FACE, "ema_decay": 0.9,
-        "backend": {"name": "plda"},
-    },
-    "resnet, groups of listed pairs": {
-        "model": RESNET, "objective": {"name": "ntxent", "views": 2, "pair_weight": 1.0}, "augmentation": FACE,
-        "scheduler": {"name": "cosine", "warmup_epochs": 1}, "monitor": "val/auc",
-    },
-}  # fmt: skip
+LISTED = "koch, listed pairs"
 
 
-def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if "seconds" not in key}
+def options(kind: str = LISTED, **changes: Any) -> dict[str, Any]:
+    """Three epochs; of listed pairs with six steps each."""
+    return {"batch_size": 4, "max_epochs": 3, **KINDS[kind], **changes}
 
 
-def assert_equal(one: Path, other: Path) -> None:
-    """Everything that two finished runs left behind, but for times."""
-    results = [without_times(json.loads((run / "result.json").read_text())) for run in (one, other)]
-    assert results[0] == results[1]
-    assert results[0]["status"] == "done"
-    for name in ("predictions.csv", "excluded.csv"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
-    weights = [torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for run in (one, other)]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
-    rows = [[without_times(row) for row in read_history(run / "history.csv")] for run in (one, other)]
-    assert rows[0] == rows[1]
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns the finished run of a kind, trained once."""
+    base = tmp_path_factory.mktemp("undisturbed")
+
+    def run_of(kind: str) -> Path:
+        path = base / kind.replace(", ", "-")
+        if not path.exists():
+            train(tiny_config(**options(kind)), RunFolder(path))
+        return path
+
+    return run_of
 
 
-def die() -> None:
-    raise Interrupted(signal.SIGKILL)  # as if: nothing is saved any more
+@pytest.fixture(scope="module")
+def stopped(tiny_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that saves every second step and was stopped after step 5; copy it before you resume it."""
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    step = SiameseModule.training_step
+
+    def stop(self: SiameseModule, batch: Any, index: int) -> Any:
+        if self.global_step == 5:
+            die()
+        return step(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SiameseModule, "training_step", stop)
+        with pytest.raises(Interrupted):
+            train(tiny_config(**options(checkpoint={"every": 2})), RunFolder(path))
+    return path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
-    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str
+def test_a_run_stopped_between_steps_ends_like_an_undisturbed_one(
+    tiny_config: Make, tmp_path: Path, at_step: AtStep, undisturbed: Callable[[str], Path], kind: str
 ) -> None:
-    options = {"batch_size": 4, "max_epochs": 3, "checkpoint": {"every": 2}, **KINDS[kind]}
-    train(tiny_config(**options), RunFolder(tmp_path / "whole"))
-    steps = torch.load(tmp_path / "whole/checkpoints/best.ckpt", weights_only=True)["global_step"]
-    assert steps >= 3
+    def fail() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def fail_to_read() -> None:
+        raise OSError(5, "Input/output error")
+
+    config = tiny_config(**options(kind, checkpoint={"every": 2}, resume=True))
     # In the first step, right before and after one that is saved, in the last of an epoch and in the first of another.
-    for step in (1, 3, 4, 6, 7, 9):
-        at_step(step, die)
-        with pytest.raises(Interrupted):
-            train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
+    for step, stop in ((1, die), (3, die), (4, fail), (6, die), (7, fail_to_read), (9, die)):
+        at_step(step, stop)
+        with pytest.raises((Interrupted, RuntimeError, OSError)):
+            train(config, RunFolder(tmp_path / "cut"))
     half = tmp_path / "cut/checkpoints/.last.ckpt.0123456789ab.tmp"
-    half.write_bytes(b"what a killed process had written")
+    half.write_bytes(b"left by a killed process")
     at_step(0, die)
-    train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
-    assert_equal(tmp_path / "cut", tmp_path / "whole")
+    train(config, RunFolder(tmp_path / "cut"))
+    assert_equal(tmp_path / "cut", undisturbed(kind))
     assert not half.exists()
-    logged = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("cut", "whole")]
+    logged = [(run / "metrics.csv").read_text().splitlines() for run in (tmp_path / "cut", undisturbed(kind))]
     assert len(logged[0]) == len(logged[1]) >= 1 + 3
 
 
-def test_no_step_is_done_twice_that_was_saved(
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, (2, 8, 14)), (30.0, (8,))])
+def test_a_run_that_saves_after_epochs_ends_like_an_undisturbed_one(
     tiny_config: Make,
     tmp_path: Path,
-    at_step: Callable[[int, Callable[[], None]], None],
-    with_callback: Callable[[L.Callback], None],
+    at_step: AtStep,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Callable[[str], Path],
+    seconds: float,
+    steps: tuple[int, ...],
 ) -> None:
-    options = {"batch_size": 4, "max_epochs": 2, "checkpoint": {"every": 2}, "model": KOCH}
-    at_step(5, die)
-    with pytest.raises(Interrupted):
-        train(tiny_config(**options), RunFolder(tmp_path / "cut"))
+    """Stopped in epochs, and between training and testing.
+
+    ``last.ckpt`` is that of the last epoch, or (if all epochs end within 30 s) that of the start.
+    """
+    monkeypatch.setattr(KeepLast, "EVERY", seconds)
+    config = tiny_config(**options(resume=True))
+    for step in steps:
+        at_step(step, die)
+        with pytest.raises(Interrupted):
+            train(config, RunFolder(tmp_path / "cut"))
+        saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == (step - 2 if seconds == 0 else 0)
+    at_step(0, die)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "load_network", lambda *_: die())
+        with pytest.raises(Interrupted):
+            train(config, RunFolder(tmp_path / "cut"))
+    train(config, RunFolder(tmp_path / "cut"))
+    assert_equal(tmp_path / "cut", undisturbed(LISTED))
+
+
+def test_no_saved_step_is_repeated(
+    tiny_config: Make, tmp_path: Path, with_callback: Callable[[L.Callback], None], stopped: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "cut")
     saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 4
     seen: list[int] = []
@@ -115,162 +145,133 @@ def test_no_step_is_done_twice_that_was_saved(
             seen.append(trainer.global_step)
 
     with_callback(Watch())
-    train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
-    assert seen == list(range(4, 12))
+    train(tiny_config(**options(checkpoint={"every": 2}, resume=True)), RunFolder(tmp_path / "cut"))
+    assert seen == list(range(4, 18))
 
 
-def test_a_loader_goes_on_within_an_epoch() -> None:
-    pairs = PairSet([Pair("a", "b", 0)] * 20, torch.arange(40).reshape(20, 2), torch.zeros(20, dtype=torch.int64))
-
-    def loader() -> BatchLoader:
-        return pair_loader(pairs, 3, shuffle=True, seed=5)
-
-    first, whole = loader(), [batch.indices.tolist() for batch in loader()]
-    given = [batch.indices.tolist() for _, batch in zip(range(4), first, strict=False)]
-    assert given == whole[:4]
-    second = loader()
-    second.load_state_dict(first.state_dict())
-    assert first.state_dict() == {"given": 4}
-    assert [batch.indices.tolist() for batch in second] == whole[4:]
-    assert [batch.indices.tolist() for batch in second] == whole  # the epoch after it is whole again
-    assert second.state_dict() == {"given": 0}
-    next(iter(second))
-    assert [batch.indices.tolist() for batch in second] == whole
-
-
-@pytest.mark.parametrize("step", [2, 6])
-def test_the_first_signal_saves_and_the_second_does_not_wait(
-    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], step: int
+def test_a_run_that_stopped_early_is_not_trained_further_when_resumed(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After step 2 in the middle of the first epoch; step 6 is the last of it, and its validation still comes."""
-    options = {"batch_size": 4, "max_epochs": 2, "model": KOCH}
+    # The learning rate is far too high: the loss only grows.
+    config = tiny_config(
+        patience=1, max_epochs=6, learning_rate=10.0, resume=True,
+        model={"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16},
+    )  # fmt: skip
+    folder = RunFolder(tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "load_network", lambda *_: die())
+        with pytest.raises(Interrupted):
+            train(config, folder)
+    before = read_history(folder.history)
+    assert len(before) < 6
+    result = train(config, folder)
+    assert (result.status, result.epochs) == ("done", len(before))
+    assert [row["val/loss"] for row in read_history(folder.history)] == [row["val/loss"] for row in before]
+
+
+@pytest.fixture
+def caught_signals() -> Iterator[None]:
+    """The run's own signal handlers, as the entry points set them."""
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for signum in before:
-            signal.signal(signum, signal.SIG_DFL)
-        signals.catch_signals()
-        train(tiny_config(**options), RunFolder(tmp_path / "whole"))
+    for signum in before:
+        signal.signal(signum, signal.SIG_DFL)
+    signals.catch_signals()
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
-        at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+@pytest.mark.usefixtures("caught_signals")
+def test_the_first_signal_saves_and_the_second_does_not_wait(
+    tiny_config: Make, tmp_path: Path, at_step: AtStep, undisturbed: Callable[[str], Path]
+) -> None:
+    """After step 2 within the first epoch, twice in step 3, and after step 6: its validation still runs."""
+    folder = RunFolder(tmp_path / "cut")
+
+    def once() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for step, send, saved_step, epochs in ((2, once, 2, 0), (3, twice, 2, 0), (6, once, 6, 1)):
+        at_step(step, send)
         with pytest.raises(Interrupted) as raised:
-            train(tiny_config(**options), RunFolder(tmp_path / "cut"))
+            train(tiny_config(**options(resume=True)), folder)
         assert raised.value.code == 143
-        saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
-        assert saved["global_step"] == step
-        assert len(read_history(tmp_path / "cut/history.csv") if step == 6 else []) == step // 6
-
-        def twice() -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        at_step(step + 1, twice)
-        with pytest.raises(Interrupted) as raised:
-            train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
-        assert raised.value.code == 143
-        saved = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
-        assert saved["global_step"] == step  # nothing was saved since
-
-        at_step(0, die)
-        train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
-        assert_equal(tmp_path / "cut", tmp_path / "whole")
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        assert torch.load(folder.last, weights_only=True)["global_step"] == saved_step
+        assert (len(read_history(folder.history)) if folder.history.exists() else 0) == epochs
+    at_step(0, die)
+    train(tiny_config(**options(resume=True)), folder)
+    assert_equal(folder.path, undisturbed(LISTED))
 
 
-def damaged(kind: str, file: Path, tmp_path: Path) -> None:
-    whole = torch.load(file, weights_only=True)
+@pytest.mark.parametrize("kind", ["cut short", "another architecture", "another width"])
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+    tiny_config: Make, tmp_path: Path, stopped: Path, kind: str
+) -> None:
+    """See test_checkpoints.py for more kinds of damage."""
+    folder = RunFolder(tmp_path / "cut")
+    shutil.copytree(stopped, folder.path)
+    whole = torch.load(folder.last, weights_only=True)
     match kind:
         case "cut short":
-            file.write_bytes(file.read_bytes()[:-1000])
-        case "empty":
-            file.write_bytes(b"")
-        case "a web page":
-            file.write_text("<html>")
-        case "a folder":
-            file.unlink()
-            file.mkdir()
-        case "code inside":
-            torch.save({**whole, "state_dict": Payload(tmp_path / "ran")}, file)
-        case "code beside":
-            torch.save({**whole, "more": Payload(tmp_path / "ran")}, file)
-        case "a list":
-            torch.save([1, 2], file)
-        case "weights alone":
-            torch.save({"state_dict": whole["state_dict"]}, file)
+            folder.last.write_bytes(folder.last.read_bytes()[:-1000])
         case "another architecture":
-            torch.save({**whole, "state_dict": {"network.x": torch.zeros(1)}}, file)
+            torch.save({**whole, "state_dict": {"network.x": torch.zeros(1)}}, folder.last)
         case "another width":
-            state = {
-                name: torch.cat([value, value]) if value.dim() else value for name, value in whole["state_dict"].items()
-            }
-            torch.save({**whole, "state_dict": state}, file)
-
-
-class Payload:
-    """Pickled, a file that is made when it is read with code allowed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "cut short", "empty", "a web page", "a folder", "code inside", "code beside", "a list", "weights alone",
-        "another architecture", "another width",
-    ],
-)  # fmt: skip
-def test_a_checkpoint_that_is_damaged_or_a_strangers_is_refused_in_one_line(
-    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str
-) -> None:
-    options = {"batch_size": 4, "max_epochs": 2, "model": KOCH, "checkpoint": {"every": 2}}
-    at_step(5, die)
-    with pytest.raises(Interrupted):
-        train(tiny_config(**options), RunFolder(tmp_path / "cut"))
-    at_step(0, die)
-    last = RunFolder(tmp_path / "cut").last
-    damaged(kind, last, tmp_path)
-    with pytest.raises(DataError, match=r"delete it to start anew") as caught:
-        train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
-    assert str(caught.value).startswith(f"{last}: ")
+            weights = whole["state_dict"].items()
+            wider = {name: torch.cat([value, value]) if value.dim() else value for name, value in weights}
+            torch.save({**whole, "state_dict": wider}, folder.last)
+    with pytest.raises(DataError, match=r"delete it to start again") as caught:
+        train(tiny_config(**options(checkpoint={"every": 2}, resume=True)), folder)
+    assert str(caught.value).startswith(f"{folder.last}: ")
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "ran").exists()
 
 
-def test_slurm_starts_a_job_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Make) -> None:
-    tool = tmp_path / "scontrol"
-    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_RESTART_COUNT"):
-        monkeypatch.delenv(name, raising=False)
-    assert not signals.requeue()
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    assert signals.requeue()
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "16")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert signals.requeue()
-    assert (tmp_path / "asked").read_text().splitlines() == ["requeue 17", "requeue 16_3"]
-    monkeypatch.setenv("SLURM_JOB_ID", "17; rm -rf ~")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
-    assert not signals.requeue()
-
+def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_weights_from_before(
+    tiny_config: Make, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        batch_size=4, max_epochs=3, optimizer={"name": "sgd"}, learning_rate=1e30, model=RESNET,
+        checkpoint={"every": 1},
+    )  # fmt: skip
     folder = RunFolder(tmp_path / "run")
-    folder.start(tiny_config())
-    with pytest.raises(ConfigError, match="resume=true"):
-        folder.check(tiny_config())
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # a job that was begun before goes on, asked or not
-    folder.check(tiny_config())
+    with pytest.raises(
+        TrainingError, match=r"loss is (nan|inf) at step \d+ \(epoch 1\) with a learning rate of 1e\+30"
+    ):
+        train(config, folder)
+    saved = torch.load(folder.last, weights_only=True)
+    assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_equal_seeds_give_equal_results_whatever_the_clock_says_and_others_do_not(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Callable[[str], Path]
+) -> None:
+    now = [time.time()]
+
+    def back() -> float:
+        now[0] -= 1000.0
+        return now[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", back)
+        result = train(tiny_config(**options()), RunFolder(tmp_path / "back"))
+    assert_equal(tmp_path / "back", undisturbed(LISTED))
+    assert result.train_seconds is not None
+    assert result.total_seconds is not None
+    assert 0 < result.train_seconds < result.total_seconds < 600
+    other = train(tiny_config(**options(max_epochs=1, seed=1)), RunFolder(tmp_path / "other"))
+    same = train(tiny_config(**options(max_epochs=1)), RunFolder(tmp_path / "same"))
+    assert other.test_loss != same.test_loss
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_signals_from_outside_save_and_end_with_their_code(
     tiny_overrides: list[str], tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
+    """Ctrl-C, and SLURM's signal before the time limit. (SIGTERM is in test_processes.py.)"""
     tool = tmp_path / "scontrol"
     tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     tool.chmod(0o755)
@@ -286,7 +287,7 @@ def test_signals_from_outside_save_and_end_with_their_code(
     ) as process:  # fmt: skip
         try:
             deadline = time.monotonic() + 100
-            while not (folder / "history.csv").is_file() and time.monotonic() < deadline:
+            while not (folder / "history.csv").is_file() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             process.send_signal(signum)
             _, errors = process.communicate(timeout=240)
@@ -294,7 +295,7 @@ def test_signals_from_outside_save_and_end_with_their_code(
             process.kill()
     assert process.returncode == code, errors
     *_, waiting, last = errors.splitlines()
-    assert waiting == f"{signum.name}: stopping after this step; once more to stop at once"
+    assert waiting == f"{signum.name}: stopping after this step; send it again to stop at once"
     assert last.startswith(f"error: interrupted by {signum.name}")
     assert json.loads((folder / "result.json").read_text())["status"] == "interrupted"
     saved = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
@@ -302,156 +303,3 @@ def test_signals_from_outside_save_and_end_with_their_code(
     assert saved["global_step"] >= 3 * len(rows) > 0  # where it was stopped, not half a minute before
     assert "Interrupted" in (folder / "train.log").read_text()
     assert (tmp_path / "asked").exists() == (signum == signal.SIGUSR1)
-
-
-def test_a_folder_belongs_to_one_process(tiny_config: Make, tmp_path: Path, run_script: Callable[..., Any]) -> None:
-    folder = tmp_path / "work/run"
-    claim(folder)
-    try:
-        claim(folder)  # this process has it
-        for options in ([], ["resume=true"]):
-            done = run_script("train.py", "data=synthetic", "hydra.run.dir=run", "data.root=faces", *options)
-            assert done.returncode == 2
-            assert done.stderr == (
-                "error: run is in use by another process; wait until that has ended, or give another output folder\n"
-            )
-        assert sorted(path.name for path in folder.iterdir()) == [".lock"]
-        done = run_script("train.py", "-m", "data=synthetic", "hydra.sweep.dir=run", "data.root=faces", "seed=0,1")
-        assert done.returncode == 2
-        assert "run is in use by another process" in done.stderr
-    finally:
-        release(folder)
-    claim(folder)
-    release(folder)
-
-
-def test_a_loss_that_is_no_number_ends_training_and_keeps_the_weights_from_before(
-    tiny_config: Make, tmp_path: Path
-) -> None:
-    options = {"batch_size": 4, "max_epochs": 3, "optimizer": {"name": "sgd"}, "learning_rate": 1e30, "model": RESNET}
-    folder = RunFolder(tmp_path / "run")
-    with pytest.raises(
-        TrainingError, match=r"loss is (nan|inf) at step \d+ \(epoch 1\) with a learning rate of 1e\+30"
-    ):
-        train(tiny_config(**options, checkpoint={"every": 1}), folder)
-    saved = torch.load(folder.last, weights_only=True)
-    assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
-
-
-# --- killed from outside ----------------------------------------------------------------------------------
-
-
-def command_of(kind: str, overrides: list[str]) -> list[str]:
-    options = {
-        "koch, listed pairs": ["model.dropout=0.2"],
-        "koch, pairs by names": [
-            "protocol.setting=unrestricted", "augmentation=face", "ema_decay=0.9", "data.split=people",
-        ],
-        "resnet, groups by names": [
-            "model=resnet", "~model.batchnorm", "model.widths=[4,8]", "model.blocks=[1,1]", "objective=ntxent",
-            "protocol.setting=unrestricted", "augmentation=face", "backend=plda", "ema_decay=0.9",
-        ],
-        "resnet, groups of listed pairs": [
-            "model=resnet", "~model.batchnorm", "model.widths=[4,8]", "model.blocks=[1,1]", "objective=ntxent",
-            "objective.views=2", "objective.pair_weight=1", "augmentation=face", "scheduler=cosine", "monitor=val/auc",
-        ],
-    }[kind]  # fmt: skip
-    kept = [word for word in overrides if not (kind.startswith("resnet") and word.startswith("model."))]
-    options = [word for word in options if word != "~model.batchnorm"]
-    return [
-        sys.executable, str(ROOT / "train.py"), *kept, *options, "batch_size=4", "max_epochs=150", "patience=150",
-        "checkpoint.every=7", "resume=true",
-    ]  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(
-    tiny_overrides: list[str], tmp_path: Path, kind: str
-) -> None:
-    """SIGKILL, six times, anywhere between the first step and the end."""
-    rng = random.Random(kind)
-    command = command_of(kind, tiny_overrides)
-
-    def start(folder: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*command, f"hydra.run.dir={folder}"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def seconds_of_training() -> float:
-        return sum(row["seconds"] for row in read_history(tmp_path / "whole/history.csv"))
-
-    assert start("whole").wait(timeout=300) == 0
-    kills = 0
-    while kills < 6:
-        before = (tmp_path / "cut/result.json").stat().st_mtime_ns if kills else 0
-        process = start("cut")
-        while process.poll() is None and not (
-            (tmp_path / "cut/result.json").is_file() and (tmp_path / "cut/result.json").stat().st_mtime_ns > before
-        ):
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 2 + 0.12 * seconds_of_training()))
-        if process.poll() is not None:
-            break  # done before it could be killed
-        process.kill()
-        process.wait()
-        kills += 1
-    assert kills >= 5
-    assert start("cut").wait(timeout=300) == 0
-    assert_equal(tmp_path / "cut", tmp_path / "whole")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-@pytest.mark.parametrize("whom", ["the sweep alone", "the sweep and its jobs"])
-def test_a_sweep_killed_at_random_moments_does_each_job_once(
-    tiny_overrides: list[str], tmp_path: Path, launcher: str, whom: str
-) -> None:
-    """Twelve jobs, five times SIGKILL; under joblib they have processes of their own, which may outlive the sweep."""
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the launcher is an extra")
-    rng = random.Random(launcher + whom)
-    kept = [word for word in tiny_overrides if not word.startswith(("batch_size", "max_epochs"))]
-    command = [
-        sys.executable, str(ROOT / "train.py"), "-m", *kept, "batch_size=4,8", "seed=0,1,2", "model.dropout=0,0.2",
-        "max_epochs=5", "checkpoint.every=5", "resume=true", f"hydra/launcher={launcher}",
-        *(["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []),
-    ]  # fmt: skip
-
-    def start(folder: str) -> subprocess.Popen[bytes]:
-        with (tmp_path / f"{folder}.txt").open("ab") as told:
-            return subprocess.Popen(
-                [*command, f"hydra.sweep.dir={folder}"], cwd=tmp_path, stdout=told, stderr=told,
-                start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-
-    def done(folder: str) -> dict[str, int]:
-        """The finished jobs, and when their predictions were written."""
-        found = {}
-        for file in (tmp_path / folder).glob("*/result.json"):
-            if json.loads(file.read_text())["status"] == "done":
-                found[file.parent.name] = (file.parent / "predictions.csv").stat().st_mtime_ns
-        return found
-
-    began = time.monotonic()
-    assert start("whole").wait(timeout=900) == 0, (tmp_path / "whole.txt").read_text()[-2000:]
-    length = time.monotonic() - began
-    finished: dict[str, int] = {}
-    for _ in range(5):
-        process = start("cut")
-        time.sleep(rng.uniform(0.03, 0.18) * length)
-        assert process.poll() is None, "it was done before it could be killed"
-        if whom == "the sweep alone":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        now = done("cut")
-        assert finished.items() <= now.items()  # what was done stayed as it was
-        finished = now
-    last = start("cut")
-    assert last.wait(timeout=900) == 0, (tmp_path / "cut.txt").read_text()[-2000:]
-    assert finished.items() <= done("cut").items()
-    assert len(done("cut")) == 12
-    for job in range(12):
-        assert_equal(tmp_path / "cut" / str(job), tmp_path / "whole" / str(job))

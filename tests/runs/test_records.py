@@ -1,0 +1,316 @@
+"""The files of a run: what is written is what is read, and damage is an error or a line for the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from siamese.config.schema import TrainConfig
+from siamese.errors import ConfigError
+from siamese.runs import records
+from siamese.runs.records import (
+    FOLD_COLUMNS,
+    HISTORY_COLUMNS,
+    KEY_PATTERNS,
+    OUTCOMES,
+    Exclusion,
+    Membership,
+    Prediction,
+    Result,
+)
+
+Make = Callable[..., TrainConfig]
+
+RESULT: dict[str, Any] = {
+    "status": "done", "name": "tiny", "seed": 0, "n_test": 20, "test/acc": 0.1 + 0.2, "test/acc_ci": [0.25, 1 / 3],
+    "test/auc": None, "tp": 1, "fp": 2, "tn": 3, "fn": 4, "outside_data": False, "run": ["a", "b"],
+    "calibration/slope": 1.5, "version/torch": "2.9.0", "oneshot/20/acc": 0.5, "oneshot/5/acc": 0.75,
+    "oneshot/5/acc_ci": [0.7, 0.8], "oneshot/5/pixels": 0.2, "test/tar@far=0.01": 0.125,
+}  # fmt: skip
+
+HISTORY = [
+    {"epoch": 1.0, "train/loss": 0.1 + 0.2, "val/loss": 1e-17, "lr": 1e-3, "seconds": 0.5},
+    {column: float(index + 2) / 3 for index, column in enumerate(HISTORY_COLUMNS)} | {"epoch": 2.0},
+]
+
+PREDICTIONS = [
+    Prediction("val", "Ann/Ann_0001.jpg", "Bob, the 2nd/Bob_0001.jpg", 0, -1 / 3, 0.1 + 0.2, 0),
+    Prediction("test", 'Ann/"Ann"_0001.jpg', "Ann/Ann_0002.jpg", 1, 5e-324, 1.0, 1),
+]
+
+
+def same(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Equal, with NaN equal to NaN and to an absent key."""
+    return all(
+        one.get(key, math.nan) == other.get(key, math.nan)
+        or (math.isnan(one.get(key, math.nan)) and math.isnan(other.get(key, math.nan)))
+        for key in {*one, *other}
+    )
+
+
+# --- result.json ------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_read_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "result.json"
+    result = Result.model_validate(RESULT)
+    records.write_result(file, result)
+    assert json.loads(file.read_text()) == RESULT
+    assert list(json.loads(file.read_text())) == list(result.as_dict())
+    again = records.read_result(file)
+    assert again == result
+    assert again is not None
+    assert again.as_dict() == RESULT
+    assert records.read_result(file, problems := []) == result
+    assert problems == []
+    assert records.read_result(tmp_path / "result.json") is None
+
+
+def test_keys_can_be_given_as_attributes() -> None:
+    assert Result(test_acc=0.5) == Result.model_validate({"test/acc": 0.5})
+    assert Result(test_acc=0.5).as_dict() == {"test/acc": 0.5}
+
+
+def test_what_a_result_answers() -> None:
+    result = Result.model_validate(RESULT)
+    assert (result.test_acc, result.figure("test/acc")) == (0.1 + 0.2, 0.1 + 0.2)
+    assert [result.figure(key) for key in ("test/auc", "test/eer", "name", "outside_data", "test/acc_ci")] == [None] * 5
+    assert result.counts == (1, 2, 3, 4)
+    assert result.versions == {"torch": "2.9.0"}
+    assert result.ways == [5, 20]
+    assert (result.oneshot(5, "acc_ci"), result.oneshot(20, "pixels")) == ([0.7, 0.8], None)
+    assert result.is_evaluation
+    assert not Result(status="done").is_evaluation
+
+
+def test_every_key_is_documented() -> None:
+    phases = {
+        records.START,
+        records.DATA,
+        records.DONE,
+        records.FOLDS,
+        records.EVALUATION,
+        records.ONESHOT,
+        records.ENDED,
+    }
+    for name, field in Result.model_fields.items():
+        extra = field.json_schema_extra
+        assert field.description, name
+        assert isinstance(extra, dict)
+        assert extra["present"] in phases, name
+        assert isinstance(extra["unit"], str), name
+        assert field.alias is not None
+        assert field.alias.replace("/", "_") == name
+    for _, name, meaning, unit, present in KEY_PATTERNS:
+        assert name
+        assert meaning
+        assert isinstance(unit, str)
+        assert present in phases
+
+
+@pytest.mark.parametrize("key", ["test/accuracy", "test/acc ", "oneshot/five/acc", "version/", "test_figure"])
+def test_a_key_that_is_not_documented_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValidationError, match=f"unknown key '{key}'"):
+        Result.model_validate({"status": "done", key: 1})
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"status": "done", "test/acc": 0.5, key: 1}))
+    with pytest.raises(ConfigError, match=r"result\.json: cannot be read"):
+        records.read_result(file)
+    problems: list[str] = []
+    assert records.read_result(file, problems) == Result(status="done", test_acc=0.5)
+    assert problems == [f"result.json: unusable values were ignored: {key}."]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("status", "finished"), ("seed", "0"), ("seed", True), ("test/acc", "0.5"), ("test/acc_ci", [0.5]), ("tp", 1.5)],
+)
+def test_a_value_of_the_wrong_type_is_refused_or_ignored(tmp_path: Path, key: str, value: object) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({"name": "tiny", key: value}))
+    with pytest.raises(ConfigError, match=r"result\.json: cannot be read .*; restore it or choose another folder"):
+        records.read_result(file)
+    problems: list[str] = []
+    assert records.read_result(file, problems) == Result(name="tiny")
+    assert problems == [f"result.json: unusable values were ignored: {key}."]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_json_lacks_are_refused(value: float) -> None:
+    with pytest.raises(ValidationError):
+        Result.model_validate({"test/acc": value})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"null", b"[" * 100_000])
+def test_a_file_that_is_no_result(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "result.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        records.read_result(file)
+    assert str(caught.value).startswith(f"{file}: cannot be read (")
+    assert "\n" not in str(caught.value)
+    problems: list[str] = []
+    assert records.read_result(file, problems) == Result()
+    assert len(problems) <= 1
+
+
+# --- config.yaml ------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_is_read_as_written(tmp_path: Path, tiny_config: Make) -> None:
+    config = tiny_config(threshold="far:0.01", trainer={"accelerator": "cpu", "max_time": "00:01:00:00"})
+    file = tmp_path / "config.yaml"
+    file.write_text(records.config_text(config))
+    assert records.read_config(file) == config
+    file.write_text(records.config_text(config).replace("batch_size: 8", "batch_size: 0"))
+    with pytest.raises(ConfigError, match=r"config\.yaml: batch_size=0"):
+        records.read_config(file)
+    for content in (b"a: [", b"\xff"):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read as a run's configuration"):
+            records.read_config(file)
+    file.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        records.read_config(file)
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def test_a_history_is_read_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    records.write_history(file, HISTORY)
+    rows = records.read_history(file)
+    assert [list(row) for row in rows] == [list(HISTORY_COLUMNS)] * 2
+    assert all(same(dict(row), wanted) for row, wanted in zip(rows, HISTORY, strict=True))
+    before = file.read_bytes()
+    records.write_history(file, rows)
+    assert file.read_bytes() == before
+    records.write_history(file, [])
+    assert records.read_history(file) == []
+
+
+def test_predictions_are_read_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.csv"
+    records.write_predictions(file, PREDICTIONS)
+    assert records.read_predictions(file) == PREDICTIONS
+    assert [line.rpartition(",")[2] for line in file.read_text().splitlines()] == ["outcome", "tn", "tp"]
+
+
+@pytest.mark.parametrize(("label", "predicted", "outcome"), [(1, 1, "tp"), (0, 1, "fp"), (0, 0, "tn"), (1, 0, "fn")])
+def test_the_outcome_of_a_pair(label: int, predicted: int, outcome: str) -> None:
+    pair = Prediction("test", "a", "b", label, 0.0, 0.5, predicted)
+    assert pair.outcome == outcome
+    assert outcome in OUTCOMES
+
+
+def test_excluded_images_are_read_as_written_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "excluded.csv"
+    records.write_excluded(file, {"b.jpg": 'not an image, "really"', "a.jpg": "file\nmissing"})
+    found = records.read_excluded(file)
+    assert found == [Exclusion("a.jpg", "file\nmissing"), Exclusion("b.jpg", 'not an image, "really"')]
+
+
+def test_memberships_are_read_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "split.csv"
+    assert records.read_memberships(file) is None
+    members = [Membership("Ann/1.jpg", "Ann", "train"), Membership("Böb/1.jpg", "Böb", "test")]
+    records.write_memberships(file, members)
+    assert records.read_memberships(file) == members
+
+
+def test_folds_are_read_as_written(tmp_path: Path) -> None:
+    file = tmp_path / "folds.csv"
+    results = [Result.model_validate({**RESULT, "test/auc": 0.75, "threshold": 0.5}), Result(status="done")]
+    records.write_folds(file, results)
+    rows = records.read_folds(file)
+    assert [row["fold"] for row in rows] == [1, 2]
+    for row, result in zip(rows, results, strict=True):
+        wanted = {key: math.nan if (value := result.figure(key)) is None else value for key in FOLD_COLUMNS[1:]}
+        assert same(dict(row), {"fold": row["fold"], **wanted})
+
+
+READERS: dict[str, tuple[Callable[..., Any], Callable[[Path], None], str]] = {
+    "history.csv": (records.read_history, lambda file: records.write_history(file, HISTORY), "many,0.1,,,,,,"),
+    "predictions.csv": (
+        records.read_predictions, lambda file: records.write_predictions(file, PREDICTIONS), "test,a,b,2,0,0.5,1,tp",
+    ),
+    "excluded.csv": (
+        records.read_excluded, lambda file: records.write_excluded(file, {"a": "b", "c": "d"}), "",
+    ),
+    "folds.csv": (
+        records.read_folds, lambda file: records.write_folds(file, [Result(), Result()]), "1,x,,,,,",
+    ),
+}  # fmt: skip
+"""File: its reader, how to write two rows, and a damaged row."""
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_table_is_an_error_or_a_line_for_the_page(tmp_path: Path, name: str) -> None:
+    read, write, damaged_row = READERS[name]
+    file = tmp_path / name
+    remedy = "; restore the file or choose another folder"
+    problems: list[str] = []
+    assert read(file, problems) == []
+    assert problems == [f"{name} is missing."]
+    with pytest.raises(ConfigError, match=f"{name} is missing{remedy}"):
+        read(file)
+    write(file)
+    whole = read(file, problems := [])
+    assert len(whole) == 2
+    assert problems == []
+    if damaged_row:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(f"{damaged_row}\n")
+        assert len(read(file, problems)) == 2
+        assert problems == [f"{name}: 1 damaged row was ignored."]
+        with pytest.raises(ConfigError, match=f"{name}: 1 damaged row was ignored{remedy}"):
+            read(file)
+    file.write_bytes(b"\xff\xfe")
+    assert read(file, problems := []) == []
+    assert problems[0].startswith(f"{name} cannot be read: ")
+    with pytest.raises(ConfigError, match=remedy):
+        read(file)
+
+
+def test_a_prediction_that_is_cut_short_or_not_finite_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.csv"
+    records.write_predictions(file, PREDICTIONS)
+    head, first, second = file.read_text().splitlines()
+    for row in (first.rpartition(",")[0], second.replace("5e-324", "nan"), second.replace(",1.0,", ",inf,")):
+        file.write_text(f"{head}\n{first}\n{row}\n")
+        assert records.read_predictions(file, problems := []) == PREDICTIONS[:1]
+        assert problems == ["predictions.csv: 1 damaged row was ignored."]
+
+
+def test_a_table_of_memberships_that_is_damaged_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "split.csv"
+    file.write_text("image,person\na,b\n")
+    with pytest.raises(ConfigError, match=r"split\.csv: 1 damaged row was ignored; restore the file"):
+        records.read_memberships(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected", "problem"),
+    [
+        ("a: 1\n", {"a": 1}, None),
+        ("", {}, None),
+        ("- 1\n", {}, "config.yaml holds no keys and values."),
+        ("a: [", {}, "config.yaml cannot be read: "),
+    ],
+)
+def test_a_mapping_for_the_page(tmp_path: Path, content: str, expected: dict[str, int], problem: str | None) -> None:
+    import yaml
+
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    problems: list[str] = []
+    assert records.read_mapping(file, yaml.safe_load, problems) == expected
+    assert len(problems) == (problem is not None)
+    assert not problems or problems[0].startswith(problem or "")
