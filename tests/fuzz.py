@@ -1,7 +1,7 @@
-"""Fuzz the reader of lists or of images, guided by coverage: ``python tests/fuzz.py lists 600`` for ten minutes.
+"""Fuzz the readers of lists or of images, guided by coverage: ``python tests/fuzz.py lists 600`` runs ten minutes.
 
-``make fuzz`` does both. Ends with an error at the first input that is not handled as the readers promise, or takes ten
-seconds or 2 GB; the input is then kept in the working directory, as ``crash-...``.
+``make fuzz`` runs both. The first input that is neither read nor refused properly, or that takes more than ten seconds
+or 2 GB, ends the program with an error and is saved in the working directory as ``crash-...``.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ LISTS = [
 
 
 def images() -> list[bytes]:
-    """A small picture in every format and mode that Pillow writes."""
+    """A small image in every format and mode that Pillow writes."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     found = []
     for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI", "JPEG2000", "DDS"):
         for mode in ("RGB", "L", "P", "RGBA", "CMYK", "I;16"):
             buffer = io.BytesIO()
             try:
-                picture = Image.fromarray(pixels)
-                (picture.convert("L").convert("I").convert(mode) if mode == "I;16" else picture.convert(mode)).save(
+                image = Image.fromarray(pixels)
+                (image.convert("L").convert("I").convert(mode) if mode == "I;16" else image.convert(mode)).save(
                     buffer, kind
                 )
             except (OSError, ValueError, KeyError):
-                continue  # not of this format
+                continue  # the format does not support this mode
             found.append(buffer.getvalue())
     return found
 
 
 def fuzz_lists(content: bytes, file: Path) -> None:
-    """Any content is read, or refused in one printable line that names file and line."""
+    """Check that any content is read, or refused in one printable line that names the file and the line."""
     file.write_bytes(content)
     for read in (read_pairs, read_folds, read_people, read_pair_list):
         try:
             read(file)
         except DataError as error:
-            told = str(error)
-            if not re.fullmatch(rf"{re.escape(str(file))}:(\d+:)? .+", told) or not told.isprintable():
-                raise AssertionError(f"a message that says too little: {told!r}") from None
+            message = str(error)
+            if not re.fullmatch(rf"{re.escape(str(file))}:(\d+:)? .+", message) or not message.isprintable():
+                raise AssertionError(f"the message does not name file and line: {message!r}") from None
 
 
 def fuzz_images(content: bytes, file: Path) -> None:
-    """Any content gives pixels of the shape asked for, or an exception, which leaves the photo out."""
+    """Check that any content gives pixels of the requested shape, or an exception, which excludes the image."""
     file.write_bytes(content)
     for color in (False, True):
         try:
@@ -83,7 +83,7 @@ def fuzz_images(content: bytes, file: Path) -> None:
 
 
 def main(what: str, seconds: str) -> None:
-    """Fuzz ``lists`` or ``images`` for so many seconds; the last lines tell how many inputs were tried."""
+    """Fuzz ``lists`` or ``images`` for this many seconds; the last lines show the number of inputs."""
     targets: dict[str, tuple[Callable[[bytes, Path], None], Callable[[], list[bytes]]]] = {
         "lists": (fuzz_lists, lambda: LISTS),
         "images": (fuzz_images, images),
