@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: each change by itself, within its bounds, from torch's seed alone."""
+"""Augmentation of whole batches: each change on its own, within its bounds, reproducible from torch's seed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def apply(x, seed=0, **options):
     return augment(x, section("augmentation", **options))
 
 
-def test_nothing_switched_on_is_the_same_images():
+def test_without_changes_the_images_are_returned():
     x = noise()
     assert apply(x) is x
 
@@ -61,7 +61,7 @@ def test_changes_stay_in_range_follow_the_seed_and_leave_the_input_alone(options
     assert any(changed)
 
 
-def test_a_flip_is_the_mirror_image_of_about_every_second_one():
+def test_a_flip_mirrors_about_half_of_the_images():
     x = noise(batch=400)
     y = apply(x, flip=True)
     mirrored = [torch.equal(b, a.flip(-1)) for a, b in zip(x, y, strict=True)]
@@ -95,14 +95,14 @@ def test_scale_is_between_its_inverse_and_itself():
     assert 1.35 < float(factor.max()) < 1.5 + 0.02
 
 
-def test_shear_moves_sideways_what_is_above():
+def test_shear_moves_points_above_the_centre_sideways():
     row, column = centres(apply(spot(10, 20), shear=0.3))
     assert torch.allclose(row, torch.tensor(10.0), atol=0.2)
     assert float((column - 20).abs().max()) <= 3.2
     assert float((column - 20).abs().max()) > 2
 
 
-def test_light_changes_mean_and_contrast_alone():
+def test_light_changes_only_mean_and_contrast():
     x = 0.4 + 0.2 * noise(batch=200)
     brighter, sharper = apply(x, brightness=0.1), apply(x, contrast=0.4)
     offset = (brighter - x).flatten(1)
