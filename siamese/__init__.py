@@ -11,7 +11,7 @@ __all__ = ["Match", "Verification", "Verifier"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for only then: torch takes seconds, and a bad configuration is told before."""
+    """Import the verifier on first use: PyTorch takes seconds, and configuration errors are reported without it."""
     if name in __all__:
         from siamese.inference import verifier
 

@@ -1,8 +1,8 @@
-"""A finished run as files for other programs: ONNX, or what `torch.export` saves.
+"""Export a finished run for other programs, as ONNX or in the format of `torch.export`.
 
-Two graphs, so that each photo is embedded once: the encoder, from pixels to embeddings, and the scorer, from two
-embeddings to the score and the calibrated probability. How a photo becomes pixels stands beside them in
-``preprocessing.json``.
+There are two graphs, so that each photo is embedded once: the encoder computes embeddings from pixels, and the scorer
+computes scores and calibrated probabilities from pairs of embeddings. ``preprocessing.json`` describes how a photo
+becomes pixels.
 
 Shapes: N photos or pairs, C channels, H = W pixels, D embedding dimensions.
 """
@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,35 @@ from siamese.data.dataset import to_float
 from siamese.errors import ConfigError, TrainingError
 from siamese.files import replacing, write_bytes_atomically, write_text_atomically
 from siamese.inference.verifier import Verifier
-from siamese.models import norm_pool
 
 log = logging.getLogger(__name__)
 
 AGREES = 1e-4
-"""Most that an exported graph may differ from PyTorch: share of the largest number, or of a probability of 1."""
+"""Largest difference allowed between an exported graph and PyTorch, relative to the largest output (at least 1)."""
 
 LARGEST_BATCH = 2**20
+"""Upper limit of the batch size of a graph."""
 
 FORMATS = ("onnx", "pt2")
 
+Graph = Callable[..., list[NDArray[Any]]]
+"""Arrays -> list of arrays."""
+
 
 class ExportedEncoder(nn.Module):
-    """Pixels, uint8 [N, C, H, W] -> embeddings, float32 [N, D]; mirror images and windows averaged as in the run."""
+    """The encoder, with pixels as input and the views of the run (``flip_average``, ``crop_average``)."""
 
     def __init__(self, verifier: Verifier) -> None:
         super().__init__()
         self.network = verifier.network
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """As above."""
+        """Embed pixels, uint8 [N, C, H, W] -> float32 [N, D]."""
         return self.network.embed(to_float(pixels)).float()
 
 
 class ExportedScorer(nn.Module):
-    """Embeddings of both photos of each pair, float32 [N, D] -> scores and probabilities of "same", float32 [N]."""
+    """The head or back end, followed by the calibration."""
 
     def __init__(self, verifier: Verifier) -> None:
         super().__init__()
@@ -60,28 +63,28 @@ class ExportedScorer(nn.Module):
         self.slope, self.intercept = verifier.decision.calibration
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """As above."""
+        """Score embeddings, float32 [N, D] twice -> scores and probabilities of "same person", float32 [N] each."""
         score = self.head(first, second)
         return score.float(), torch.sigmoid(self.slope * score + self.intercept).float()
 
 
 def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
-    """Write ``encoder``, ``scorer`` and ``preprocessing.json`` of a run into a folder, which is made when missing.
+    """Write the encoder, the scorer and ``preprocessing.json`` of a run into a folder.
 
-    Every graph takes any number of photos or pairs. What was written is loaded again and compared with PyTorch on three
-    batches, of sizes other than the one it was traced with.
+    The graphs take any number of photos or pairs. Each file is loaded again and compared with PyTorch on batches of
+    three sizes, none of which is the traced one.
 
     Args:
-        run: the folder of a finished run.
-        folder: where to.
+        run: folder of a finished run.
+        folder: output folder, created if missing.
         kind: one of `FORMATS`.
 
     Returns:
-        by how much each graph differs from PyTorch, in the units of `AGREES`.
+        name of the graph -> largest difference from PyTorch, defined as for `AGREES`.
 
     Raises:
-        UserError: the run cannot be used, or the packages that write the format are missing.
-        TrainingError: a graph differs by more than `AGREES`.
+        UserError: the run cannot be used, or a package that the format needs is missing.
+        TrainingError: a graph differs from PyTorch by more than `AGREES`.
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind}: give one of {', '.join(FORMATS)}")
@@ -90,10 +93,10 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
             import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
         except ImportError as error:
-            raise ConfigError(f"--format onnx needs {error.name}; pip install 'siamese[export]'") from None
+            raise ConfigError(f"--format onnx: {error.name} is not installed; pip install 'siamese[export]'") from None
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; name a folder")
-    verifier = Verifier.load(run, plain=True)
+        raise ConfigError(f"{folder} is a file; give a folder")
+    verifier = Verifier.load(run, direct=True)
     verifier.network.to("cpu")
     folder.mkdir(parents=True, exist_ok=True)
     options, dimensions = verifier.options, verifier.network.encoder.embedding_dim
@@ -116,7 +119,8 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
     ):
         file = folder / f"{name}.{kind}"
         _write(file, module, inputs(2), outputs)
-        differences[name] = max(_difference(file, module, inputs(n)) for n in (1, 3, 8))
+        graph = load_graph(file)
+        differences[name] = max(difference_from_pytorch(graph, module, inputs(n)) for n in (1, 3, 8))
         if not differences[name] <= AGREES:
             raise TrainingError(f"{file}: differs from PyTorch by {differences[name]:.1e}, more than {AGREES:.0e}")
         log.info("%s: differs from PyTorch by at most %.1e", file, differences[name])
@@ -132,14 +136,14 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
 
 def _write(file: Path, module: nn.Module, inputs: tuple[Tensor, ...], outputs: list[str]) -> None:
     n = torch.export.Dim("n", min=1, max=LARGEST_BATCH)
-    with torch.no_grad(), plain_layers(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what tracing says of our layers is checked below
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # warnings of the tracer; the file is compared with PyTorch afterwards
         program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: n} for _ in inputs))
         if file.suffix == ".pt2":
             content = io.BytesIO()
             try:
                 torch.export.save(program, content)
-            except Exception as error:  # of a private class; torch 2.6 cannot write a batch of any size
+            except Exception as error:  # its class is private; torch 2.6 cannot save a graph for any batch size
                 raise ConfigError(
                     f"--format pt2: torch {torch.__version__} cannot save this network ({type(error).__name__}); "
                     "install a newer torch, or give --format onnx"
@@ -147,7 +151,7 @@ def _write(file: Path, module: nn.Module, inputs: tuple[Tensor, ...], outputs: l
             write_bytes_atomically(file, content.getvalue())
         else:
             names = ["pixels"] if len(inputs) == 1 else ["first", "second"]
-            with contextlib.redirect_stdout(io.StringIO()):  # it tells each step
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
                 graph = torch.onnx.export(
                     program, dynamo=True, input_names=names, output_names=outputs, external_data=False
                 )
@@ -156,19 +160,20 @@ def _write(file: Path, module: nn.Module, inputs: tuple[Tensor, ...], outputs: l
                 graph.save(temporary, external_data=False)
 
 
-def _difference(file: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+def difference_from_pytorch(graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """Run a graph and its module on the same inputs; returns the largest difference, defined as for `AGREES`."""
     with torch.no_grad():
         expected = module(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)
-    found = load_graph(file)(*(tensor.numpy() for tensor in inputs))
+    found = graph(*(tensor.numpy() for tensor in inputs))
     return max(
         float(np.abs(one - other.numpy()).max() / max(1.0, float(other.abs().max())))
         for one, other in zip(found, expected, strict=True)
     )
 
 
-def load_graph(file: Path) -> Any:
-    """An exported file as a function of arrays that gives a list of arrays, on the CPU."""
+def load_graph(file: Path) -> Graph:
+    """Load an exported file as a function of arrays, which runs on the CPU."""
     if file.suffix == ".pt2":
         module = torch.export.load(file).module()
 
@@ -182,15 +187,9 @@ def load_graph(file: Path) -> Any:
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
-    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
 
+    def run(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return outputs
 
-@contextlib.contextmanager
-def plain_layers() -> Iterator[None]:
-    """Within, layers of our own that are compiled are torch's, which other programs know too; the same numbers."""
-    fits = norm_pool._fits
-    norm_pool._fits = lambda x: False
-    try:
-        yield
-    finally:
-        norm_pool._fits = fits
+    return run

@@ -1,4 +1,4 @@
-"""What an answer about two photos rests on: occlusion maps (Zeiler and Fergus 2014, section 4.2)."""
+"""Occlusion maps: how much each part of two photos changes the score (Zeiler and Fergus 2014, section 4.2)."""
 
 from __future__ import annotations
 
@@ -18,45 +18,50 @@ from siamese.data.dataset import to_float
 from siamese.errors import DataError
 from siamese.files import replacing
 from siamese.inference.verifier import Photo, Verification, Verifier
-from siamese.report.examples import explanation_file, pick_examples
+from siamese.report.examples import occlusion_map_file, pick_examples
 from siamese.report.text import probability
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import read_predictions
+from siamese.scoring.device import exact_convolutions
 
 log = logging.getLogger(__name__)
 
 WINDOW = 0.2
-"""Side of what is covered at a time, as a share of the image's; it moves by half of that."""
+"""Side of the covered square, as a fraction of the image side. The square moves in steps of half its side."""
 
 GAP = 8
 """Pixels between two maps."""
 
-AT_A_TIME = 32
-"""Covered images embedded together."""
+BATCH = 32
+"""Covered images that are embedded at once."""
+
+GREEN, MAGENTA = (0, 158, 115), (204, 50, 150)
+"""RGB colours of parts that raise and that lower the probability of "same person"."""
 
 
-class Explanation(NamedTuple):
-    """What each part of two photos adds to the answer.
+class OcclusionMaps(NamedTuple):
+    """How much each part of two photos changes the score.
 
     Attributes:
-        photos: both as the network saw them, uint8 [2, H, W, C].
-        relevance: float32 [2, H, W], in units of the logit: by how much "same" loses where this is covered, which is
-            negative where it speaks for two people.
+        photos: both photos as the network sees them, uint8 [2, H, W, C].
+        relevance: float32 [2, H, W], logits: how far the calibrated logit drops if this part is covered. Positive
+            parts raise the probability of "same person", negative parts lower it.
     """
 
     photos: NDArray[np.uint8]
     relevance: NDArray[np.float32]
 
 
-def explain_pair(verifier: Verifier, first: Photo, second: Photo) -> Explanation:
-    """Cover each part of either photo with the photo's mean and see how the logit changes; the other stays whole.
+def occlusion_maps(verifier: Verifier, first: Photo, second: Photo) -> OcclusionMaps:
+    """Compute the occlusion maps of two photos: cover parts of one photo at a time and compare it with the other.
 
-    The logit is the calibrated one, whose sigmoid is the probability, of one view of each photo.
+    The covered square has the mean value of its photo. Views at test time (``flip_average``, ``crop_average``) are not
+    averaged.
 
     Args:
-        verifier: of a run.
-        first: a file or a picture.
-        second: likewise.
+        verifier: the network of a finished run.
+        first: a file or an opened image.
+        second: a file or an opened image.
 
     Raises:
         DataError: a photo cannot be used.
@@ -67,7 +72,7 @@ def explain_pair(verifier: Verifier, first: Photo, second: Photo) -> Explanation
     side = x_2CHW.shape[-1]
     window = max(1, round(WINDOW * side))
     maps = []
-    with torch.no_grad():
+    with torch.no_grad(), exact_convolutions():
         z_2D = encoder(x_2CHW)
         for k in (0, 1):
             other_1D = z_2D[1 - k : 2 - k]
@@ -78,77 +83,81 @@ def explain_pair(verifier: Verifier, first: Photo, second: Photo) -> Explanation
                 logit_B: Tensor = slope * head(*(pair if first else pair[::-1])).float()
                 return logit_B
 
-            covered_1CHW = Occlusion(logit).attribute(
+            map_1CHW = Occlusion(logit).attribute(
                 x_2CHW[k : k + 1],
                 sliding_window_shapes=(x_2CHW.shape[1], window, window),
                 strides=(x_2CHW.shape[1], max(1, window // 2), max(1, window // 2)),
                 baselines=float(x_2CHW[k].mean()),
-                perturbations_per_eval=AT_A_TIME,
+                perturbations_per_eval=BATCH,
             )
-            maps.append(covered_1CHW[0].mean(0))
+            maps.append(map_1CHW[0].mean(0))
     relevance: NDArray[np.float32] = torch.stack(maps).float().cpu().numpy()
-    return Explanation(pixels.permute(0, 2, 3, 1).numpy(), relevance)
+    return OcclusionMaps(pixels.permute(0, 2, 3, 1).numpy(), relevance)
 
 
-def overlay(explanation: Explanation, height: int = 250) -> list[Image.Image]:
-    """Both photos in grey, RGB of that height, what speaks for one person in green and for two people in magenta.
+def overlay(maps: OcclusionMaps, height: int = 250) -> list[Image.Image]:
+    """Draw both maps in `GREEN` and `MAGENTA` over the grey photos; two RGB images, ``height`` pixels square.
 
-    The colours of both have the same scale; the strongest part of either is half covered by its colour.
+    Both images have the same colour scale. At the strongest part of either, the colour is half opaque.
     """
-    scale = float(np.abs(explanation.relevance).max()) or 1.0
+    scale = float(np.abs(maps.relevance).max()) or 1.0
     pictures = []
-    for photo, relevance in zip(explanation.photos, explanation.relevance, strict=True):
+    for photo, relevance in zip(maps.photos, maps.relevance, strict=True):
         grey = ImageOps.grayscale(Image.fromarray(photo.squeeze(-1) if photo.shape[-1] == 1 else photo))
         base = np.asarray(grey.convert("RGB").resize((height, height), Image.Resampling.BICUBIC), dtype=np.float32)
         smooth = Image.fromarray(relevance / scale).resize((height, height), Image.Resampling.BILINEAR)
         strength = np.asarray(smooth)[..., None]
-        colour = np.where(strength > 0, np.array([0, 158, 115]), np.array([204, 50, 150]))
+        colour = np.where(strength > 0, np.array(GREEN), np.array(MAGENTA))
         share = np.abs(strength) / 2
         pictures.append(Image.fromarray(((1 - share) * base + share * colour).clip(0, 255).astype(np.uint8)))
     return pictures
 
 
-def explain_examples(run: Path) -> int:
-    """Draw what the answers about the pairs of a run's gallery rest on, for its page to show; returns how many.
+def save_gallery_maps(run: Path) -> int:
+    """Save the occlusion maps of the pairs in a run page's gallery; returns the number of pairs.
+
+    Pairs with an unusable photo are skipped with a warning.
 
     Raises:
         UserError: the run cannot be used.
     """
     verifier = Verifier.load(run)
-    predictions = read_predictions(RunFolder(run).predictions, [])
-    shown = [p for p in predictions if p.split == "test"] or predictions
-    result = RunFolder(run).result
+    folder = RunFolder(run)
+    predictions = read_predictions(folder.predictions, [])
+    shown = [prediction for prediction in predictions if prediction.split == "test"] or predictions
+    result = folder.result
     root = Path((result and result.image_root) or "")
-    drawn = 0
+    saved = 0
     for examples in pick_examples(shown):
-        for pair in (*examples.confident, *examples.doubtful):
+        for pair in (*examples.confident, *examples.uncertain):
             try:
-                maps = overlay(explain_pair(verifier, root / pair.image1, root / pair.image2))
+                left, right = overlay(occlusion_maps(verifier, root / pair.image1, root / pair.image2))
             except DataError as error:
-                log.warning("left out: %s", error)
+                log.warning("skipped: %s", error)
                 continue
-            sheet = Image.new("RGB", (2 * maps[0].width + GAP, maps[0].height), "white")
-            sheet.paste(maps[0], (0, 0))
-            sheet.paste(maps[1], (maps[0].width + GAP, 0))
-            file = explanation_file(run, pair)
+            sheet = Image.new("RGB", (left.width + GAP + right.width, left.height), "white")
+            sheet.paste(left, (0, 0))
+            sheet.paste(right, (left.width + GAP, 0))
+            file = occlusion_map_file(run, pair)
             file.parent.mkdir(exist_ok=True)
             with replacing(file) as temporary:
                 sheet.save(temporary, "JPEG", quality=80)
-            drawn += 1
-    return drawn
+            saved += 1
+    return saved
 
 
-def explanation_figure(explanation: Explanation, answer: Verification) -> Figure:
-    """Both photos above their maps, with the answer."""
+def occlusion_figure(maps: OcclusionMaps, verification: Verification) -> Figure:
+    """Draw both photos above their occlusion maps, with the decision as the title."""
     figure = Figure(figsize=(5, 5.4), facecolor="white")
-    said = "same person" if answer.same else "different people"
-    figure.suptitle(f"{said}: {probability(answer.probability)} (threshold {answer.threshold:.3f})", fontsize=11)
-    maps = overlay(explanation)
+    decision = "same person" if verification.same else "different people"
+    title = f"{decision}: {probability(verification.probability)} (threshold {verification.threshold:.3f})"
+    figure.suptitle(title, fontsize=11)
+    overlaid = overlay(maps)
     for k in (0, 1):
-        photo = explanation.photos[k]
-        for row, picture in enumerate((photo.squeeze(-1) if photo.shape[-1] == 1 else photo, np.asarray(maps[k]))):
+        photo = maps.photos[k]
+        for row, picture in enumerate((photo.squeeze(-1) if photo.shape[-1] == 1 else photo, np.asarray(overlaid[k]))):
             axes = figure.add_axes((0.03 + 0.49 * k, 0.47 - 0.43 * row, 0.45, 0.42))
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
             axes.set_axis_off()
-    figure.text(0.5, 0.015, "green speaks for one person, magenta for two", ha="center", fontsize=9)
+    figure.text(0.5, 0.015, "green parts raise the probability, magenta parts lower it", ha="center", fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""A finished run as something to ask: whether two photos show the same person, who is on one, and why.
+"""Use a finished run: verify that two photos show the same person, or identify the person on a photo.
 
     from siamese import Verifier
     verifier = Verifier.load("outputs/DATE/TIME")
@@ -32,17 +32,17 @@ from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.scores import embed_images, score_embeddings
 
 Photo = str | Path | Image.Image
-"""A file, or a picture that is open."""
+"""A file, or an opened image."""
 
 
 class Verification(NamedTuple):
-    """The answer about two photos.
+    """The decision on two photos.
 
     Attributes:
-        same: whether they are said to show one person.
-        probability: of that, calibrated on the run's validation pairs.
-        threshold: on the probability, from which they are said to.
-        score: of the network or its back end, before calibration.
+        same: whether the photos are judged to show the same person: the probability is at least the threshold.
+        probability: probability of "same person", calibrated on the validation pairs of the run.
+        threshold: decision boundary on the probability.
+        score: raw output of the head or back end, before calibration.
     """
 
     same: bool
@@ -52,7 +52,13 @@ class Verification(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Somebody of a gallery: their photo that is most like the one asked for, and the answer about both."""
+    """A person of a gallery.
+
+    Attributes:
+        person: name of the person.
+        photo: the photo of this person that is most similar to the photo to identify; empty for an opened image.
+        verification: the decision on both photos.
+    """
 
     person: str
     photo: str
@@ -60,12 +66,15 @@ class Match(NamedTuple):
 
 
 class Verifier:
-    """The best network of a finished run, with the preprocessing, calibration and threshold that belong to it.
+    """The best network of a finished run, with its preprocessing, calibration and threshold.
 
     Attributes:
-        run: the folder of the run.
-        options: how a photo becomes the network's input.
-        decision: how a score becomes an answer.
+        run: folder of the run.
+        network: network in evaluation mode, on ``device``.
+        options: how a photo becomes the input of the network.
+        decision: how a score becomes a probability and a decision.
+        device: where to compute.
+        bf16: whether to compute under bf16 autocast.
     """
 
     def __init__(
@@ -80,21 +89,22 @@ class Verifier:
         self.bf16 = bf16
 
     @classmethod
-    def load(cls, run: str | Path, plain: bool = False) -> Verifier:
-        """The verifier of a run folder; computes on a GPU where there is one and the run did not exclude it.
+    def load(cls, run: str | Path, direct: bool = False) -> Verifier:
+        """Load a finished run. It computes on a GPU if there is one, unless the run was configured for the CPU.
 
         Args:
-            run: the folder.
-            plain: convolve directly even where the run went through spectra; the same to rounding.
+            run: folder of the run.
+            direct: use direct convolutions even if the run computed them by Fourier transform; results differ by
+                rounding only.
 
         Raises:
-            ConfigError: no finished run with weights is there.
+            ConfigError: the folder holds no finished run with weights.
             DataError: a file of the run is damaged.
         """
         finished = find_run(run)
         if finished.result.is_evaluation:
             raise ConfigError(f"run={run} is an evaluation; give the run that it scored: {finished.result.run}")
-        if plain:
+        if direct:
             finished = finished._replace(result=finished.result.model_copy(update={"convolution": "direct"}))
         arithmetic, device = recorded_arithmetic(finished.result), pick_device(finished.config)
         bf16 = arithmetic.bf16 and (device.type == "cuda" or cpu_has_bf16())
@@ -102,10 +112,10 @@ class Verifier:
         return cls(Path(run), load_scorer(finished), finished.config.data, decision, device, bf16)
 
     def read(self, photo: Photo) -> NDArray[np.uint8]:
-        """A photo as the network's input, uint8 [C, H, W].
+        """Prepare a photo as input of the network, uint8 [C, H, W].
 
         Raises:
-            DataError: it cannot be used; the message names it and the reason.
+            DataError: the photo cannot be used.
         """
         try:
             if isinstance(photo, Image.Image):
@@ -118,20 +128,25 @@ class Verifier:
             raise DataError(f"{name}: {why_unusable(error)}; give another photo") from None
 
     def embed(self, photos: Iterable[Photo]) -> NDArray[np.float32]:
-        """The embeddings of photos, float32 [N, D]; errors as of `read`."""
+        """Embed photos -> float32 [N, D]; raises as `read`."""
         read = [self.read(photo) for photo in photos]
         if not read:
             return np.empty((0, self.network.encoder.embedding_dim), np.float32)
         return self.embed_pixels(torch.from_numpy(np.stack(read)))
 
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
-        """The embeddings of what `read` gave: uint8 [N, C, H, W] -> float32 [N, D]."""
+        """Embed photos prepared by `read`, uint8 [N, C, H, W] -> float32 [N, D]."""
         z_ND = embed_images(self.network, pixels, torch.arange(len(pixels)), self.device, self.bf16)
         embeddings: NDArray[np.float32] = z_ND.float().cpu().numpy()
         return embeddings
 
     def compare(self, embeddings: NDArray[np.float32], pairs: Sequence[tuple[int, int]]) -> list[Verification]:
-        """The answers about pairs of rows of what `embed` gave, float32 [N, D]."""
+        """Verify pairs of embedded photos.
+
+        Args:
+            embeddings: result of `embed`, float32 [N, D].
+            pairs: rows of ``embeddings``.
+        """
         if not len(pairs):
             return []
         z_ND = torch.from_numpy(embeddings).to(self.device)
@@ -141,31 +156,31 @@ class Verifier:
         return [Verification(bool(same), float(p), threshold, float(score)) for score, p, same in answers]
 
     def verify(self, first: Photo, second: Photo) -> Verification:
-        """Whether two photos show the same person; errors as of `read`."""
+        """Decide whether two photos show the same person; raises as `read`."""
         return self.compare(self.embed([first, second]), [(0, 1)])[0]
 
     def identify(self, gallery: Mapping[str, Sequence[Photo]], photo: Photo) -> list[Match]:
-        """The people of a gallery, the likeliest first; each is judged by their photo that is most like the one given.
+        """Rank the people of a gallery by the score of their most similar photo, highest first.
 
         Args:
-            gallery: names -> photos, one or more each.
-            photo: of whom is asked for.
+            gallery: name of a person -> one or more photos.
+            photo: the photo to identify.
 
         Raises:
-            DataError: the gallery is empty, or as of `read`.
+            DataError: the gallery is empty, or a photo cannot be used.
         """
         listed = [(name, one) for name, photos in gallery.items() for one in photos]
         if not listed:
-            raise DataError("the gallery is empty; give a photo of each person")
+            raise DataError("the gallery is empty; give at least one photo of each person")
         names = [(name, "" if isinstance(one, Image.Image) else str(one)) for name, one in listed]
         return self.rank(self.embed([photo, *(one for _, one in listed)]), names)
 
     def rank(self, embeddings: NDArray[np.float32], names: Sequence[tuple[str, str]]) -> list[Match]:
-        """As `identify`, of embeddings, float32 [N + 1, D].
+        """Rank the people of a gallery, as `identify`, from embeddings.
 
         Args:
-            embeddings: of the photo that is asked about, and then of the gallery's.
-            names: the person and the name of each photo of the gallery.
+            embeddings: float32 [N + 1, D]: of the photo to identify, followed by the N photos of the gallery.
+            names: person and name of each photo of the gallery.
         """
         answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))])
         matches = [Match(*name, answer) for name, answer in zip(names, answers, strict=True)]

@@ -36,8 +36,8 @@ def pick_device(config: TrainConfig) -> torch.device:
 def exact_convolutions() -> Iterator[None]:
     """Context in which float32 convolutions on a GPU use float32.
 
-    By default torch rounds their inputs to the ten bits of TF32, so that a GPU would score a run differently than a
-    CPU. (It does not do so for matrix products.)
+    By default PyTorch rounds their inputs to the ten bits of TF32, and a GPU would score a run differently than a CPU.
+    (It does not round the inputs of matrix products.)
     """
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

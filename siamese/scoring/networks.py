@@ -28,53 +28,58 @@ from siamese.scoring.precision import recorded_arithmetic
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError
 )  # fmt: skip
-"""What reading a checkpoint raises that is none, is cut short, or holds code."""
+"""Errors of reading a file that is not a checkpoint, is incomplete, or contains code."""
 
 
 def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool = False) -> SiameseNetwork:
-    """The network of a run with the weights of a checkpoint, on the CPU, in evaluation mode.
+    """Load the network of a run from a checkpoint, on the CPU, in evaluation mode.
 
-    Where the checkpoint has an average of the weights, that is it.
+    If the checkpoint contains averaged weights (``ema_decay``), the network has these.
 
     Args:
-        source: a checkpoint file, or what was read from one.
-        config: of the run.
-        dft: compute costly convolutions through spectra.
+        source: a checkpoint file, or its contents.
+        config: configuration of the run.
+        dft: compute large convolutions by Fourier transform.
 
     Raises:
-        DataError: the file is missing, is no checkpoint, holds more than plain data, or has other weights than
-            the configuration describes.
+        DataError: the file is missing or is not a checkpoint of plain data, or its weights do not fit the
+            configuration.
     """
     try:
         checkpoint = source if isinstance(source, dict) else torch.load(source, map_location="cpu", weights_only=True)
         state = checkpoint["state_dict"]
     except FileNotFoundError:
-        raise DataError(f"{source}: no such checkpoint; name the folder of a run that kept its weights") from None
+        raise DataError(f"{source}: no such checkpoint; give the folder of a run that kept its weights") from None
     except UNREADABLE as error:
-        raise DataError(f"{source}: is no checkpoint that can be loaded safely ({first_line(error)})") from None
+        raise DataError(f"{source}: is not a checkpoint that can be loaded safely ({first_line(error)})") from None
     prefix = "average.module." if "average.n_averaged" in state else "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    with torch.device("meta"):  # nothing is allocated or drawn: the checkpoint's tensors become the parameters
+    with torch.device("meta"):  # allocates and draws nothing: the tensors of the checkpoint become the parameters
         network = network_of(config, dft, pretrained=False)
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise DataError(f"{source}: its weights do not fit the run's config.yaml ({first_line(error)})") from None
+        raise DataError(f"{source}: the weights do not fit the run's config.yaml ({first_line(error)})") from None
     return network.eval()
 
 
 def save_backend(head: nn.Module, file: Path) -> None:
-    """Write a fitted head (`siamese.models.backends`) all or nothing; its folder is made."""
+    """Write a fitted back end (`siamese.models.backends`) atomically; creates the folder if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         torch.save(head.state_dict(), temporary)
 
 
 def load_backend(file: Path, config: BackendConfig, embedding_dim: int) -> nn.Module:
-    """The head that `save_backend` wrote.
+    """Load a back end that `save_backend` wrote.
+
+    Args:
+        file: the file.
+        config: configuration of the back end.
+        embedding_dim: dimensions of an embedding.
 
     Raises:
-        DataError: the file is missing, damaged, or of another kind or size.
+        DataError: the file is missing or damaged, or holds a back end of another kind or size.
     """
     name, bare = config.name, BACKENDS[config.name](embedding_dim)
     head: nn.Module = bare
@@ -85,14 +90,16 @@ def load_backend(file: Path, config: BackendConfig, embedding_dim: int) -> nn.Mo
             head = CohortHead(bare, config.cohort, size=len(state["key"]))
         head.load_state_dict(state)
     except FileNotFoundError:
-        raise DataError(f"{file}: no such file; give backend={name} to eval.py, which fits it anew") from None
+        raise DataError(f"{file}: no such file; fit the back end again: eval.py backend={name}") from None
     except UNREADABLE as error:
-        raise DataError(f"{file}: is no fitted backend={name} ({first_line(error)}); give it to eval.py") from None
+        raise DataError(
+            f"{file}: is not a fitted backend={name} ({first_line(error)}); fit it again: eval.py backend={name}"
+        ) from None
     return head
 
 
 def first_line(error: BaseException) -> str:
-    """The first sentence of an error's message, at most 300 characters."""
+    """Return the first sentence of an error message, at most 300 characters."""
     return " ".join(str(error).split(". ")[0].split())[:300] or type(error).__name__
 
 
@@ -120,7 +127,7 @@ def load_scorer(run: FinishedRun, refit: bool = False, data: PairDataset | None 
 
 
 def recorded_decision(result: Result) -> Decision:
-    """The calibration and the threshold that were chosen when the run was trained."""
+    """Return the calibration and the threshold that were chosen when the run was trained."""
     slope, intercept, threshold = result.calibration_slope, result.calibration_intercept, result.threshold
     assert slope is not None
     assert intercept is not None

@@ -1,4 +1,4 @@
-"""Scores of pairs from a network and the decoded images: the one way that training, eval.py and others score."""
+"""Embed decoded images and score pairs, for training, eval.py and the verifier alike."""
 
 from __future__ import annotations
 
@@ -8,34 +8,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from siamese.data.dataset import to_float
-from siamese.models.backends import (
-    CohortHead,
-)
+from siamese.models.backends import CohortHead
 from siamese.models.siamese import SiameseNetwork
 from siamese.scoring.device import exact_convolutions
 
 CHUNK = 128
-"""Images embedded at a time: enough to share what is done once a batch; 0.6 GB of activations in float32."""
+"""Images embedded at once: enough for efficient batches, with 0.6 GB of activations in float32."""
 
 
 @torch.inference_mode()
 def score_pairs(
     network: SiameseNetwork, pixels: Tensor, indices: Tensor, device: torch.device, bf16: bool = False
 ) -> NDArray[np.float32]:
-    """Score pairs of images; each distinct image is embedded once, in the order of its index.
+    """Score pairs of images.
 
-    The result depends only on the arguments: neither on the batch size of training nor on what else is scored
-    with the same call.
+    Each distinct image is embedded once, in the order of its index, so the scores do not depend on the batch size of
+    training.
 
     Args:
         network: left in evaluation mode, on ``device``.
         pixels: uint8 [N, C, H, W].
         indices: int64 [P, 2], rows of ``pixels``.
-        device: where to compute.
+        device: device to compute on.
         bf16: compute under bf16 autocast.
 
     Returns:
-        float32 [P]: logits where the network was trained with the binary cross-entropy and has its own head.
+        float32 [P]; logits if the network was trained with ``objective=bce`` and has no back end.
     """
     distinct, position = torch.unique(indices, return_inverse=True)
     return score_embeddings(network.head, embed_images(network, pixels, distinct, device, bf16), position, bf16)
@@ -43,11 +41,21 @@ def score_pairs(
 
 @torch.inference_mode()
 def score_embeddings(head: nn.Module, z_ND: Tensor, indices: Tensor, bf16: bool = False) -> NDArray[np.float32]:
-    """As `score_pairs`, of what `embed_images` gave: ``indices``, int64 [P, 2], are rows of ``z_ND``."""
+    """Score pairs of embeddings.
+
+    Args:
+        head: head or back end.
+        z_ND: result of `embed_images`.
+        indices: int64 [P, 2], rows of ``z_ND``.
+        bf16: compute under bf16 autocast.
+
+    Returns:
+        float32 [P].
+    """
     indices = indices.to(z_ND.device)
     with torch.autocast(z_ND.device.type, torch.bfloat16, enabled=bf16):
         if isinstance(head, CohortHead) and len(z_ND):
-            # Each image is compared with the cohort once, in however many pairs it is.
+            # Compare each image with the cohort once, not once for each of its pairs.
             mean_N, std_N = map(torch.cat, zip(*map(head.statistics, z_ND.split(CHUNK)), strict=True))
             logits = [
                 head.relative(head.head(z_ND[i], z_ND[j]), (mean_N[i], std_N[i]), (mean_N[j], std_N[j]))
@@ -69,7 +77,7 @@ def embed_images(
         network: left in evaluation mode, on ``device``.
         pixels: uint8 [N, C, H, W].
         rows: int64 [B], rows of ``pixels``.
-        device: where to compute.
+        device: device to compute on.
         bf16: compute under bf16 autocast.
 
     Returns:

@@ -22,13 +22,13 @@ def test_a_back_end_comes_back_from_its_file(name, cohort, tmp_path):
     again = load_backend(tmp_path / "checkpoints/backend.ckpt", config, D)
     z1, z2, _ = pairs(*faces(20, 3), number=20)
     assert torch.equal(again(z1, z2), head(z1, z2))
-    with pytest.raises(DataError, match=f"no fitted backend={name}"):
+    with pytest.raises(DataError, match=f"not a fitted backend={name}"):
         load_backend(tmp_path / "checkpoints/backend.ckpt", config, D + 1)
     with pytest.raises(DataError, match="no such file"):
         load_backend(tmp_path / "other.ckpt", config, D)
     if name != "l1":
         other = section("backend", name=name, cohort=0 if cohort else 5)
-        with pytest.raises(DataError, match=f"no fitted backend={name}"):
+        with pytest.raises(DataError, match=f"not a fitted backend={name}"):
             load_backend(tmp_path / "checkpoints/backend.ckpt", other, D)
 
 

@@ -13,11 +13,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from configs import eval_config, train_config
 from conftest import read_rows, run, without_times
 from PIL import Image
 
-from siamese.config import schema as configuration
-from siamese.config.schema import EvalConfig, TrainConfig
+from siamese.config.schema import TrainConfig
+from siamese.config.section import to_plain
 from siamese.errors import ConfigError, DataError
 from siamese.models.build import network_of
 from siamese.objectives.pairs import BinaryCrossEntropy
@@ -42,8 +43,8 @@ Make = Callable[..., TrainConfig]
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> tuple[TrainConfig, Path, dict[str, Any]]:
     """One finished run with TensorBoard, shared by the tests that only look at it."""
     base = tmp_path_factory.mktemp("finished")
-    config = TrainConfig.model_validate(
-        {
+    config = train_config(
+        **{
             "name": "shared", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0,
             "max_epochs": 3, "patience": 5, "objective": {"name": "bce"}, "optimizer": {"name": "adam"},
             "model": {"name": "koch", "batchnorm": True, "widths": [4, 4, 8, 8], "embedding_dim": 16},
@@ -149,7 +150,7 @@ def test_history_has_a_row_an_epoch_and_the_best_weights_are_those_tested(finish
 def test_checkpoints_hold_plain_data_only(finished: Finished) -> None:
     config, path, _ = finished
     best = torch.load(path / "checkpoints" / "best.ckpt", weights_only=True)
-    assert best["config"] == configuration.to_plain(config)
+    assert best["config"] == to_plain(config)
     assert "optimizer_states" not in best
 
 
@@ -166,14 +167,14 @@ def test_what_is_kept_of_a_finished_run(tiny_config: Make, tmp_path: Path) -> No
     assert (last["epoch"], len(last["optimizer_states"])) == (2, 1)
     assert (
         evaluate(
-            EvalConfig.model_validate({"run": str(tmp_path / "all"), "protocol": {"name": "view1"}}),
+            eval_config(**{"run": str(tmp_path / "all"), "protocol": {"name": "view1"}}),
             RunFolder(tmp_path / "eval"),
         )["test/loss"]
         == results["none"]["test/loss"]
     )
     with pytest.raises(ConfigError, match="checkpoint=none"):
         evaluate(
-            EvalConfig.model_validate({"run": str(tmp_path / "none"), "protocol": {"name": "view1"}}),
+            eval_config(**{"run": str(tmp_path / "none"), "protocol": {"name": "view1"}}),
             RunFolder(tmp_path / "eval2"),
         )
     again = run(tiny_config(checkpoint="none", resume=True), tmp_path / "none")
@@ -353,7 +354,7 @@ def test_a_folder_whose_configuration_was_refused_can_be_used_again(tiny_config:
 
 def test_eval_gives_exactly_the_figures_of_training(finished: Finished, tmp_path: Path) -> None:
     _, path, result = finished
-    config = EvalConfig.model_validate({"run": str(path), "protocol": {"name": "view1"}})
+    config = eval_config(**{"run": str(path), "protocol": {"name": "view1"}})
     again = evaluate(config, RunFolder(tmp_path / "eval"))
     figures = [key for key in result if key.startswith(("val/", "test/", "n_")) or key in ("tp", "fp", "tn", "fn")]
     assert {key: again[key] for key in figures} == {key: result[key] for key in figures}
@@ -371,8 +372,8 @@ def test_weights_made_with_outside_data_stay_so_whatever_they_are_scored_on(
         (tmp_path / folder).symlink_to(tiny_root / "lfw")
     options = {"root": str(tmp_path), "cache": str(tmp_path / "cache"), "image_size": 65}
     run(tiny_config(data={"name": "lfw_a", **options}, max_epochs=1), tmp_path / "run")
-    config = EvalConfig.model_validate(
-        {
+    config = eval_config(
+        **{
             "run": str(tmp_path / "run"),
             "protocol": {"name": "view1"},
             "data": {"name": "lfw_deepfunneled", **options},
@@ -413,10 +414,10 @@ def test_scores_do_not_depend_on_what_else_is_scored(finished: Finished) -> None
     ("content", "message"),
     [
         (None, "no such checkpoint"),
-        (b"", "is no checkpoint that can be loaded safely"),
-        (b"PK\x03\x04 not a zip", "is no checkpoint that can be loaded safely"),
+        (b"", "is not a checkpoint that can be loaded safely"),
+        (b"PK\x03\x04 not a zip", "is not a checkpoint that can be loaded safely"),
         ({"state_dict": {"network.head.linear.bias": torch.zeros(1)}}, "do not fit the run's config.yaml"),
-        ({"weights": 1}, "is no checkpoint that can be loaded safely"),
+        ({"weights": 1}, "is not a checkpoint that can be loaded safely"),
     ],
 )
 def test_bad_checkpoints_are_refused(
@@ -438,7 +439,7 @@ class _Payload:
 
 def test_code_in_a_checkpoint_is_not_run(tiny_config: Make, tmp_path: Path) -> None:
     torch.save({"state_dict": _Payload()}, tmp_path / "best.ckpt")
-    with pytest.raises(DataError, match="is no checkpoint that can be loaded safely"):
+    with pytest.raises(DataError, match="is not a checkpoint that can be loaded safely"):
         load_network(tmp_path / "best.ckpt", tiny_config())
     assert not Path("/tmp/siamese-payload-ran").exists()
 
@@ -584,7 +585,7 @@ def test_bf16_trains_and_scores(tiny_config: Make, tmp_path: Path) -> None:
     result = run(tiny_config(precision="bf16"), tmp_path / "run")
     assert result["precision"] == "bf16"
     assert np.isfinite(result["test/loss"])
-    config = EvalConfig.model_validate({"run": str(tmp_path / "run"), "protocol": {"name": "view1"}})
+    config = eval_config(**{"run": str(tmp_path / "run"), "protocol": {"name": "view1"}})
     assert evaluate(config, RunFolder(tmp_path / "eval"))["test/loss"] == result["test/loss"]
 
 
