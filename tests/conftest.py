@@ -218,7 +218,7 @@ def at_step(with_callback: Callable[[Any], None]) -> Callable[[int, Callable[[],
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script of the project in an empty working directory, so that whatever it writes is seen."""
     work = tmp_path / "work"
-    work.mkdir()
+    work.mkdir(exist_ok=True)
 
     def run(script: str, *arguments: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
         environment = {key: value for key, value in os.environ.items() if key != "LFW_ROOT"} | env
@@ -226,6 +226,32 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
             [sys.executable, str(ROOT / script), *arguments],
             cwd=work, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``train`` or ``eval`` inside the test process, for what ends before a job starts; same folder as above."""
+    from siamese.command import hydra_app
+    from siamese.command.main import run_with_hydra
+
+    (tmp_path / "work").mkdir(exist_ok=True)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # restored after the test: `run_app` sets it for the process
+    monkeypatch.delenv("LFW_ROOT", raising=False)
+    monkeypatch.setattr(hydra_app, "catch_signals", lambda: None)
+    monkeypatch.setattr(hydra_app.Guard, "has_composed", False)
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(command: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["siamese", command, *overrides])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_with_hydra(command)
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess([command, *overrides], ended.value.code, *capsys.readouterr())
 
     return run
 

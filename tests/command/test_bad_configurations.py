@@ -78,17 +78,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_configuration_ends_in_one_line_and_writes_nothing(
-    case: str, call: Callable[..., tuple[int, str, str]], work: Path
-) -> None:
+def test_a_bad_configuration_ends_in_one_line_and_writes_nothing(case: str, call: Run, tmp_path: Path) -> None:
     overrides, message = BAD[case]
-    code, out, err = call("train", *overrides)
-    assert code == 2
-    assert err.count("\n") == 1
-    assert err.startswith("error: ")
-    assert message in err
-    assert out == ""
-    assert list(work.iterdir()) == []
+    done = call("train", *overrides)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 @pytest.mark.integration
@@ -123,10 +121,10 @@ def test_help_and_print_config_without_torch(run_script: Run, tmp_path: Path) ->
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_sweep_over_a_range_of_reals_is_refused(call: Callable[..., tuple[int, str, str]], work: Path) -> None:
-    code, _, err = call("train", "-m", "data=synthetic", "learning_rate=interval(1e-4,1e-3)")
-    assert (code, err) == (
+def test_a_sweep_over_a_range_of_reals_is_refused(call: Run, tmp_path: Path) -> None:
+    done = call("train", "-m", "data=synthetic", "learning_rate=interval(1e-4,1e-3)")
+    assert (done.returncode, done.stderr) == (
         2,
         "error: learning_rate=interval(1e-4,1e-3): a sweep needs a list of values; give choice(...) or range(...)\n",
     )
-    assert list(work.iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == []

@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +27,6 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.signals import Interrupted
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-Call = Callable[..., Any]
 
 
 def result_of(folder: Path) -> dict[str, object]:
@@ -37,9 +35,10 @@ def result_of(folder: Path) -> dict[str, object]:
 
 @pytest.mark.integration
 def test_train_refuse_resume_eval_report(
-    run_script: Run, call: Call, tiny_overrides: list[str], work: Path, capsys: pytest.CaptureFixture[str]
+    run_script: Run, call: Run, tiny_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A user's day: train, the same again by mistake, resume, eval, build the page again."""
+    work = tmp_path / "work"
     arguments = [*tiny_overrides, "hydra.run.dir=run"]
     first = run_script("train.py", *arguments)
     assert first.returncode == 0, first.stderr
@@ -58,13 +57,13 @@ def test_train_refuse_resume_eval_report(
     ]
 
     again = call("train", *arguments)
-    assert (again.code, again.err) == (
+    assert (again.returncode, again.stderr) == (
         2,
         "error: run already holds a run (done); give resume=true to resume it, or another output folder\n",
     )
     other = call("train", *arguments, "resume=true", "learning_rate=0.5")
-    assert other.code == 2
-    assert "learning_rate=0.001, not 0.5" in other.err
+    assert other.returncode == 2
+    assert "learning_rate=0.001, not 0.5" in other.stderr
     resumed = run_script("train.py", *arguments, "resume=true")
     assert resumed.returncode == 0, resumed.stderr
     assert result_of(folder) == recorded
@@ -76,7 +75,7 @@ def test_train_refuse_resume_eval_report(
     assert {key: again_result[key] for key in keys} == {key: recorded[key] for key in keys}
 
     onto = call("eval", "run=run", "hydra.run.dir=run")
-    assert (onto.code, onto.err) == (2, "error: run already holds a run; give another output folder\n")
+    assert (onto.returncode, onto.stderr) == (2, "error: run already holds a run; give another output folder\n")
     assert result_of(folder) == recorded
 
     (folder / "report.html").unlink()
@@ -94,14 +93,15 @@ def test_train_refuse_resume_eval_report(
         (["run=nowhere", "+typo=1"], "unknown key 'typo'"),
     ],
 )
-def test_eval_refuses_what_it_cannot_score(call: Call, work: Path, arguments: list[str], message: str) -> None:
+def test_eval_refuses_what_it_cannot_score(call: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+    work = tmp_path / "work"
     (work / "unfinished").mkdir()
     (work / "unfinished/result.json").write_text('{"status": "interrupted"}')
-    code, _, err = call("eval", *arguments)
-    assert code == 2
-    assert err.startswith("error: ")
-    assert message in err
-    assert err.count("\n") == 1
+    done = call("eval", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert [path.name for path in work.iterdir()] == ["unfinished"]
 
 
@@ -158,11 +158,11 @@ def test_an_error_of_a_launcher_is_no_bad_configuration(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu(call: Call, tiny_overrides: list[str], work: Path) -> None:
+def test_a_missing_gpu(call: Run, tiny_overrides: list[str], tmp_path: Path) -> None:
     """It is an error before anything is written. (A run that was trained on a GPU is scored without one.)"""
-    code, _, err = call("train", *tiny_overrides, "trainer=gpu")
-    assert (code, list(work.iterdir())) == (2, [])
-    assert err.startswith("error: trainer.accelerator=gpu: torch sees no GPU here")
+    done = call("train", *tiny_overrides, "trainer=gpu")
+    assert (done.returncode, list((tmp_path / "work").iterdir())) == (2, [])
+    assert done.stderr.startswith("error: trainer.accelerator=gpu: torch sees no GPU here")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -175,7 +175,7 @@ def test_a_run_of_a_gpu_is_scored_without_one(finished: Path, tmp_path: Path) ->
 
 
 @pytest.mark.integration
-def test_a_sweep_with_a_failing_job(run_script: Run, call: Call, tiny_overrides: list[str], tmp_path: Path) -> None:
+def test_a_sweep_with_a_failing_job(run_script: Run, call: Run, tiny_overrides: list[str], tmp_path: Path) -> None:
     overrides = [o for o in tiny_overrides if not o.startswith(("batch_size", "max_epochs"))]
     done = run_script(
         "train.py", "-m", *overrides, "max_epochs=1", "batch_size=0,4", "seed=0,1", "hydra.sweep.dir=sweep",
@@ -207,8 +207,8 @@ def test_a_sweep_with_a_failing_job(run_script: Run, call: Call, tiny_overrides:
     }  # fmt: skip
 
     refused = call("train", "-m", *overrides, "batch_size=4", "hydra.sweep.dir=sweep")
-    assert refused.code == 2
-    assert "already holds a sweep" in refused.err
+    assert refused.returncode == 2
+    assert "already holds a sweep" in refused.stderr
     shutil.rmtree(sweep / "3")
     kept = (sweep / "2/predictions.csv").stat().st_mtime_ns
     resumed = run_script(

@@ -63,7 +63,7 @@ def record(folder: Path) -> list[dict[str, Any]]:
     trials = []
     for number, trial in sorted(latest_trials(study).items()):
         result = without_times(json.loads((folder / str(number) / "result.json").read_text()))
-        del result["git_commit"]  # whoever runs the tests may be committing meanwhile
+        result = {key: value for key, value in result.items() if not key.startswith("git_")}  # may change meanwhile
         if trial.state.name == "PRUNED":  # how far it got before the signal came is chance
             result = {key: result[key] for key in ("name", "seed")}
         trials.append(
