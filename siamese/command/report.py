@@ -28,9 +28,9 @@ def build_pages(folder: Path, explain: bool = False) -> Path:
         ConfigError: there is no run.
     """
     if explain:
-        from siamese.inference.occlusion import explain_examples
+        from siamese.inference.occlusion import save_gallery_maps
 
-        log.info("occlusion maps of %d pairs saved", explain_examples(folder))
+        log.info("occlusion maps of %d pairs saved", save_gallery_maps(folder))
     if (folder / "result.json").is_file():
         for fold in folder.glob("fold_*/result.json"):
             write_run_page(fold.parent)

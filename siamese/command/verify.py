@@ -59,9 +59,9 @@ def _verify_two(run: Path, photos: list[Path], explain: Path | None) -> Iterator
     verification = verifier.verify(*photos)
     yield {"image1": str(photos[0]), "image2": str(photos[1]), **verification._asdict(), "run": str(run)}
     if explain is not None:
-        from siamese.inference.occlusion import explain_pair, explanation_figure
+        from siamese.inference.occlusion import occlusion_figure, occlusion_maps
 
-        figure = explanation_figure(explain_pair(verifier, photos[0], photos[1]), verification)
+        figure = occlusion_figure(occlusion_maps(verifier, photos[0], photos[1]), verification)
         with replacing(explain) as temporary:
             figure.savefig(temporary, format=explain.suffix.lstrip(".").lower(), dpi=150)
         log.info("occlusion maps: %s", explain)

@@ -1,4 +1,4 @@
-"""A page in the browser about a finished run: drop two photos, see the answer and what it stands on (gradio)."""
+"""A local web page for a finished run: drop two photos, see the decision and the occlusion maps (gradio)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from siamese.config.titles import DATASETS, titled
 from siamese.errors import ConfigError, DataError
-from siamese.inference.occlusion import explain_pair, overlay
+from siamese.inference.occlusion import occlusion_maps, overlay
 from siamese.inference.verifier import Verification, Verifier
 from siamese.report.examples import as_data_uri, load_photo
 from siamese.report.figures import score_figure, to_svg
@@ -31,32 +31,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
-"""Nobody but this machine is answered: the photos are of people."""
+"""The page is only served to this machine, because the photos show people."""
 
 NEAREST = 6
-"""Test pairs shown beside an answer."""
+"""Test pairs with similar scores that are shown."""
 
 WHICH = ("First", "Second")
+"""The two photos."""
 
 PHOTO_BYTES = "50mb"
-"""Largest file that may be dropped."""
+"""Largest file that is accepted."""
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "frame-ancestors 'none'; form-action 'self'"
 )
-"""What a browser may fetch for the page: nothing that does not come from here, whatever gradio's own pages link to."""
+"""What the browser may load: only files of this server, although gradio's pages link to other servers."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a score stands among those of the test pairs.
+class ScoreRank:
+    """How a score compares with the scores of the test pairs.
 
     Attributes:
-        same_below: of the pairs of one person, the share with a lower score; None where there are none.
-        different_below: likewise of the pairs of two.
-        nearest: the pairs whose scores are nearest, the nearest first.
+        same_below: share of the same pairs with a lower score; None if there are no same pairs.
+        different_below: share of the different pairs with a lower score; None if there are no different pairs.
+        nearest: the pairs with the most similar scores, most similar first.
     """
 
     same_below: float | None
@@ -64,22 +65,22 @@ class Standing:
     nearest: tuple[Prediction, ...]
 
 
-def standing(score: float, tested: Sequence[Prediction], nearest: int = NEAREST) -> Standing:
-    """Where ``score`` stands among the scored pairs ``tested``, which the network has not been trained on."""
+def rank_score(score: float, tested: Sequence[Prediction], nearest: int = NEAREST) -> ScoreRank:
+    """Compare a score with the scores of the test pairs."""
 
     def below(label: int) -> float | None:
         scores = [one.score for one in tested if one.label == label]
         return float(np.mean(np.array(scores) < score)) if scores else None
 
     by_distance = sorted(tested, key=lambda one: abs(one.score - score))
-    return Standing(below(1), below(0), tuple(by_distance[:nearest]))
+    return ScoreRank(below(1), below(0), tuple(by_distance[:nearest]))
 
 
-class Answerer:
-    """Answers about two photos as HTML, by a finished run and the pairs that it was tested on.
+class PairView:
+    """Show the decision about two photos as HTML, together with the test pairs of the run.
 
     Args:
-        run: the folder.
+        run: folder of a finished run.
 
     Raises:
         UserError: as of `Verifier.load`.
@@ -89,69 +90,66 @@ class Answerer:
         self.verifier = Verifier.load(run)
         self.run: Run = read_run(run)
         self.tested = self.run.split("test")
-        self.photos = Path(self.run.result.image_root or "")
+        self.image_root = Path(self.run.result.image_root or "")
 
-    def told(self, found: Verification) -> str:
-        """An answer and where it stands, as HTML without a frame; what comes from files is escaped."""
-        place = standing(found.score, self.tested)
+    def render(self, verification: Verification) -> str:
+        """The decision and its rank among the test pairs, as an HTML fragment; values from files are escaped."""
+        rank = rank_score(verification.score, self.tested)
         histogram = None
         if self.tested:
             scores = [one.probability for one in self.tested]
             labels = [one.label for one in self.tested]
-            figure = score_figure(scores, labels, found.threshold, mark=found.probability)
-            histogram = to_svg(figure, "Histogram of the test pairs' probabilities, with this answer")
+            figure = score_figure(scores, labels, verification.threshold, mark=verification.probability)
+            histogram = to_svg(figure, "Histogram of the probabilities of the test pairs, with these photos marked")
         return render_page(
             "answer.html.j2",
-            found=found,
-            place=place,
+            found=verification,
+            rank=rank,
             tested=len(self.tested),
-            dataset=titled(self.run.result.dataset or "", DATASETS),
             histogram=histogram,
-            nearest=[{"pair": one, "photos": self._photos_of(one)} for one in place.nearest],
+            nearest=[{"pair": one, "photos": self._photos_of(one)} for one in rank.nearest],
         )
 
     def _photos_of(self, pair: Prediction) -> list[str | None]:
-        read = [load_photo(self.photos / name) for name in (pair.image1, pair.image2)]
+        read = [load_photo(self.image_root / name) for name in (pair.image1, pair.image2)]
         return [None if photo is None else as_data_uri(photo) for photo in read]
 
 
-def build_page(answerer: Answerer) -> Blocks:
-    """The page: two photos, and below them what is said of them as soon as both are there."""
+def build_page(view: PairView) -> Blocks:
+    """Build the page: two photos, and below them the decision as soon as both have been dropped."""
     import gradio as gr
 
-    def tell(first: str | None, second: str | None) -> Iterator[tuple[str, Any, Any, Any]]:
+    def decide(first: str | None, second: str | None) -> Iterator[tuple[str, Any, Any, Any]]:
         hidden = gr.update(visible=False)
         if first is None or second is None:
             yield "", hidden, None, None
             return
         for which, photo in (("first", first), ("second", second)):
             try:
-                answerer.verifier.read(photo)
+                view.verifier.read(photo)
             except DataError as error:
-                reason = str(error).removeprefix(f"{photo}: ")  # its name is one of gradio's own
+                reason = str(error).removeprefix(f"{photo}: ")  # the name is a temporary one of gradio
                 yield render_page("refused.html.j2", which=which, reason=reason), hidden, None, None
                 return
-        html = answerer.told(answerer.verifier.verify(first, second))
-        yield html, hidden, None, None  # the maps take longer
-        map1, map2 = overlay(explain_pair(answerer.verifier, first, second))
+        html = view.render(view.verifier.verify(first, second))
+        yield html, hidden, None, None  # shown before the maps, which take longer
+        map1, map2 = overlay(occlusion_maps(view.verifier, first, second))
         yield html, gr.update(visible=True), map1, map2
 
     options: dict[str, Any] = {
-        # The file itself, unchanged: what is decoded here is what `siamese verify` decodes.
+        # The unchanged file, so that the decision is the same as that of `siamese verify`.
         "type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"], "buttons": [], "height": 260,
     }  # fmt: skip
-    run = answerer.run
+    run = view.run
     dataset = titled(run.result.dataset or "", DATASETS)
     page: Blocks
     with gr.Blocks(title="The same person?", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(render_page("page_head.html.j2", run=run, dataset=dataset))
         with gr.Row():
-            photos = [
-                gr.Image(label=f"{which} photo", elem_id=which.lower(), **options) for which in ("First", "Second")
-            ]
+            photos = [gr.Image(label=f"{which} photo", elem_id=which.lower(), **options) for which in WHICH]
         answer = gr.HTML(elem_id="answer")
         with gr.Group(visible=False, elem_id="maps") as group:
-            gr.HTML("<h3>What the answer rests on</h3><p>Green parts speak for one person, magenta ones for two.</p>",
+            gr.HTML("<h3>Occlusion maps</h3><p>Green parts raise the probability, magenta parts lower it.</p>",
                     padding=True)  # fmt: skip
             with gr.Row():
                 maps = [
@@ -159,18 +157,18 @@ def build_page(answerer: Answerer) -> Blocks:
                     for k, which in enumerate(WHICH, start=1)
                 ]
         for photo in photos:
-            photo.change(tell, photos, [answer, group, *maps], show_progress="minimal", api_visibility="private")
+            photo.change(decide, photos, [answer, group, *maps], show_progress="minimal", api_visibility="private")
     return page
 
 
-def build_app(answerer: Answerer) -> FastAPI:
-    """The page as a web application that answers to the names of this machine alone."""
+def build_app(view: PairView) -> FastAPI:
+    """Build the web application; it only accepts requests for 127.0.0.1 and localhost."""
     import gradio as gr
     from fastapi import FastAPI, Request, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(openapi_url=None)
-    # A page elsewhere could have its own name resolve to this machine, and ask in the reader's browser.
+    # Against DNS rebinding: another site could let its own name resolve to this machine.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
 
     async def guard(request: Request, call_next: Any) -> Response:
@@ -179,43 +177,45 @@ def build_app(answerer: Answerer) -> FastAPI:
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
-    # Not as a decorator, which mypy calls untyped where the extra is not installed.
+    # Not as a decorator: mypy calls it untyped if the extra is not installed.
     app.middleware("http")(guard)
 
-    # Its own fonts would be fetched from the network.
+    # gradio's default fonts would be loaded from the network.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     mounted: FastAPI = gr.mount_gradio_app(
-        app, build_page(answerer), path="/", server_name=HOST, theme=theme, css=CSS, max_file_size=PHOTO_BYTES,
+        app, build_page(view), path="/", server_name=HOST, theme=theme, css=CSS, max_file_size=PHOTO_BYTES,
         footer_links=[], ssr_mode=False, show_error=False, pwa=False,
     )  # fmt: skip
     return mounted
 
 
 def serve(run: Path, port: int) -> None:
-    """Show the page of a run until it is interrupted; photos that were dropped are deleted then.
+    """Serve the page of a run until it is interrupted, then delete the dropped photos.
 
     Args:
-        run: the folder of a finished run.
-        port: where; 0 for any that is free.
+        run: folder of a finished run.
+        port: local port to listen on; 0 picks a free one.
 
     Raises:
         UserError: the run cannot be used, gradio is not installed, or the port is taken.
     """
     with tempfile.TemporaryDirectory(prefix="siamese-page-") as dropped:
-        # Read when gradio is imported.
+        # gradio reads these when it is imported.
         os.environ |= {"GRADIO_TEMP_DIR": dropped, "GRADIO_ANALYTICS_ENABLED": "False"}
         try:
             import gradio  # noqa: F401
             import uvicorn
         except ModuleNotFoundError as error:
-            raise ConfigError(f"the page needs {error.name}; pip install 'siamese[page]'") from None
+            raise ConfigError(
+                f"the web page needs {error.name}; install it with: pip install 'siamese[page]'"
+            ) from None
         try:
             listening = socket.create_server((HOST, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"--port {port}: {reason}; give another one, or 0 for any that is free") from None
+            raise ConfigError(f"--port {port}: {reason}; give another port, or 0 to pick a free one") from None
         with listening, suppress(KeyboardInterrupt):
-            server = uvicorn.Server(uvicorn.Config(build_app(Answerer(run)), log_level="warning"))
+            server = uvicorn.Server(uvicorn.Config(build_app(PairView(run)), log_level="warning"))
             log.info("http://%s:%d (stop with Ctrl-C)", HOST, listening.getsockname()[1])
             server.run(sockets=[listening])
 

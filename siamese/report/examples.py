@@ -1,4 +1,4 @@
-"""Which pairs stand for the four outcomes, and their photos."""
+"""Choose the example pairs of a run page's gallery, and load their photos."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from siamese.data.images import open_upright
 from siamese.runs.records import OUTCOMES, Prediction
 
 PHOTO_HEIGHT = 125
-"""Pixels of an embedded photo: half of LFW's 250, enough to see the face, and some 4 kB as JPEG."""
+"""Height of an embedded photo, pixels: half of LFW's 250, enough to see the face, and about 4 kB as JPEG."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Pairs of one outcome; together all of them when there are few, then in ``confident`` alone.
+    """Example pairs of one outcome. If there are few pairs, ``confident`` has all of them and ``uncertain`` is empty.
 
     Attributes:
         outcome: tp, fp, tn or fn.
-        count: pairs of that outcome in all.
-        confident: the furthest from the threshold, furthest first.
-        doubtful: the nearest to it, nearest first.
+        count: number of all pairs with this outcome.
+        confident: the pairs furthest from the threshold, furthest first.
+        uncertain: the pairs nearest to the threshold, nearest first.
     """
 
     outcome: str
     count: int
     confident: tuple[Prediction, ...]
-    doubtful: tuple[Prediction, ...]
+    uncertain: tuple[Prediction, ...]
 
 
 def pick_examples(predictions: Iterable[Prediction], each: int = 3) -> list[Examples]:
-    """``each`` of the most confident and of the most doubtful pairs of every outcome, none of them twice."""
+    """Pick the ``each`` most confident and ``each`` most uncertain pairs of every outcome, no pair twice."""
     groups: dict[str, list[Prediction]] = {outcome: [] for outcome in OUTCOMES}
     for prediction in predictions:
         groups[prediction.outcome].append(prediction)
@@ -43,8 +44,8 @@ def pick_examples(predictions: Iterable[Prediction], each: int = 3) -> list[Exam
 
 
 def _pick(outcome: str, group: list[Prediction], each: int) -> Examples:
-    # By the logit: probabilities near 0 and 1 are all alike after rounding. The answer says on which side of
-    # the threshold all of the group lie. The names make the choice among equals the same everywhere.
+    # Sorted by the score, since probabilities near 0 and 1 are equal after rounding. All pairs of an outcome lie on the
+    # same side of the threshold. The names break ties, so that the choice is the same on every machine.
     sign = -1 if outcome.endswith("p") else 1
     ranked = sorted(group, key=lambda pair: (sign * pair.score, pair.image1, pair.image2))
     if len(ranked) <= 2 * each:
@@ -52,25 +53,27 @@ def _pick(outcome: str, group: list[Prediction], each: int) -> Examples:
     return Examples(outcome, len(ranked), tuple(ranked[:each]), tuple(ranked[: -each - 1 : -1]))
 
 
-def explanation_file(folder: Path, pair: Prediction) -> Path:
-    """Where a run folder has the picture of what the answer about a pair rests on, if it was asked for."""
+def occlusion_map_file(folder: Path, pair: Prediction) -> Path:
+    """The file in a run folder that holds the occlusion maps of a pair, if they have been computed."""
     names = f"{pair.image1}\n{pair.image2}".encode()
     return folder / "explanations" / f"{hashlib.sha256(names).hexdigest()[:16]}.jpg"
 
 
 def load_photo(path: Path, height: int = PHOTO_HEIGHT) -> Image.Image | None:
-    """A photo as RGB, scaled to ``height`` (an overlong one to twice that width); None if unreadable."""
+    """Load a photo upright and on white, as the network sees it; None if it is unreadable.
+
+    Returns:
+        an RGB image with the aspect ratio of the photo, at most ``height`` pixels high and twice as wide.
+    """
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * height, 2 * height))  # lets a large JPEG be decoded at a fraction
-            photo = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        photo = open_upright(path, at_least=2 * height).convert("RGB")
+    except Exception:  # Pillow's decoders raise nearly anything on a damaged file
         return None
     return ImageOps.contain(photo, (2 * height, height), Image.Resampling.LANCZOS)
 
 
 def as_data_uri(photo: Image.Image) -> str:
-    """The photo inside an address, ``data:image/jpeg;base64,...``, so that a page needs no other file."""
+    """Encode a photo as ``data:image/jpeg;base64,...``, so that a page needs no other file."""
     content = io.BytesIO()
     photo.save(content, "JPEG", quality=80, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

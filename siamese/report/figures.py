@@ -1,4 +1,4 @@
-"""The pictures of a report, as matplotlib Figures made from plain arrays: no pyplot, no global state."""
+"""Draw the figures of the pages with matplotlib, from plain arrays; no pyplot, no global state."""
 
 from __future__ import annotations
 
@@ -23,31 +23,33 @@ from siamese.report.examples import PHOTO_HEIGHT, Examples
 from siamese.report.text import count, fixed, interval, percent, photo_title, probability
 from siamese.runs.records import Prediction
 
-# Okabe & Ito's colours, which all common kinds of colour blindness tell apart.
+# The palette of Okabe and Ito (2008), distinguishable with all common kinds of colour blindness.
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
 OKABE_ITO = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
 
 SQUARE = (5.2, 4.6)
 PERCENT_TICKS = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %")
 OUTCOME_TITLES = {
-    "tp": ("True positives", "same person, called same"),
-    "fp": ("False positives", "different people, called same"),
-    "tn": ("True negatives", "different people, called different"),
-    "fn": ("False negatives", "same person, called different"),
+    "tp": ("True positives", "same person, predicted same"),
+    "fp": ("False positives", "different people, predicted same"),
+    "tn": ("True negatives", "different people, predicted different"),
+    "fn": ("False negatives", "same person, predicted different"),
 }
 
 
 def to_png(figure: Figure, dpi: int = 150) -> bytes:
-    """The figure as PNG; the same figure gives the same bytes."""
+    """Encode a figure as PNG; the same figure gives the same bytes."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
 
 
 def to_svg(figure: Figure, label: str) -> str:
-    """The figure as an ``<svg>`` element to stand in a page, its texts as text; the same figure gives the same.
+    """Encode a figure as an ``<svg>`` element with its text as text; the same figure gives the same string.
 
-    ``label``, plain text, is what it is called for those who do not see it.
+    Args:
+        figure: the figure.
+        label: description for screen readers, plain text.
     """
     content = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "siamese", "font.family": "sans-serif"}):
@@ -57,19 +59,19 @@ def to_svg(figure: Figure, label: str) -> str:
 
 
 def palette(number: int) -> list[str]:
-    """So many colours; up to seven by Okabe & Ito, more than that along a rainbow."""
+    """``number`` colours: up to seven from the palette of Okabe and Ito, more from a rainbow colour map."""
     if number <= len(OKABE_ITO):
         return list(OKABE_ITO[:number])
     rainbow = matplotlib.colormaps["turbo"](np.linspace(0.04, 0.96, number))[:, :3]
-    return [to_hex(color) for color in 0.85 * rainbow]  # darker: its yellow and green are faint on white
+    return [to_hex(color) for color in 0.85 * rainbow]  # darkened: its yellow and green are faint on white
 
 
 def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Figure:
-    """Loss and accuracy by epoch, of training and validation; the best epoch is marked.
+    """Plot training and validation loss and accuracy by epoch, and mark the best epoch.
 
     Args:
         history: rows with ``epoch``, ``train/loss``, ``train/acc``, ``val/loss``, ``val/acc``; nan is a gap.
-        best_epoch: counted from 1; None marks nothing.
+        best_epoch: counted from 1; None: no mark.
     """
     figure, panels = _panels(2, (10.4, 3.8))
     epochs = [row["epoch"] for row in history]
@@ -80,7 +82,7 @@ def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None
             values = np.array([row[f"{split}/{name}"] for row in history], float)
             values[~np.isfinite(values)] = np.nan
             if np.isnan(values).all() and split == "train":
-                continue  # objectives on embeddings decide nothing in training
+                continue  # objectives on embeddings have no training accuracy
             axes.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=label)
         if best_epoch is not None:
             axes.axvline(best_epoch, color=GREY, linestyle=":", linewidth=1.4, label=f"best epoch: {best_epoch}")
@@ -93,13 +95,13 @@ def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None
 
 
 class Overlaid(NamedTuple):
-    """One run among others in a picture: ``group`` numbers its configuration, which gives it its colour.
+    """One run of a figure that overlays many runs.
 
     Attributes:
-        group: each of its lines has an id that begins with ``g<group>-``.
+        group: index of its configuration, which decides the colour; the ids of its lines start with ``g<group>-``.
         history: rows as in `curves_figure`.
-        best_epoch: marked; None marks nothing.
-        tpr: float [K], the ROC at K false positive rates from 0 to 1, nan for none.
+        best_epoch: the epoch to mark; None: no mark.
+        tpr: float [K], true positive rates at K equidistant false positive rates from 0 to 1; nan without an ROC.
     """
 
     group: int
@@ -109,11 +111,11 @@ class Overlaid(NamedTuple):
 
 
 def overlaid_curves_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> Figure:
-    """Loss and accuracy by epoch of many runs, of validation above and of training below.
+    """Plot loss and accuracy by epoch of many runs: validation in the upper row, training in the lower.
 
     Args:
-        runs: in any order.
-        colors: of each configuration.
+        runs: the runs, in any order.
+        colors: the colour of each configuration.
     """
     figure, panels = _panels(2, (10.4, 7.0), rows=2)
     figures = (("val/loss", "Validation loss"), ("val/acc", "Validation accuracy"), ("train/loss", "Training loss"),
@@ -138,7 +140,7 @@ def overlaid_curves_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> F
 
 
 def overlaid_roc_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> Figure:
-    """The ROCs of many runs; those without one are left out."""
+    """Plot the ROC of many runs; runs without one are skipped."""
     figure, (axes,) = _panels(1, (6.4, 6.0))
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_aspect("equal")
@@ -153,7 +155,7 @@ def overlaid_roc_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> Figu
 
 
 def shade(share: float) -> tuple[str, str]:
-    """Background and text colour of a table's cell, the darker the larger ``share`` in [0, 1]."""
+    """Background and text colour of a table cell; a larger ``share`` in [0, 1] is darker."""
     background = matplotlib.colormaps["Blues"](0.08 + 0.8 * share)
     return to_hex(background), max(("#ffffff", INK), key=lambda ink: _contrast(ink, to_hex(background)))
 
@@ -171,13 +173,13 @@ def _contrast(one: str, other: str) -> float:
 
 
 def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, threshold: float | None) -> Figure:
-    """The ROC with its area, the equal error rate and the point at which the pairs were decided.
+    """Plot the ROC with its area, the equal error rate and the operating point.
 
     Args:
         scores: float [N], finite.
-        labels: 0 or 1 [N]; with one class alone there is no ROC, and the figure says so.
-        predicted: 0 or 1 [N], the decisions.
-        threshold: the one on the probability that made them, for the legend; None: it is not known.
+        labels: 0 or 1 [N]. If all are equal there is no ROC, and the figure says so.
+        predicted: 0 or 1 [N].
+        threshold: the threshold on the probability, for the legend; None if it is unknown.
     """
     figure, (axes,) = _panels(1, SQUARE)
     fpr, tpr, _ = roc_curve(scores, labels)
@@ -186,16 +188,16 @@ def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, thres
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PERCENT_TICKS)
     if np.isnan(fpr).any() or np.isnan(tpr).any():
-        axes.text(0.5, 0.5, "no ROC: all pairs are of one class", ha="center", color=INK)
+        axes.text(0.5, 0.5, "no ROC: all pairs have the same label", ha="center", color=INK)
         return figure
     ends = interval(auc_interval(scores, labels), fixed(3))
-    label = f"AUC {auc(scores, labels):.3f}" + (f" (95 %: {ends})" if ends else "")
+    label = f"AUC {auc(scores, labels):.3f}" + (f" (95 % CI: {ends})" if ends else "")
     axes.plot(fpr, tpr, color=BLUE, linewidth=1.8, label=label)
     rate = eer(scores, labels)
     axes.plot([rate], [1 - rate], "D", color=GREEN, markersize=6, label=f"equal error rate {percent(rate)}")
     counts = confusion(predicted, labels)
     x, y = counts.fp / (counts.fp + counts.tn), counts.tp / (counts.tp + counts.fn)
-    at = "as decided" if threshold is None else f"threshold {threshold:g}"
+    at = "operating point" if threshold is None else f"threshold {threshold:g}"
     label = f"{at}: TPR {percent(y)}, FPR {percent(x)}"
     axes.plot([x], [y], "o", color=ORANGE, markersize=7, label=label, zorder=3)
     axes.plot([0, 1], [0, 1], ":", color=GREY, label="chance")
@@ -206,13 +208,13 @@ def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, thres
 def score_figure(
     probabilities: ArrayLike, labels: ArrayLike, threshold: float | None, mark: float | None = None
 ) -> Figure:
-    """Histogram of the probabilities of each class, with the threshold.
+    """Plot a histogram of the probabilities of each class, with the threshold.
 
     Args:
         probabilities: float [N] in [0, 1].
         labels: 0 or 1 [N].
-        threshold: None draws none.
-        mark: another probability to point at, that of "these photos"; None for none.
+        threshold: the threshold on the probability; None: not drawn.
+        mark: a further probability to mark as "these photos"; None: not drawn.
     """
     figure, (axes,) = _panels(1, SQUARE)
     values, same = np.asarray(probabilities, float), np.asarray(labels) == 1
@@ -227,7 +229,7 @@ def score_figure(
     if threshold is not None:
         axes.axvline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:g}")
     if mark is not None:
-        # Below the axis' line, where no bar hides it.
+        # Below the axis, where no bar hides it.
         axes.plot([mark], [0], "^", color=INK, markersize=11, clip_on=False, zorder=5, label="these photos")
     axes.set(xlabel="probability of “same person”", ylabel="pairs", xlim=(0, 1))
     axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend above the bars
@@ -237,14 +239,14 @@ def score_figure(
 
 
 def reliability_figure(probabilities: ArrayLike, labels: ArrayLike) -> Figure:
-    """How often pairs of about one probability really are of one person, beside how often they should be.
+    """Plot a reliability diagram: the share of same pairs by predicted probability, with 95 % confidence intervals.
 
     Args:
         probabilities: float [N] in [0, 1].
         labels: 0 or 1 [N].
     """
     figure, (axes,) = _panels(1, SQUARE)
-    axes.plot([0, 1], [0, 1], ":", color=GREY, label="as it should be")
+    axes.plot([0, 1], [0, 1], ":", color=GREY, label="perfectly calibrated")
     bins = reliability(probabilities, labels)
     middle = np.array([one.probability for one in bins])
     found = np.array([one.frequency for one in bins])
@@ -265,7 +267,7 @@ def reliability_figure(probabilities: ArrayLike, labels: ArrayLike) -> Figure:
 
 
 def confusion_figure(counts: Confusion) -> Figure:
-    """The four outcomes; a cell's colour and percentage are its share of its row, the true class."""
+    """Plot the confusion matrix; colours and percentages are shares of the row, the true class."""
     figure, (axes,) = _panels(1, SQUARE)
     cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
     totals = cells.sum(axis=1, keepdims=True)
@@ -277,7 +279,7 @@ def confusion_figure(counts: Confusion) -> Figure:
         share = percent(float(shares[row, column])) if totals[row] else "no such pairs"
         axes.text(column, row - 0.06, f"{cell:,}", ha="center", color=color, fontsize=20, fontweight="bold")
         axes.text(column, row + 0.14, f"{names[row][column]}\n{share}", ha="center", va="center", color=color)
-    axes.set_xticks([0, 1], ["called same", "called different"])
+    axes.set_xticks([0, 1], ["predicted same", "predicted different"])
     axes.set_yticks([0, 1], ["same\nperson", "different\npeople"])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=10)
@@ -289,24 +291,24 @@ def confusion_figure(counts: Confusion) -> Figure:
 
 
 def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Image | None]) -> Figure:
-    """A row an outcome, each pair with both photos, its probability and its names.
+    """Draw the example pairs, one row per outcome, each with both photos, its probability and its names.
 
     Args:
-        examples: as `siamese.report.examples.pick_examples` gives them.
-        photo: from an image's name to the picture, None where there is none any more.
+        examples: from `siamese.report.examples.pick_examples`.
+        photo: loads the photo of an image name; returns None if it is not found.
     """
-    columns = max(1, *(len(group.confident) + len(group.doubtful) for group in examples))
+    columns = max(1, *(len(group.confident) + len(group.uncertain) for group in examples))
     cell_width, cell_height, margin = 2.2, 1.65, 1.3  # inches
     width, height = margin + cell_width * columns, cell_height * len(examples)
     figure = Figure(figsize=(width, height), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # one, measured in inches
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # in inches
     axes.set_axis_off()
     for row, group in enumerate(examples):
         top = height - cell_height * row
         title, meaning = OUTCOME_TITLES[group.outcome]
         label = "\n".join([title, *meaning.split(", "), count(group.count, "pair")])
         axes.text(margin - 0.1, top - 0.75, label, ha="right", va="center", fontsize=8, color=INK)
-        for column, pair in enumerate([*group.confident, *group.doubtful]):
+        for column, pair in enumerate([*group.confident, *group.uncertain]):
             left = margin + cell_width * column
             photos = _side_by_side([photo(pair.image1), photo(pair.image2)])
             right = left + photos.shape[1] / photos.shape[0]
@@ -319,7 +321,7 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
 
 
 def predictions_figures(predictions: Sequence[Prediction], threshold: float | None) -> dict[str, Figure]:
-    """``roc``, ``scores``, ``reliability`` and ``confusion`` of some scored pairs, at least one."""
+    """Draw ``roc``, ``scores``, ``reliability`` and ``confusion`` of at least one scored pair."""
     scores = [pair.score for pair in predictions]
     probabilities = [pair.probability for pair in predictions]
     labels = [pair.label for pair in predictions]
@@ -333,9 +335,9 @@ def predictions_figures(predictions: Sequence[Prediction], threshold: float | No
 
 
 def _panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with ``rows`` of ``number`` axes side by side, in the report's style."""
+    """A figure with ``rows`` rows of ``number`` axes, in the style of the pages."""
     figure = Figure(figsize=size, facecolor="white")
-    # Inches around the panels, and between them: a layout engine takes as long as the drawing.
+    # Margins in inches, set by hand: a layout engine takes as long as the drawing itself.
     left, right, bottom, top = 0.8, 0.15, 0.55, 0.35
     grid = figure.subplots(
         rows, number, squeeze=False,
@@ -362,7 +364,7 @@ def _legend(axes: Axes, where: Literal["best", "lower right", "upper center"]) -
 
 
 def _side_by_side(photos: Sequence[Image.Image | None], gap: int = 5) -> NDArray[np.uint8]:
-    """Photos as one RGB array [H, W, 3], each centred in a square; a grey square where one is missing."""
+    """Photos side by side as uint8 [H, W, 3], each centred in a square; a missing photo is a grey square."""
     side = PHOTO_HEIGHT
     canvas = Image.new("RGB", (side * len(photos) + gap * (len(photos) - 1), side), "white")
     for i, photo in enumerate(photos):

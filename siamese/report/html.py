@@ -1,4 +1,4 @@
-"""What the pages share: the template environment and its filters. A page is one file that needs no network."""
+"""Render the page templates. A page is one file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from siamese.report.text import fixed, number, percent, photo_title, probability
 
 
 def render_page(template: str, **context: Any) -> str:
-    """A page as HTML; everything that comes from files is escaped.
+    """Render a template as HTML; values that come from files are escaped.
 
     Args:
-        template: a file beside this one.
-        context: what it shows; with ``script``, the only JavaScript that the page may run.
+        template: name of a ``.j2`` file in this package.
+        context: variables of the template. ``script``, if given, is the only JavaScript that the page may run.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -39,10 +39,10 @@ def render_page(template: str, **context: Any) -> str:
 
 
 def _breakable(key: str) -> Markup:
-    """A dotted key that a narrow column may break after a dot or an underscore."""
+    """A dotted key that may wrap after a dot or an underscore."""
     return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(key))))
 
 
 def _csp_hash(script: str) -> str:
-    """The script's source in a Content-Security-Policy."""
+    """The source expression that allows this script in a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

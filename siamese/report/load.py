@@ -1,4 +1,4 @@
-"""A run folder as the pages see it: what can be read, and one line per problem."""
+"""Read a run folder for the pages: everything that can be read, and one line per problem."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from siamese.runs.records import (
 
 @dataclass(frozen=True)
 class Run:
-    """The files of a run; every part may be empty.
+    """The files of a run folder; every part may be empty.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         result: ``result.json``.
-        config: ``config.yaml``, nested, and ``config_text``, the file itself.
-        history: the epochs.
-        predictions: of all splits.
+        config: ``config.yaml``, nested.
+        config_text: the text of ``config.yaml``.
+        history: one row per epoch.
+        predictions: the scored pairs of all splits.
         excluded: the images that could not be used.
-        overrides: the command line's ``key=value`` words, from Hydra's record.
+        overrides: the ``key=value`` arguments of the command line, as Hydra recorded them.
         folds: the rows of ``folds.csv`` (View 2).
         problems: one line per missing or damaged file.
     """
@@ -61,15 +62,20 @@ class Run:
 
     @property
     def threshold(self) -> float | None:
-        """The threshold on the probability: as recorded, else as configured."""
+        """The threshold on the probability: from ``result.json``, otherwise from the configuration."""
         for value in (self.result.threshold, self.config.get("threshold")):
             if isinstance(value, int | float):
                 return float(value)
         return None
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether a calibration other than the plain sigmoid turns scores into probabilities."""
+        return (self.result.calibration_slope, self.result.calibration_intercept) not in ((1.0, 0.0), (None, None))
+
+    @property
     def command(self) -> str:
-        """The command line that made the run, its output folder apart."""
+        """The command line that started the run, without its output folder."""
         script = "eval.py" if self.result.is_evaluation else "train.py"
         return shlex.join(["python", script, *self.overrides])
 
@@ -79,7 +85,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder; whatever is missing or damaged is left out and described in ``problems``."""
+    """Read a run folder; missing and damaged files are skipped and listed in ``problems``."""
     problems: list[str] = []
     paths = RunFolder(folder)
     result = read_result(folder / "result.json", problems) or Result()
@@ -90,9 +96,9 @@ def read_run(folder: Path) -> Run:
     is_of_folds = result.protocol == "view2" and any(folder.glob("fold_*"))
     if result.folds is not None:
         folds = read_folds(paths.folds, problems)
-    elif not result.is_evaluation and not is_of_folds:  # an evaluation has no epochs to miss
+    elif not result.is_evaluation and not is_of_folds:  # an evaluation has no epochs
         history = read_history(paths.history, problems)
-    # Until the end of a run there are no predictions, which its status says already.
+    # An unfinished run has no predictions yet, which is not a problem to report.
     is_of_pairs = result.protocol != "oneshot"
     if (result.status in ("done", None) and is_of_pairs) or paths.predictions.exists():
         predictions = read_predictions(paths.predictions, problems)
@@ -114,7 +120,8 @@ def _contradictions(result: Result, predictions: Iterable[Prediction]) -> list[s
     if not outcomes or None in recorded or recorded == counted:
         return []
     shown = ["/".join(map(str, counts)) for counts in (recorded, counted)]
-    return [f"result.json counts {shown[0]} (TP/FP/TN/FN), predictions.csv {shown[1]}: they are not of one run."]
+    recorded_and_counted = f"result.json counts {shown[0]} (TP/FP/TN/FN), predictions.csv {shown[1]}"
+    return [f"{recorded_and_counted}: the files belong to different runs."]
 
 
 def _overrides(file: Path) -> tuple[str, ...]:

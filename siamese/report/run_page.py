@@ -1,4 +1,4 @@
-"""The page of one run, ``report.html``, and the pictures beside it, built from files alone."""
+"""Write the run page, ``report.html``, and its PNG figures, from the files of the run folder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.evaluation.intervals import wilson
 from siamese.evaluation.metrics import confusion
 from siamese.files import write_bytes_atomically, write_text_atomically
-from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, explanation_file, load_photo, pick_examples
+from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, load_photo, occlusion_map_file, pick_examples
 from siamese.report.figures import OUTCOME_TITLES, curves_figure, gallery_figure, predictions_figures, to_png
 from siamese.report.html import render_page
 from siamese.report.load import Run, read_run
+from siamese.report.run_notes import notes
 from siamese.report.text import count, duration, fixed, interval, number, percent
 from siamese.runs.records import Prediction, Result
 
 PICTURES = ("curves", "roc", "scores", "reliability", "confusion", "gallery")
 MAX_EXCLUDED = 500
-"""Rows of the table of excluded images; the file holds them all."""
+"""Most rows in the table of excluded images; ``excluded.csv`` lists all."""
 
 
 class Headline(NamedTuple):
-    """One of the large figures: what, how much, and its interval."""
+    """A result in large type, with its 95 % confidence interval."""
 
     title: str
     value: str
@@ -35,7 +36,7 @@ class Headline(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A share of the pairs at the threshold, with its interval."""
+    """A row of the table of decisions: a share of the pairs, with its 95 % confidence interval."""
 
     title: str
     counts: str
@@ -44,16 +45,16 @@ class Rate(NamedTuple):
 
 
 def write_run_page(folder: Path) -> Path:
-    """Write ``report.html`` and its PNGs into a run folder, whatever the run has got to; returns the page.
+    """Write ``report.html`` and its PNG figures into a run folder, and return the path of the page.
 
-    The page is one file that needs no other and no network. A picture for which there is no data any more is
-    removed, so that those in the folder always belong to the page.
+    The run need not be finished. The page is one file that needs neither the PNGs nor the network. PNGs of an earlier
+    page that no longer apply are deleted.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
     run = read_run(folder)
-    # Pairs share photos, and the page and the gallery's picture show the same ones.
+    # Cached: pairs share photos, and gallery.png and the page show the same ones.
     photo = cache(partial(_photo, Path(run.result.image_root or folder)))
     pictures = draw(run, photo)
     for name in PICTURES:
@@ -67,27 +68,27 @@ def write_run_page(folder: Path) -> Path:
 
 
 def draw(run: Run, photo: Callable[[str], Image.Image | None]) -> dict[str, bytes]:
-    """The pictures that there is data for, as PNG, by their names among `PICTURES`."""
+    """Draw those of `PICTURES` that the run has data for; returns name -> PNG."""
     figures = {}
     if run.history:
         figures["curves"] = curves_figure(run.history, run.result.best_epoch)
     if shown := _shown(run):
         figures |= predictions_figures(shown, run.threshold)
         figures["gallery"] = gallery_figure(pick_examples(shown), photo)
-    # The gallery's photos have no more to show at a finer resolution, and would take megabytes.
+    # At 90 dpi, because the photos of the gallery are small: a higher resolution would add megabytes and no detail.
     return {name: to_png(figure, dpi=90 if name == "gallery" else 150) for name, figure in figures.items()}
 
 
 def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image.Image | None]) -> str:
-    """The page as HTML; everything that comes from files is escaped."""
+    """The page as HTML; values that come from files are escaped."""
 
     @cache
     def embedded(name: str) -> str | None:
         picture = photo(name)
         return None if picture is None else as_data_uri(picture)
 
-    def explanation(pair: Prediction) -> str | None:
-        picture = load_photo(explanation_file(run.folder, pair), 2 * PHOTO_HEIGHT)
+    def occlusion_map(pair: Prediction) -> str | None:
+        picture = load_photo(occlusion_map_file(run.folder, pair), 2 * PHOTO_HEIGHT)
         return None if picture is None else as_data_uri(picture)
 
     shown = _shown(run)
@@ -109,9 +110,9 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
         examples=pick_examples(shown),
         outcome_titles=OUTCOME_TITLES,
         photo=embedded,
-        explanation=explanation,
+        occlusion_map=occlusion_map,
         excluded=run.excluded[:MAX_EXCLUDED],
-        notes=_notes(run),
+        notes=notes(run),
     )
 
 
@@ -124,12 +125,12 @@ def _data_uri(png: bytes) -> str:
 
 
 def _shown(run: Run) -> list[Prediction]:
-    """The pairs that the pictures show: the test set's, or the validation set's when it is all there is."""
+    """The pairs shown on the page: the test pairs, or the validation pairs if there are no test pairs."""
     return run.split("test") or run.split("val")
 
 
 def _context(run: Run) -> str:
-    """What the figures were measured on: data set, protocol, outside data, number of pairs."""
+    """The line below the title: data set, protocol, outside data, setting and number of test pairs."""
     result = run.result
     parts = []
     for value, titles in ((result.dataset, DATASETS), (result.protocol, PROTOCOLS)):
@@ -147,23 +148,24 @@ def _context(run: Run) -> str:
 
 
 def _reason(run: Run) -> str:
-    """Why the page is not that of a finished run; nothing when it is."""
+    """Why the run is not finished; empty if it is."""
     error = run.result.error
     match run.status:
         case "done":
             return ""
         case "running":
-            return "Recorded as running: it still is, or it was killed without a chance to say so."
+            return "Recorded as running: it is still running, or it was killed before it could record its end."
         case "interrupted":
-            return str(error or "The run was interrupted; resume=true and the same folder go on with it.")
+            how = "To resume it, start it with the same output folder and resume=true."
+            return error or f"The run was interrupted. {how}"
         case "failed":
-            return str(error or "The run failed; no reason is recorded, its log may tell more.")
+            return error or "The run failed, and no reason was recorded. See its log."
         case _:
-            return "Nothing tells whether the run finished."
+            return "It is not recorded whether the run finished."
 
 
 def _headlines(result: Result) -> list[Headline]:
-    """The test figures that are recorded."""
+    """The recorded test results, for the cards at the top of the page."""
     recorded = result.as_dict()
     figures = [
         *((f"{n}-way one-shot", f"oneshot/{n}/acc", percent) for n in result.ways),
@@ -180,7 +182,7 @@ def _headlines(result: Result) -> list[Headline]:
 
 
 def _trials(run: Run) -> list[dict[str, Any]]:
-    """The rows of the table of one-shot identification."""
+    """The rows of the table of one-shot results."""
     rows = []
     for ways in run.result.ways:
         ends = interval(run.result.oneshot(ways, "acc_ci"), percent)
@@ -190,7 +192,7 @@ def _trials(run: Run) -> list[dict[str, Any]]:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """What the run was, as (term, description); only what is recorded."""
+    """The recorded facts about the run, as (term, description)."""
     result, config = run.result, run.config
     best, epochs = result.best_epoch, len(run.history) or None if result.epochs is None else result.epochs
     monitor, dataset = config.get("monitor"), result.dataset
@@ -199,10 +201,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     sizes = {"training": result.n_train, "validation": result.n_val, "test": result.n_test}
     people, images = result.n_train_people, result.n_train_images
     slope, intercept = result.calibration_slope, result.calibration_intercept
-    is_calibrated = slope is not None and (slope, intercept) != (1.0, 0.0)
     facts = [
         ("Data set", dataset and f"{titled(dataset, DATASETS)} (data={dataset})"),
-        ("Scored run", result.run if isinstance(result.run, str) else " · ".join(result.run or ())),
+        ("Evaluated run", result.run if isinstance(result.run, str) else " · ".join(result.run or ())),
         ("Trained on", result.trained_on and titled(result.trained_on, DATASETS)),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if size is not None)),
         ("Training people", f"{people:,}, {images:,} images" if people and images else None),
@@ -211,7 +212,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Training time", _if_number(result.train_seconds, duration)),
         ("Total time", _if_number(result.total_seconds, duration)),
         ("Parameters", _if_number(result.parameters, "{:,}".format)),
-        ("Probability", f"sigmoid({slope:.4g} · score {intercept:+.4g})" if is_calibrated else None),
+        ("Probability", f"sigmoid({slope:.4g} · score {intercept:+.4g})" if run.is_calibrated else None),
         ("Threshold", _if_number(run.threshold, "{:.4g} on the probability".format)),
         ("Seed", result.seed),
         ("Precision", result.precision),
@@ -229,7 +230,7 @@ def _if_number(value: Any, write: Callable[[float], str]) -> str | None:
 
 
 def _splits(run: Run) -> list[dict[str, Any]]:
-    """The rows of the table that compares training, validation and test."""
+    """The rows of the table of training, validation and test results."""
     result, best = run.result, run.result.best_epoch
     rows = []
     for epoch in run.history:
@@ -245,109 +246,17 @@ def _splits(run: Run) -> list[dict[str, Any]]:
 
 
 def _rates(predictions: list[Prediction]) -> list[Rate]:
-    """How the pairs of each class were decided."""
+    """The rows of the table of decisions."""
     if not predictions:
         return []
     counts = confusion([p.predicted for p in predictions], [p.label for p in predictions])
     rates = [
-        ("All pairs decided rightly", counts.tp + counts.tn, sum(counts)),
-        ("Same person, called same", counts.tp, counts.tp + counts.fn),
-        ("Different people, called different", counts.tn, counts.tn + counts.fp),
-        ("Called same, and the same person", counts.tp, counts.tp + counts.fp),
-        ("Called different, and different people", counts.tn, counts.tn + counts.fn),
+        ("All pairs: correct", counts.tp + counts.tn, sum(counts)),
+        ("Same pairs: predicted same", counts.tp, counts.tp + counts.fn),
+        ("Different pairs: predicted different", counts.tn, counts.tn + counts.fp),
+        ("Predicted same: correct", counts.tp, counts.tp + counts.fp),
+        ("Predicted different: correct", counts.tn, counts.tn + counts.fn),
     ]
     return [
         Rate(title, f"{k:,} of {n:,}", percent(k / n), interval(wilson(k, n), percent)) for title, k, n in rates if n
     ]
-
-
-def _notes(run: Run) -> list[str]:
-    """What a reader must know to take the figures for what they are."""
-    result, config = run.result, run.config
-    dataset, keys = result.dataset or "", result.as_dict().keys()
-    notes: list[str] = []
-    if result.ways:
-        notes.append(
-            "A trial shows one photo, another of the same person, and one of each of N - 1 other test people, all "
-            "drawn at random; it is won when the photo of the same person has the highest score. The intervals are "
-            "Wilson's and treat the trials as independent, though they share photos. Nearest pixels compares the same "
-            "photos by the distance of their pixels."
-        )
-    if not any(key.startswith(("val/", "test/")) for key in keys):
-        return notes
-    if any(key.startswith("test/") for key in keys):
-        over = "Wilson's" if result.folds is None else "Student's, over the folds"
-        notes.append(
-            "The intervals treat the pairs as independent draws. They are not quite, since a person or a "
-            f"photo can be in several pairs, so the true uncertainty is somewhat larger. Accuracy: {over}; "
-            "AUC: DeLong's; loss: Student's; equal error rate: bootstrap over pairs, 1,000 resamples."
-        )
-        members = result.run
-        if isinstance(members, list):
-            notes.append(
-                f"An ensemble of {len(members)} runs: the intervals are about these networks, and do not say how far "
-                "the figures of others would be. Configuration and seed on this page are those of the first."
-            )
-        else:
-            notes.append(
-                f"One run with one seed{_seed(result)}: another seed trains another network, and the intervals "
-                "do not say how far its figures would be from these. Runs with several seeds do."
-            )
-    if result.protocol == "view1" and dataset.startswith("lfw"):
-        notes.append(
-            "View 1 of LFW is meant for development. Figures on it are development figures, not to be "
-            "compared with published results on View 2."
-        )
-    if dataset == "synthetic":
-        notes.append("These faces were drawn by a program: the figures say nothing about real faces.")
-    if result.outside_data:
-        notes.append(
-            "Outside data was used: the images were aligned by, or the weights started from, what was trained on other "
-            "images than LFW's own; compare only with results that use it too."
-        )
-    if result.setting == "unrestricted":
-        notes.append(
-            "Unrestricted: the names of the training people formed further pairs; compare with results of that setting."
-        )
-    if result.folds is not None:
-        notes.append(
-            f"Accuracy is the mean over {result.folds} folds, each scored by a network trained on the others and "
-            f"with the threshold chosen without it; its standard error is {number(result.test_acc_se, percent)}. Folds "
-            "share most of what they are trained on, so they vary a little less than networks of new data would. All "
-            "other figures are of the pairs of all folds together: each fold's own calibration makes scores comparable."
-        )
-    objective = config.get("objective")
-    if run.history and isinstance(objective, dict) and objective.get("name") != "bce":
-        notes.append(
-            f"The training loss is that of the objective ({objective.get('name')}), validation and test loss the "
-            "cross-entropy of the calibrated probabilities: their sizes are not to be compared."
-        )
-    if run.threshold is not None:
-        notes.append(_origin_of_threshold(run))
-    if config.get("monitor") and run.result.best_epoch is not None:
-        notes.append(
-            f"The tested weights are those of the epoch with the best {config['monitor']}: chosen on the "
-            "validation pairs, whose own figures are a little flattered by it. The test pairs chose nothing."
-        )
-    return notes
-
-
-def _seed(result: Result) -> str:
-    return "" if result.seed is None else f" ({result.seed})"
-
-
-def _origin_of_threshold(run: Run) -> str:
-    """Where the threshold comes from; a run that chooses one records how as ``threshold_origin``."""
-    if origin := run.result.threshold_origin:
-        return f"Threshold {run.threshold:.4g} on the probability: {origin}."
-    if run.config.get("threshold") == run.threshold:
-        if (run.result.calibration_slope, run.result.calibration_intercept) not in ((1.0, 0.0), (None, None)):
-            return (
-                f"Threshold {run.threshold:g}: fixed before training, on probabilities that were calibrated on the "
-                "validation pairs."
-            )
-        return (
-            f"Threshold {run.threshold:g} on the probability: fixed by the configuration before training, "
-            "not tuned on any pairs."
-        )
-    return f"Threshold {run.threshold:g} on the probability: its origin is not recorded."

@@ -1,4 +1,4 @@
-"""Numbers and names as the report writes them."""
+"""Format numbers, names and tables for the pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from siamese.errors import one_line
 _LFW_NAME = re.compile(r"(?:.*/)?(.+)_0*([0-9]+)\.[A-Za-z]+")
 
 ABSENT = "–"
+"""Shown in place of a number that is not recorded or not defined."""
 
 
 def percent(value: float) -> str:
@@ -20,25 +21,25 @@ def percent(value: float) -> str:
 
 
 def fixed(digits: int) -> Callable[[float], str]:
-    """A writer of numbers with that many digits after the point."""
+    """A function that formats a number with ``digits`` decimals."""
     return lambda value: f"{value:.{digits}f}"
 
 
 def number(value: Any, write: Callable[[float], str]) -> str:
-    """``value`` as ``write`` writes it, or a dash for what is not a finite number."""
+    """Format ``value`` with ``write``; a dash if it is not a finite number."""
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return write(value) if is_number else ABSENT
 
 
 def interval(ends: Any, write: Callable[[float], str]) -> str:
-    """[0.637, 0.696] -> 63.7 – 69.6 %; nothing when it is no interval."""
+    """[0.637, 0.696] -> 63.7 – 69.6 %; empty if it is not a pair of finite numbers."""
     if not isinstance(ends, Sequence) or len(ends) != 2 or ABSENT in (texts := [number(e, write) for e in ends]):
         return ""
     return f"{texts[0].removesuffix(' %')} – {texts[1]}"
 
 
 def probability(value: float) -> str:
-    """0.9 -> p = 0.900; what is not quite 0 or 1 is not written as such: p > 0.999."""
+    """0.9 -> p = 0.900; never rounds to exactly 0 or 1: 0.9999 -> p > 0.999."""
     if value < 1 and f"{value:.3f}" == "1.000":
         return "p > 0.999"
     if value > 0 and f"{value:.3f}" == "0.000":
@@ -62,16 +63,16 @@ def count(value: int, noun: str) -> str:
 
 
 def photo_title(name: str) -> str:
-    """Abdullah_Gul/Abdullah_Gul_0013.jpg -> Abdullah Gul 13; another layout's name as it is."""
+    """Abdullah_Gul/Abdullah_Gul_0013.jpg -> Abdullah Gul 13; unchanged if it is not named as in LFW."""
     match = _LFW_NAME.fullmatch(name)
     return f"{match[1].replace('_', ' ')} {match[2]}" if match else name
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """The lines of a table in Markdown."""
+    """The lines of a Markdown table."""
     return [f"| {' | '.join(map(table_cell, row))} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def table_cell(text: Any) -> str:
-    """A text as a cell of a table in Markdown."""
+    """A text as one cell of a Markdown table."""
     return one_line(text).replace("|", "\\|")

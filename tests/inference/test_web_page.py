@@ -1,4 +1,4 @@
-"""The page where two photos are dropped: what it says, whom it answers, and all of it in a real browser."""
+"""The web page of a run: its content, which requests it accepts, and the whole page in a browser."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siamese.command.main import main
-from siamese.inference.web_page import Answerer, standing
+from siamese.inference.web_page import PairView, rank_score
 from siamese.runs.records import Prediction
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ALONE = [  # without them it asks its maker's servers at every start
+ALONE = [  # otherwise Chromium contacts its vendor's servers at every start
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
@@ -32,19 +32,20 @@ def scored(*pairs: tuple[float, int]) -> list[Prediction]:
 
 
 @given(st.lists(st.tuples(st.floats(-10, 10), st.integers(0, 1)), max_size=30), st.floats(-10, 10), st.integers(0, 8))
-def test_where_a_score_stands(pairs: list[tuple[float, int]], score: float, number: int) -> None:
-    place = standing(score, scored(*pairs), number)
-    for label, share in ((1, place.same_below), (0, place.different_below)):
+def test_rank_of_a_score(pairs: list[tuple[float, int]], score: float, number: int) -> None:
+    rank = rank_score(score, scored(*pairs), number)
+    for label, share in ((1, rank.same_below), (0, rank.different_below)):
         of_label = [one for one, other in pairs if other == label]
         assert (share is None) == (not of_label)
         if share is not None:
             assert share == pytest.approx(sum(one < score for one in of_label) / len(of_label))
-    assert len(place.nearest) == min(number, len(pairs))
+    assert len(rank.nearest) == min(number, len(pairs))
     distances = sorted(abs(one - score) for one, _ in pairs)
-    assert [abs(one.score - score) for one in place.nearest] == distances[:number]
+    assert [abs(one.score - score) for one in rank.nearest] == distances[:number]
 
 
-def test_what_is_said_is_what_verify_says_and_escaped(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.integration
+def test_decision_is_that_of_verify_and_escaped(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     text = (run / "predictions.csv").read_text()
@@ -52,55 +53,58 @@ def test_what_is_said_is_what_verify_says_and_escaped(finished: Path, tmp_path: 
     of_row = f"test,{row['image1']},{row['image2']},"
     assert text.count(of_row) == 1
     (run / "predictions.csv").write_text(text.replace(of_row, f"test,<script>alert(1)</script>.jpg,{row['image2']},"))
-    answerer = Answerer(run)
-    root = answerer.photos
-    found = answerer.verifier.verify(root / row["image1"], root / row["image2"])
-    told = answerer.told(found)
-    assert f"p = {found.probability:.3f}" in told
-    assert ("Same person" if found.same else "Different people") in told
-    assert "<script>" not in told
-    assert "&lt;script&gt;alert(1)" in told  # the pair itself scores most alike
-    assert told.count("<img ") == 2 * 6 - 1  # and its first photo is not there
-    assert "<svg" in told
+    view = PairView(run)
+    root = view.image_root
+    found = view.verifier.verify(root / row["image1"], root / row["image2"])
+    shown = view.render(found)
+    assert f"p = {found.probability:.3f}" in shown
+    assert ("Same person" if found.same else "Different people") in shown
+    assert "<script>" not in shown
+    assert "&lt;script&gt;alert(1)" in shown  # the pair itself has the most similar score
+    assert shown.count("<img ") == 2 * 6 - 1  # its first photo is missing
+    assert "<svg" in shown
 
 
-def test_a_run_whose_test_pairs_are_gone_still_answers(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.integration
+def test_without_test_pairs_there_is_still_a_decision(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    photos = Answerer(run).photos
+    photos = PairView(run).image_root
     row = read_rows(run / "predictions.csv")[0]
     (run / "predictions.csv").unlink()
-    answerer = Answerer(run)
-    told = answerer.told(answerer.verifier.verify(photos / row["image1"], photos / row["image2"]))
-    assert "no test pairs to compare with" in told
-    assert "<svg" not in told
+    view = PairView(run)
+    shown = view.render(view.verifier.verify(photos / row["image1"], photos / row["image2"]))
+    assert "no test pairs to compare with" in shown
+    assert "<svg" not in shown
 
 
-def test_without_gradio_the_remedy_is_told(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_gradio_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["page", str(finished)]) == 2
-    assert capsys.readouterr().err == "error: the page needs gradio; pip install 'siamese[page]'\n"
+    assert main(["page", "run"]) == 2
+    assert capsys.readouterr().err == "error: the web page needs gradio; install it with: pip install 'siamese[page]'\n"
 
 
+@pytest.mark.integration  # importing gradio takes seconds
 @pytest.mark.parametrize("port", ["taken", "-1", "70000"])
-def test_a_port_that_cannot_be_had(finished: Path, capsys: pytest.CaptureFixture[str], port: str) -> None:
+def test_unusable_port(capsys: pytest.CaptureFixture[str], port: str) -> None:
     pytest.importorskip("gradio", reason="an extra")
     with socket.create_server(("127.0.0.1", 0)) as other:
         number = str(other.getsockname()[1]) if port == "taken" else port
-        assert main(["page", str(finished), "--port", number]) == 2
-    assert re.fullmatch(rf"error: --port {number}: .*; give another one, or 0 .*\n", capsys.readouterr().err)
+        assert main(["page", "run", "--port", number]) == 2
+    assert re.fullmatch(rf"error: --port {number}: .*; give another port, or 0 .*\n", capsys.readouterr().err)
 
 
 @pytest.fixture(scope="module")
 def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the page of a run, served by a process of its own, and the folder for temporary files."""
+    """Serve the page of a run in another process; returns its address and its folder for temporary files."""
     pytest.importorskip("gradio", reason="an extra")
     temporary = tmp_path_factory.mktemp("temporary")
     served = subprocess.Popen(
         [sys.executable, "-c", "import tempfile, sys; tempfile.tempdir = sys.argv.pop(1);"
-         "from siamese.__main__ import main; sys.exit(main())", str(temporary), "page", str(finished), "--port", "0"],
+         "from siamese.command.main import main; sys.exit(main())",
+         str(temporary), "page", str(finished), "--port", "0"],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert served.stderr is not None
@@ -116,10 +120,11 @@ def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     rest = served.communicate(timeout=30)[1]
     assert served.returncode == 0, rest
     assert "Traceback" not in rest
-    assert not list(temporary.iterdir())  # the photos are gone
+    assert not list(temporary.iterdir())  # the photos were deleted
 
 
-def test_only_this_machine_is_answered(page: tuple[str, Path]) -> None:
+@pytest.mark.integration
+def test_only_local_requests_are_accepted(page: tuple[str, Path]) -> None:
     httpx = pytest.importorskip("httpx")
     address, _ = page
     port = int(address.rpartition(":")[2])
@@ -133,15 +138,16 @@ def test_only_this_machine_is_answered(page: tuple[str, Path]) -> None:
             socket.create_connection((other, port), timeout=2).close()
 
 
+@pytest.mark.integration
 def test_in_a_browser(page: tuple[str, Path], finished: Path, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="an extra")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     address, temporary = page
-    answerer = Answerer(finished)
+    tested = PairView(finished)
     rows = [row for row in read_rows(finished / "predictions.csv") if row["split"] == "test"]
-    one, other = (answerer.photos / rows[0][key] for key in ("image1", "image2"))
-    found = answerer.verifier.verify(one, other)
+    one, other = (tested.image_root / rows[0][key] for key in ("image1", "image2"))
+    found = tested.verifier.verify(one, other)
     asked: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ALONE)
@@ -154,9 +160,9 @@ def test_in_a_browser(page: tuple[str, Path], finished: Path, tmp_path: Path) ->
         assert view.inner_text("#answer .verdict") == ("Same person" if found.same else "Different people")
         assert f"p = {found.probability:.3f}" in view.inner_text("#answer")
         assert view.locator("#answer .nearest img").count() == 12
-        for k in (1, 2):  # each map is a picture that has been drawn
+        for k in (1, 2):  # each map has been drawn
             view.wait_for_function(f"document.querySelector('#map-{k} img')?.naturalWidth > 0", timeout=60_000)
-        assert any(temporary.rglob("*.jpg"))  # what was dropped is in the folder that is deleted at the end
+        assert any(temporary.rglob("*.jpg"))  # the dropped photos are in the folder that is deleted at the end
 
         broken = tmp_path / "broken.png"
         broken.write_bytes(noise_photo(tmp_path / "whole.png").read_bytes()[:200])

@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT
 
 from siamese.config.load import compose_train
-from siamese.config.schema import to_plain
+from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.files import flatten
 from siamese.report.jobs import Job

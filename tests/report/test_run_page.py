@@ -166,11 +166,11 @@ class TestFinishedRun:
         result = done.result
         low, high = result["test/acc_ci"]
         assert f"Test accuracy {100 * result['test/acc']:.1f} %" in page.text
-        assert f"95 %: {100 * low:.1f} – {100 * high:.1f} %" in page.text
+        assert f"95 % CI: {100 * low:.1f} – {100 * high:.1f} %" in page.text
         low, high = result["test/auc_ci"]
-        assert f"Test AUC {result['test/auc']:.3f} 95 %: {low:.3f} – {high:.3f}" in page.text
+        assert f"Test AUC {result['test/auc']:.3f} 95 % CI: {low:.3f} – {high:.3f}" in page.text
         low, high = result["test/loss_ci"]
-        assert f"Test loss {result['test/loss']:.4f} 95 %: {low:.4f} – {high:.4f}" in page.text
+        assert f"Test loss {result['test/loss']:.4f} 95 % CI: {low:.4f} – {high:.4f}" in page.text
         assert "Test equal error rate" in page.text
         assert "LFW, original images · View 1 · no outside data · 40 test pairs" in page.text
 
@@ -180,8 +180,9 @@ class TestFinishedRun:
             "koch-adam", "done", "3 of 8, by val/loss", "7 min 18 s", "2 h 5 min", "38,959,553", "cpu: two cores",
             "Seed 0", "torch 2.15.0 · lightning 2.6.6", "50b15e7aaaab with uncommitted changes",
             "1,760 training · 440 validation · 40 test", "Training, during epoch 3 1,760 99.4 % 0.1010 –",
-            "Validation 440 69.1 % 0.6182 0.765", "No_One/No_One_0001.jpg truncated", "Images left out: 2",
-            "batchnorm: true", "development figures", "pairs as independent draws", "One run with one seed (0)",
+            "Validation 440 69.1 % 0.6182 0.765", "No_One/No_One_0001.jpg truncated", "Excluded images: 2",
+            "batchnorm: true", "View 1 of LFW is meant for development", "treat the pairs as independent",
+            "One run with one seed (0)",
             "Threshold 0.5 on the probability: fixed by the configuration before training",
         ],
     )  # fmt: skip
@@ -216,7 +217,7 @@ class TestFinishedRun:
 
     def test_gallery_shows_both_photos_of_the_extreme_pairs(self, page, done):
         shown = pick_examples(read_run(done.folder).split("test"))
-        pairs = [pair for group in shown for pair in (*group.confident, *group.doubtful)]
+        pairs = [pair for group in shown for pair in (*group.confident, *group.uncertain)]
         assert (
             sum(a.get("class") == "pair" for a in page.all("figure"))
             == len(pairs)
@@ -290,17 +291,17 @@ class TestUnfinishedRuns:
         (run.folder / "roc.png").write_bytes(b"of an earlier page")
         page = build(run.folder)
         assert "RuntimeError: out of memory" in page.text
-        assert "No test figures: the run has not been tested." in page.text
+        assert "No test results: the run has not been tested." in page.text
         assert "predictions.csv" not in page.text
-        assert "independent draws" not in page.text
+        assert "treat the pairs as independent" not in page.text
         assert [path.name for path in run.folder.glob("*.png")] == ["curves.png"]
 
     @pytest.mark.parametrize(
         ("status", "reason"),
         [
-            ("running", "it still is, or it was killed"),
+            ("running", "it is still running, or it was killed"),
             ("interrupted", "resume=true"),
-            ("failed", "its log may tell more"),
+            ("failed", "See its log."),
         ],
     )
     def test_status_alone(self, status, reason, tmp_path):
@@ -340,7 +341,7 @@ class TestUnfinishedRuns:
         run.write()
         run.result["tp"] += 1
         (run.folder / "result.json").write_text(json.dumps(run.result))
-        assert "not of one run" in build(run.folder).text
+        assert "the files belong to different runs" in build(run.folder).text
 
 
 class TestOneSidedResults:
@@ -350,19 +351,19 @@ class TestOneSidedResults:
         assert "False positives: 0" in page.text
         assert "False negatives: 0" in page.text
         assert "Test accuracy 100.0 %" in page.text
-        assert "95 %: 1.000 – 1.000" not in page.text, "no certainty from 40 pairs"
+        assert "95 % CI: 1.000 – 1.000" not in page.text, "no certainty from 40 pairs"
 
     def test_few_pairs_are_shown_once(self, run):
         run.pairs = run.pairs[:4]
         page = build(run.write())
         assert sum(a.get("class") == "pair" for a in page.all("figure")) == 4
-        assert "Most doubtful" not in page.text
+        assert "Most uncertain" not in page.text
 
     def test_one_class(self, run):
         run.pairs = [pair for pair in run.pairs if pair[2]]
         page = build(run.write())
         assert "Test AUC" not in page.text
-        assert "Same person, called same" in page.text
+        assert "Same pairs: predicted same" in page.text
         assert (run.folder / "roc.png").exists()
 
     def test_validation_pairs_when_there_are_no_others(self, run):
@@ -374,9 +375,9 @@ class TestOneSidedResults:
     def test_long_list_of_excluded_images_is_folded(self, run):
         run.excluded = [(f"Eve/Eve_{i:04d}.jpg", "truncated") for i in range(501)]
         page = build(run.write())
-        assert "Images left out: 501" in page.text
-        assert "The first 500; excluded.csv has them all." in page.text
-        assert page.html.rindex("<details>", 0, page.html.index("Eve_0000")) > page.html.index("Images left out")
+        assert "Excluded images: 501" in page.text
+        assert "The first 500; excluded.csv lists all." in page.text
+        assert page.html.rindex("<details>", 0, page.html.index("Eve_0000")) > page.html.index("Excluded images")
 
 
 class TestNotes:
@@ -387,9 +388,9 @@ class TestNotes:
             ({"dataset": "synthetic"}, "drawn by a program"),
             ({"threshold": 0.4}, "Threshold 0.4 on the probability: its origin is not recorded"),
             ({"threshold_origin": "best on validation"}, "Threshold 0.5 on the probability: best on validation."),
-            ({"calibration/slope": 3.0, "calibration/intercept": -1.0}, "probabilities that were calibrated on"),
+            ({"calibration/slope": 3.0, "calibration/intercept": -1.0}, "The probabilities were calibrated on"),
             ({"run": ["/runs/7", "/runs/8"]}, "An ensemble of 2 runs"),
-            ({"folds": 10, "test/acc_se": 0.01}, "Accuracy: Student's, over the folds"),
+            ({"folds": 10, "test/acc_se": 0.01}, "accuracy: Student, over the folds"),
         ],
     )
     def test_follow_the_result(self, changes, note, tmp_path):
@@ -404,8 +405,8 @@ class TestNotes:
         (tmp_path / ".hydra").mkdir()
         (tmp_path / ".hydra" / "overrides.yaml").write_text("- run=/runs/7\n- 'name=a b'\n")
         page = build(tmp_path)
-        assert "evaluation report" in page.text
-        assert "Scored run /runs/7" in page.text
+        assert "evaluation page" in page.text
+        assert "Evaluated run /runs/7" in page.text
         assert "python eval.py run=/runs/7 'name=a b'" in page.text
         assert "history.csv" not in page.text
 
@@ -427,17 +428,17 @@ class TestExamples:
         negatives = [self.pair(-score) for score in (3, 50, 0.1, 1, 60, 0.2, 40, 0.3)]
         groups = {group.outcome: group for group in pick_examples(positives + negatives)}
         assert [pair.score for pair in groups["tp"].confident] == [60, 50, 40]
-        assert [pair.score for pair in groups["tp"].doubtful] == [0.1, 0.2, 0.3]
+        assert [pair.score for pair in groups["tp"].uncertain] == [0.1, 0.2, 0.3]
         assert [pair.score for pair in groups["fn"].confident] == [-60, -50, -40]
-        assert [pair.score for pair in groups["fn"].doubtful] == [-0.1, -0.2, -0.3]
+        assert [pair.score for pair in groups["fn"].uncertain] == [-0.1, -0.2, -0.3]
         assert groups["fp"].count == groups["tn"].count == 0
 
     @pytest.mark.parametrize("count", range(9))
     def test_none_twice_none_forgotten(self, count):
         group = pick_examples([self.pair(i + 1.0) for i in range(count)])[0]
-        shown = [*group.confident, *group.doubtful]
+        shown = [*group.confident, *group.uncertain]
         assert len(set(shown)) == len(shown) == min(count, 6)
-        assert bool(group.doubtful) == (count > 6)
+        assert bool(group.uncertain) == (count > 6)
 
     def test_equal_scores_are_ordered_by_name(self):
         pairs = [self.pair(1.0, name=name) for name in "cab"]
@@ -457,7 +458,7 @@ class TestFigures:
         scores = np.where(np.arange(100) < 80, labels, 1 - labels) + np.arange(100) / 1000
         axes = figures.roc_figure(scores, labels, scores >= 0.5, threshold=0.25).axes[0]
         legend = [entry.get_text() for entry in axes.get_legend().get_texts()]
-        assert re.fullmatch(r"AUC 0\.\d{3} \(95 %: 0\.\d{3} – 0\.\d{3}\)", legend[0])
+        assert re.fullmatch(r"AUC 0\.\d{3} \(95 % CI: 0\.\d{3} – 0\.\d{3}\)", legend[0])
         assert "threshold 0.25: TPR 80.0 %, FPR 20.0 %" in legend
         assert "chance" in legend
         point = next(line for line in axes.lines if line.get_label().startswith("threshold"))
@@ -478,7 +479,7 @@ class TestFigures:
         for figure in figures.predictions_figures(pairs, None).values():
             assert figures.to_png(figure, dpi=40).startswith(b"\x89PNG")
         texts = [t.get_text() for t in figures.predictions_figures(pairs, None)["roc"].axes[0].texts]
-        assert texts == ["no ROC: all pairs are of one class"]
+        assert texts == ["no ROC: all pairs have the same label"]
 
     def test_names_are_not_read_as_formulas(self):
         pair = Prediction("test", r"$\bad{$", "b", 1, 1.0, 0.7, 1)

@@ -1,0 +1,138 @@
+"""The section "How to read the results" of a run page: what the figures of this run do and do not show."""
+
+from __future__ import annotations
+
+from siamese.report.load import Run
+from siamese.report.text import number, percent
+
+
+def notes(run: Run) -> list[str]:
+    """The notes that apply to a run, one paragraph each."""
+    keys = run.result.as_dict().keys()
+    is_tested = any(key.startswith("test/") for key in keys)
+    is_scored = is_tested or any(key.startswith("val/") for key in keys)
+    found = [_oneshot(run)]
+    if is_tested:
+        found += [_intervals(run), _variation(run)]
+    if is_scored:
+        found += [_development(run), _synthetic(run), _outside_data(run), _unrestricted(run), _folds(run)]
+        found += [_losses(run), _threshold(run), _best_epoch(run)]
+    return [note for note in found if note]
+
+
+def _oneshot(run: Run) -> str:
+    if not run.result.ways:
+        return ""
+    return (
+        "An N-way trial takes a photo of a test person and compares it with another photo of that person and one photo "
+        "of each of N - 1 other test people, all drawn at random. The trial is won if the photo of the same person has "
+        "the highest score. The confidence intervals (Wilson) treat the trials as independent, although they share "
+        "photos. “Nearest pixels” decides the same trials by the distance between the pixels."
+    )
+
+
+def _intervals(run: Run) -> str:
+    accuracy = "Wilson" if run.result.folds is None else "Student, over the folds"
+    return (
+        "The confidence intervals treat the pairs as independent. They are not quite independent, because a person or "
+        "an image can occur in several pairs, so the true uncertainty is somewhat larger. Methods: accuracy: "
+        f"{accuracy}; AUC: DeLong; loss: Student; equal error rate: bootstrap over the pairs, 1,000 resamples."
+    )
+
+
+def _variation(run: Run) -> str:
+    members = run.result.run
+    if isinstance(members, list):
+        return (
+            f"An ensemble of {len(members)} runs: the confidence intervals hold for these networks and do not include "
+            "the variation between networks. The configuration and the seed on this page are those of the first run."
+        )
+    seed = "" if run.result.seed is None else f" ({run.result.seed})"
+    return (
+        f"One run with one seed{seed}: the confidence intervals do not include the variation between seeds. Train with "
+        "several seeds to measure it."
+    )
+
+
+def _development(run: Run) -> str:
+    if run.result.protocol != "view1" or not (run.result.dataset or "").startswith("lfw"):
+        return ""
+    return (
+        "View 1 of LFW is meant for development. Do not compare these results with published results, which are on "
+        "View 2."
+    )
+
+
+def _synthetic(run: Run) -> str:
+    if run.result.dataset != "synthetic":
+        return ""
+    return "These faces are drawn by a program. The results say nothing about real faces."
+
+
+def _outside_data(run: Run) -> str:
+    if not run.result.outside_data:
+        return ""
+    return (
+        "Outside data was used: images other than LFW's own shaped the alignment of the images or the initial weights. "
+        "Compare only with results that use outside data too."
+    )
+
+
+def _unrestricted(run: Run) -> str:
+    if run.result.setting != "unrestricted":
+        return ""
+    return (
+        "Unrestricted setting: further training pairs were formed from the names of the training people. Compare only "
+        "with results of this setting."
+    )
+
+
+def _folds(run: Run) -> str:
+    result = run.result
+    if result.folds is None:
+        return ""
+    return (
+        f"Accuracy is the mean over {result.folds} folds; its standard error is {number(result.test_acc_se, percent)}. "
+        "The network and the threshold of each fold were chosen without the pairs of that fold. The training sets of "
+        "the folds overlap, so the folds vary a little less than networks trained on new data would. All other figures "
+        "are computed on the pairs of all folds together; each fold's own calibration makes their scores comparable."
+    )
+
+
+def _losses(run: Run) -> str:
+    objective = run.config.get("objective")
+    if not run.history or not isinstance(objective, dict) or objective.get("name") == "bce":
+        return ""
+    return (
+        f"The training loss is the objective's ({objective.get('name')}). Validation and test loss are the "
+        "cross-entropy of the calibrated probabilities. The two cannot be compared."
+    )
+
+
+def _threshold(run: Run) -> str:
+    """Where the threshold comes from. A run that chooses its threshold records how, as ``threshold_origin``."""
+    if run.threshold is None:
+        return ""
+    if origin := run.result.threshold_origin:
+        return f"Threshold {run.threshold:.4g} on the probability: {origin}."
+    if run.config.get("threshold") != run.threshold:
+        return f"Threshold {run.threshold:g} on the probability: its origin is not recorded."
+    if run.is_calibrated:
+        return (
+            f"Threshold {run.threshold:g} on the probability: fixed before training. The probabilities were calibrated "
+            "on the validation pairs."
+        )
+    return (
+        f"Threshold {run.threshold:g} on the probability: fixed by the configuration before training, not tuned on any "
+        "pairs."
+    )
+
+
+def _best_epoch(run: Run) -> str:
+    monitor = run.config.get("monitor")
+    if not monitor or run.result.best_epoch is None:
+        return ""
+    return (
+        f"The tested weights are those of the epoch with the best {monitor}. This epoch was chosen on the validation "
+        "pairs, so the results on them are slightly optimistic. The test pairs were not used for any choice."
+    )
