@@ -1,0 +1,130 @@
+"""The subcommands that ask a finished run about photos: verify, embed and identify."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import read_rows
+
+from siamese import Verifier
+from siamese.command.main import main
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def faces(tiny_root: Path) -> Path:
+    return tiny_root / "lfw"
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
+    assert main([str(argument) for argument in arguments]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_verify_prints_json_and_saves_occlusion_maps(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = read_rows(finished / "predictions.csv")[-1]
+    photos = faces / row["image1"], faces / row["image2"]
+    (printed,) = called(capsys, "verify", finished, *photos, "--explain", tmp_path / "why.svg")
+    assert printed["probability"] == pytest.approx(float(row["probability"]), abs=1e-4)
+    assert set(printed) == {"image1", "image2", "same", "probability", "threshold", "score", "run"}
+    assert (tmp_path / "why.svg").read_text().startswith("<?xml")
+
+
+def test_verify_continues_after_an_unusable_photo(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    photos = sorted(faces.rglob("*.jpg"))[:3]
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8")
+    lines = [
+        "image1,image2,label",
+        f"{photos[0]},{photos[1]},1",
+        f"{photos[0]},broken.jpg,0",
+        f"{photos[2]},{photos[0]},",
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    printed = called(capsys, "verify", finished, "--pairs", tmp_path / "pairs.csv")
+    assert [sorted(set(line) & {"label", "error", "same"}) for line in printed] == [
+        ["label", "same"],
+        ["error", "label"],
+        ["same"],
+    ]
+    assert "broken.jpg" in printed[1]["error"]
+    assert "of 1 pairs" in caplog.text
+    assert "1 photos cannot be used" in caplog.text
+
+
+def test_embed_writes_embeddings_and_names(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sorted(faces.iterdir())[0]
+    photos = sorted(folder.iterdir())
+    called(capsys, "embed", finished, folder, tmp_path / "z.npy")
+    called(capsys, "embed", finished, folder, tmp_path / "table.csv")
+    numbers = np.load(tmp_path / "z.npy")
+    np.testing.assert_array_equal(numbers, Verifier.load(finished).embed(photos))
+    with (tmp_path / "z.csv").open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [photo.name for photo in photos]
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = np.array([[row[f"z{k}"] for k in range(numbers.shape[1])] for row in rows], dtype=np.float32)
+    np.testing.assert_array_equal(table, numbers)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_identify_takes_folders_or_single_photos(
+    flat: bool, finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = sorted(faces.iterdir())[:3]
+    for person in people:
+        photos = sorted(person.iterdir())
+        target = tmp_path / f"{person.name}.jpg" if flat else tmp_path / person.name
+        target.symlink_to(photos[0] if flat else person)
+    photo = sorted(people[1].iterdir())[0]
+    assert main(["identify", str(finished), str(tmp_path), str(photo), "--top", "2"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["people"] == 3
+    assert len(printed["matches"]) == 2
+    assert printed["matches"][0]["person"] == people[1].name
+    assert set(printed["matches"][0]) == {"person", "image", "same", "probability", "score"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "RUN", "a.jpg"], "give two photos, or --pairs FILE"),
+        (["verify", "RUN"], "give two photos, or --pairs FILE"),
+        (["verify", "RUN", "none.jpg", "none.jpg"], "none.jpg: missing; give another photo"),
+        (["verify", "none", "a.jpg", "b.jpg"], "run=none: no run found"),
+        (["verify", "RUN", "--pairs", "empty.csv"], "empty.csv:1: no column image1"),
+        (["verify", "RUN", "--pairs", "bad.csv"], "bad.csv:2: expected two files, and as label 1"),
+        (["verify", "RUN", "--pairs", "bad.csv", "--explain", "x.png"], "--explain is for two photos"),
+        (["verify", "RUN", "a.jpg", "b.jpg", "--explain", "x.gif"], "--explain x.gif: name a file that ends in .png"),
+        (["verify", "RUN", "a.jpg", "b.jpg", "--explain", "none/x.png"], "none/x.png: no such folder; make none first"),
+        (["export", "RUN", "bad.csv", "--format", "pt2"], "bad.csv is a file; give a folder"),
+        (["embed", "RUN", ".", "z.txt"], "z.txt: name a file that ends in .npy or .csv"),
+        (["embed", "RUN", ".", "nowhere/z.npy"], "no such folder; make nowhere first"),
+        (["embed", "RUN", ".", "z.npy"], "contains no photo"),
+        (["identify", "RUN", "nowhere", "a.jpg"], "nowhere: no such folder"),
+        (["identify", "RUN", ".", "a.jpg", "--top", "0"], "--top 0: give 1 or more"),
+    ],
+)
+def test_an_impossible_request_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "bad.csv").write_text("image1,image2,label\na.jpg,b.jpg,maybe\n")
+    assert main([str(finished) if argument == "RUN" else argument for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
