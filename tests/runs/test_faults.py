@@ -1,4 +1,4 @@
-"""Faults of the machine: what the user is told, and that nothing finished is lost."""
+"""Faults of the machine: the error says what to do, and nothing finished is lost."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT
-from test_resume import assert_equal
+from resuming import assert_equal
 
 from siamese.command.exit_codes import reason
 from siamese.config.schema import TrainConfig
@@ -24,13 +24,18 @@ from siamese.errors import DataError
 from siamese.runs.folder import RunFolder
 from siamese.training.train import train
 
+pytestmark = pytest.mark.integration
+
 Make = Callable[..., TrainConfig]
 
-KOCH = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 64, "batchnorm": True}
+OPTIONS: dict[str, Any] = {
+    "model": {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 64, "batchnorm": True},
+    "checkpoint": {"every": 3}, "logger": {"name": "tensorboard"},
+}  # fmt: skip
 
 
 class Disk:
-    """A file system in memory, of a size that can be changed."""
+    """A file system in memory whose size can be changed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,18 +60,24 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     small.unmount()
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with `OPTIONS`."""
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(tiny_config(**OPTIONS), RunFolder(path))
+    return path
+
+
 @pytest.mark.parametrize("kilobytes", [4, 16, 64, 256, 480, 640, 800, 1000])
-def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(
-    tiny_config: Make, tmp_path: Path, disk: Disk, kilobytes: int
+def test_a_run_on_a_disk_that_fills_up_is_resumed_when_there_is_room(
+    tiny_config: Make, undisturbed: Path, disk: Disk, kilobytes: int
 ) -> None:
-    """Wherever it hits: result, history, either checkpoint, events, predictions, the pictures and the page."""
-    options = {"model": KOCH, "checkpoint": {"every": 3}, "logger": {"name": "tensorboard"}}
-    train(tiny_config(**options), RunFolder(tmp_path / "whole"))
+    """It fills up in the result, history, either checkpoint, events, predictions, pictures, or the page."""
     disk.resize(kilobytes)
     folder = RunFolder(disk.path / "run")
     failed: OSError | None = None
     try:
-        train(tiny_config(**options, resume=True), folder)
+        train(tiny_config(**OPTIONS, resume=True), folder)
     except OSError as error:
         failed = error
     assert failed is not None or kilobytes > 64
@@ -76,11 +87,11 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(
         assert "\n" not in reason(failed)
     disk.resize(64_000)
     for left in (folder.path / "checkpoints").glob("*.ckpt"):
-        torch.load(left, weights_only=True)  # whole, whatever happened
-    train(tiny_config(**options, resume=True), folder)
-    assert_equal(folder.path, tmp_path / "whole")
+        torch.load(left, weights_only=True)  # not damaged
+    train(tiny_config(**OPTIONS, resume=True), folder)
+    assert_equal(folder.path, undisturbed)
     assert (folder.path / "report.html").stat().st_size == pytest.approx(
-        (tmp_path / "whole/report.html").stat().st_size, rel=0.05
+        (undisturbed / "report.html").stat().st_size, rel=0.05
     )
 
 
@@ -95,7 +106,7 @@ def test_a_full_disk_under_the_image_cache(tiny_config: Make, disk: Disk) -> Non
 
 
 def test_photos_and_lists_are_only_read(tiny_config: Make, tiny_root: Path, tmp_path: Path) -> None:
-    """A run on a read-only data folder; mounted so, since root may write anywhere else."""
+    """A run on a read-only data folder: mounted, because root may write to any other folder."""
     readonly = tmp_path / "readonly"
     readonly.mkdir()
     try:
@@ -106,7 +117,7 @@ def test_photos_and_lists_are_only_read(tiny_config: Make, tiny_root: Path, tmp_
             pytest.skip("mounting takes root")
         config = tiny_config(max_epochs=1)
         data = config.data.model_copy(update={"root": str(readonly)})
-        assert train(config.model_copy(update={"data": data}), RunFolder(tmp_path / "run"))["status"] == "done"
+        assert train(config.model_copy(update={"data": data}), RunFolder(tmp_path / "run")).status == "done"
         blocked = data.model_copy(update={"cache": str(readonly / "cache")})
         with pytest.raises(DataError, match=r"data\.cache=.*Read-only file system"):
             train(config.model_copy(update={"data": blocked}), RunFolder(tmp_path / "other"))
@@ -118,70 +129,33 @@ NO_ROOM = """
 import json, resource, sys
 from pathlib import Path
 import lightning as L
-from siamese import experiment
-from siamese.config import TrainConfig
-from siamese.runs import RunFolder
+from siamese.config.schema import TrainConfig
+from siamese.runs.folder import RunFolder
+from siamese.training import fit
+from siamese.training.train import train
 
 class Shrink(L.Callback):
     def on_train_batch_end(self, *_):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
 
-def build(*arguments, build=experiment.build_trainer):
+def build(*arguments, build=fit.build_trainer):
     trainer = build(*arguments)
     trainer.callbacks.insert(0, Shrink())
     return trainer
 
-experiment.build_trainer = build
-experiment.train(TrainConfig.model_validate(json.loads(sys.argv[1])), RunFolder(Path(sys.argv[2])))
+fit.build_trainer = build
+train(TrainConfig.model_validate(json.loads(sys.argv[1])), RunFolder(Path(sys.argv[2])))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux")
 def test_a_batch_that_does_not_fit_names_its_size(tiny_config: Make, tmp_path: Path) -> None:
-    """In a process of its own: some releases of torch compute nothing any more once memory has run out."""
+    """In a separate process: some releases of torch compute nothing after memory has run out."""
     config = tiny_config(batch_size=24, model={"name": "koch", "widths": [256, 128, 8, 8]})
     command = [sys.executable, "-c", NO_ROOM, json.dumps(to_plain(config)), str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
-    assert "TrainingError: out of memory with batch_size=24; give a smaller one" in done.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("CUDA error: unspecified launch failure"), OSError(errno.EIO, "Input/output error")]
-)
-def test_a_device_that_fails_ends_the_run_where_it_can_go_on(
-    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], error: Exception
-) -> None:
-    options = {"model": KOCH, "checkpoint": {"every": 2}}
-    train(tiny_config(**options), RunFolder(tmp_path / "whole"))
-
-    def fail() -> None:
-        raise error
-
-    at_step(4, fail)
-    with pytest.raises(type(error)):
-        train(tiny_config(**options), RunFolder(tmp_path / "cut"))
-    at_step(0, fail)
-    train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
-    assert_equal(tmp_path / "cut", tmp_path / "whole")
-
-
-def test_a_clock_that_goes_backwards_changes_nothing(
-    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(tiny_config(), RunFolder(tmp_path / "whole"))
-    now = [time.time()]
-
-    def back() -> float:
-        now[0] -= 1000.0
-        return now[0]
-
-    monkeypatch.setattr(time, "time", back)
-    train(tiny_config(), RunFolder(tmp_path / "back"))
-    assert_equal(tmp_path / "back", tmp_path / "whole")
-    result = RunFolder(tmp_path / "back").result
-    assert result is not None
-    assert 0 < result["train_seconds"] < result["total_seconds"] < 600
+    assert "TrainingError: out of memory with batch_size=24; give a smaller batch_size" in done.stderr.splitlines()[-1]
 
 
 def test_the_cache_takes_no_notice_of_the_hour(
