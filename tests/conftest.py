@@ -19,7 +19,8 @@ from hypothesis import settings
 from PIL import Image
 
 from siamese.config.schema import TrainConfig
-from siamese.data.synthetic.tree import SyntheticSpec, write_lfw_tree
+from siamese.data.synthetic.plan import SyntheticSpec
+from siamese.data.synthetic.tree import write_lfw_tree
 from siamese.runs.folder import RunFolder
 
 # A busy machine must not fail a property by its time.

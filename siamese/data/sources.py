@@ -19,7 +19,7 @@ from siamese.data.protocol import TRAIN_LIST, VIEW1, check_all_folds, list_files
 from siamese.errors import DataError
 
 if TYPE_CHECKING:
-    from siamese.data.synthetic.tree import SyntheticSpec
+    from siamese.data.synthetic.plan import SyntheticSpec
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,6 @@ def _missing(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> Sequen
 
 def _synthetic_spec(data: SyntheticData) -> SyntheticSpec:
     """What to render; raises ConfigError if the numbers of people and pairs contradict each other."""
-    from siamese.data.synthetic.tree import SyntheticSpec
+    from siamese.data.synthetic.plan import SyntheticSpec
 
     return SyntheticSpec(**{field.name: getattr(data, field.name) for field in dataclasses.fields(SyntheticSpec)})

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from siamese.config import schema as configuration
 from siamese.config.schema import TrainConfig
-from siamese.data.synthetic.tree import SyntheticSpec
+from siamese.data.synthetic.plan import SyntheticSpec
 from siamese.errors import ConfigError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -1,4 +1,4 @@
-"""``python -m siamese.data.synthetic``: a contact sheet, and the worker processes that draw the images."""
+"""``python -m siamese.data.synthetic``: draw a contact sheet; also starts the processes that draw the data set."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import json
 import sys
 from pathlib import Path
 
-from siamese.data.synthetic.tree import SyntheticSpec, contact_sheet, render_share
+from siamese.data.synthetic.plan import SyntheticSpec
+from siamese.data.synthetic.tree import contact_sheet, render_share
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: the contact sheet for people, and a share of the photos for `write_lfw_tree` itself."""
-    parser = argparse.ArgumentParser(prog="python -m siamese.data.synthetic", description="Rendered faces.")
-    parser.add_argument("--contact-sheet", type=Path, metavar="FILE", help="draw people and photos into FILE")
-    parser.add_argument("--seed", type=int, default=3, help="which people (default 3)")
+    """Draw a contact sheet or, if `write_lfw_tree` starts it, a share of the photos."""
+    parser = argparse.ArgumentParser(prog="python -m siamese.data.synthetic", description="Draw synthetic faces.")
+    parser.add_argument(
+        "--contact-sheet",
+        type=Path,
+        metavar="FILE",
+        help="image file to write: a row for each person",
+    )
+    parser.add_argument("--seed", type=int, default=3, help="seed of the people (default 3)")
     parser.add_argument("--render", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--spec", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--share", help=argparse.SUPPRESS)

@@ -11,7 +11,7 @@ import numpy as np
 from siamese.data.synthetic.parts import CROWN, Canvas, Floats, face_outline, mix, moved, oval, smooth, surface, tint
 
 if TYPE_CHECKING:
-    from siamese.data.synthetic.faces import Person, Shot
+    from siamese.data.synthetic.traits import Person, Shot
 
 STRANDS = 40
 COLUMNS = 40  # steps of the hair's grid from ear to ear

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from siamese.data.synthetic.faces import Person, Shot
+    from siamese.data.synthetic.traits import Person, Shot
 
 Floats: TypeAlias = NDArray[np.float64]
 Colour: TypeAlias = tuple[int, int, int]

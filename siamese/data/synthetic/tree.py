@@ -1,4 +1,4 @@
-"""A data set of rendered faces, written to disk exactly as LFW unpacks, so that all later code is the same.
+"""Write the synthetic faces to disk in LFW's layout, so that all other code treats them like LFW.
 
     python -m siamese.data.synthetic --contact-sheet docs/faces.png
 
@@ -12,23 +12,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from siamese.data.synthetic.faces import render, sample_person
-from siamese.errors import ConfigError, DataError
+from siamese.data.synthetic.faces import render
+from siamese.data.synthetic.plan import FOLDS, Plan, SyntheticSpec, make_plan
+from siamese.data.synthetic.traits import sample_person
+from siamese.errors import DataError
 
-GENERATOR_VERSION = 1  # raise it whenever the same parameters give other pictures or other lists
-FOLDS = 10
+GENERATOR_VERSION = 1
+"""Raise it if the same parameters give other images or lists."""
+
 IMAGE_FOLDER = "lfw"
 MANIFEST = "synthetic.json"
 LISTS = (
@@ -36,142 +37,17 @@ LISTS = (
     "people.txt", "peopleDevTrain.txt", "peopleDevTest.txt",
 )  # fmt: skip
 
-# Keys of the random streams: (seed, person, photo) with photos from 1 on, 0 for the person's traits, and
-# (seed, _LISTS) for names, numbers of photos and pairs.
-_TRAITS, _LISTS = 0, 2**31
-_PHOTO_COUNTS, _PHOTO_SHARES = (2, 3, 4, 5, 6), (0.35, 0.3, 0.2, 0.1, 0.05)
-
-_FIRST_NAMES = (
-    "Ada Alma Anton Arno Aylin Bela Bruno Carla Cem Chloe Dario Demi Edda Eino Elif Emil Enzo Esra Fabio Femi "
-    "Finn Flora Gita Goran Greta Hana Hugo Ida Igor Ines Ivo Jana Joao Jonas Jun Kaia Kenji Kofi Lara Leon Lina "
-    "Luca Maja Malik Mara Mateo Mila Nadia Nils Noor Olga Omar Otto Paula Pia Quinn Rafa Rhea Rosa Samir Selma "
-    "Sven Tara Teo Thea Umar Vera Viktor Wanda Xenia Yara Yusuf Zeno Zoe"
-)
-_LAST_NAMES = (
-    "Abel Adler Akin Alder Baran Becker Bello Berg Bianco Blum Braga Castell Cedar Corvin Dahl Demir Dorn "
-    "Duarte Eklund Ender Falk Farrow Ferro Fonte Garnet Glade Haas Hale Halden Ibsen Ilves Jansa Juno Kaplan "
-    "Keller Kimura Kline Lago Lenz Lindgren Lopes Maro Meridian Mori Nagel Nakata Norden Okoro Olsen Orel "
-    "Palmer Pavic Quist Rask Reyes Rowan Sabo Santoro Sato Stark Tamm Tanaka Teller Toivo Ueda Ulrich Varga "
-    "Vidal Wahl Weber Yilmaz Young Zeman Zhou"
-)
-_FIRST, _LAST = _FIRST_NAMES.split(), _LAST_NAMES.split()
-
-SamePair: TypeAlias = tuple[str, int, int]
-DifferentPair: TypeAlias = tuple[str, int, str, int]
-People: TypeAlias = dict[str, int]  # name -> number of photos, which are numbered from 1
-
-
-@dataclass(frozen=True)
-class SyntheticSpec:
-    """All that decides the data set's content.
-
-    Pairs are counted with both kinds together, half of each; `view2_pairs` over all ten folds.
-    Raises ConfigError, naming the key, when the numbers cannot be met.
-    """
-
-    train_people: int = 240
-    test_people: int = 160
-    train_pairs: int = 800
-    test_pairs: int = 400
-    view2_pairs: int = 600
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key, step in (("train_pairs", 2), ("test_pairs", 2), ("view2_pairs", 2 * FOLDS)):
-            value = getattr(self, key)
-            if value < step or value % step:
-                raise ConfigError(f"{key}={value}: must be a positive multiple of {step}")
-        for key in ("train_people", "test_people"):
-            if getattr(self, key) < 2:
-                raise ConfigError(f"{key}={getattr(self, key)}: must be at least 2")
-        people, most = self.train_people + self.test_people, len(_FIRST) * len(_LAST)
-        if not 2 * FOLDS <= people <= most:
-            raise ConfigError(
-                f"train_people + test_people = {people}: must be from {2 * FOLDS} (two in each fold) to {most}"
-            )
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed}: must not be negative")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Who is in the data set and which pairs are asked: everything but the pixels."""
-
-    people: People  # in the order of their random streams
-    train: People
-    test: People
-    folds: list[People]
-    train_pairs: tuple[list[SamePair], list[DifferentPair]]
-    test_pairs: tuple[list[SamePair], list[DifferentPair]]
-    fold_pairs: list[tuple[list[SamePair], list[DifferentPair]]]
-
-
-def _has_room(counts: Iterable[int], pairs: int) -> bool:
-    """Whether people with so many photos each give `pairs` same pairs, and different ones without long search."""
-    n = np.array(list(counts))
-    return bool((n * (n - 1) // 2).sum() >= pairs and (n.sum() ** 2 - (n**2).sum()) // 2 >= 2 * pairs)
-
-
-def _same_pairs(people: People, number: int, rng: np.random.Generator) -> list[SamePair]:
-    """Same pairs spread over the people, and for each person over the photos least used so far."""
-    pools = {name: list(combinations(range(1, count + 1), 2)) for name, count in people.items()}
-    used: Counter[tuple[str, int]] = Counter()
-    pairs: list[SamePair] = []
-    while len(pairs) < number:
-        for k in rng.permutation(len(people)):
-            name = list(people)[k]
-            if pools[name] and len(pairs) < number:
-                i, j = min(pools[name], key=lambda pair: used[name, pair[0]] + used[name, pair[1]])
-                pools[name].remove((i, j))
-                used.update([(name, i), (name, j)])
-                pairs.append((name, i, j))
-    return sorted(pairs)
-
-
-def _different_pairs(people: People, number: int, rng: np.random.Generator) -> list[DifferentPair]:
-    """Different pairs dealt from shuffled decks of all photos, so that each photo is used about as often."""
-    photos = [(name, k) for name, count in people.items() for k in range(1, count + 1)]
-    found: set[DifferentPair] = set()
-    while len(found) < number:
-        deck = [photos[k] for k in rng.permutation(len(photos))]
-        for first, second in zip(deck[::2], deck[1::2], strict=False):
-            a, b = sorted([first, second])
-            if a[0] != b[0] and len(found) < number:
-                found.add((*a, *b))
-    return sorted(found)
-
-
-def _plan(spec: SyntheticSpec) -> _Plan:
-    """Names, numbers of photos, subsets and pairs for a specification."""
-    rng = np.random.default_rng([spec.seed, _LISTS])
-    total = spec.train_people + spec.test_people
-    picks = rng.choice(len(_FIRST) * len(_LAST), size=total, replace=False)
-    names = [f"{_FIRST[k % len(_FIRST)]}_{_LAST[k // len(_FIRST)]}" for k in picks]
-    counts = rng.choice(_PHOTO_COUNTS, size=total, p=_PHOTO_SHARES)
-    fold_of = rng.permutation(np.arange(total) % FOLDS)
-    is_train = np.arange(total) < spec.train_people
-    groups = [(is_train, spec.train_pairs // 2), (~is_train, spec.test_pairs // 2)]
-    groups += [(fold_of == fold, spec.view2_pairs // 2 // FOLDS) for fold in range(FOLDS)]
-    for members, pairs in groups:
-        while not _has_room(counts[members], pairs):
-            counts[np.flatnonzero(members)[counts[members].argmin()]] += 1
-    subsets: list[People] = []
-    asked = []
-    for members, pairs in groups:
-        subset = {names[k]: int(counts[k]) for k in np.flatnonzero(members)}
-        subsets.append(dict(sorted(subset.items())))
-        asked.append((_same_pairs(subsets[-1], pairs, rng), _different_pairs(subsets[-1], pairs, rng)))
-    people = dict(zip(names, counts.tolist(), strict=True))
-    return _Plan(people, subsets[0], subsets[1], subsets[2:], asked[0], asked[1], asked[2:])
+_TRAITS = 0
+"""Random streams have the keys (seed, person, photo): photos from 1 on, 0 for the person's traits."""
 
 
 def _lines(rows: Iterable[tuple[str | int, ...]]) -> Iterator[str]:
-    """Rows of fields as lines with tabs between the fields."""
+    """Join the fields of each row with tabs."""
     return ("\t".join(map(str, row)) + "\n" for row in rows)
 
 
-def _write_lists(folder: Path, plan: _Plan) -> None:
-    """The six list files in LFW's format."""
+def _write_lists(folder: Path, plan: Plan) -> None:
+    """Write the six list files in LFW's format."""
 
     def write(name: str, rows: Iterable[tuple[str | int, ...]]) -> None:
         (folder / name).write_text("".join(_lines(rows)), encoding="ascii", newline="\n")
@@ -189,8 +65,8 @@ def _write_lists(folder: Path, plan: _Plan) -> None:
 
 
 def render_share(folder: Path, spec: SyntheticSpec, share: int, shares: int) -> Iterator[Path]:
-    """Writes the photos of every `shares`-th person from the `share`-th on; yields each file when it is there."""
-    for index, (name, count) in enumerate(_plan(spec).people.items()):
+    """Draw the photos of every `shares`-th person, from the `share`-th on; yields each file that is written."""
+    for index, (name, count) in enumerate(make_plan(spec).people.items()):
         if index % shares != share:
             continue
         person = sample_person(np.random.default_rng([spec.seed, index, _TRAITS]))
@@ -203,39 +79,46 @@ def render_share(folder: Path, spec: SyntheticSpec, share: int, shares: int) -> 
 
 
 def _render_all(folder: Path, spec: SyntheticSpec, photos: int, workers: int, progress: bool) -> None:
-    """Renders in this process, or in `workers` others.
-
-    The others are started by command, not forked or spawned: the caller may have threads or a GPU open, and its
-    main module may be slow to import again. Each writes one byte per photo into a pipe they share.
-    """
+    """Draw all photos, in this process or in `workers` others."""
     with tqdm(total=photos, desc="drawing faces", unit="photo", disable=not progress) as bar:
         if workers == 1:
             for _ in render_share(folder, spec, 0, 1):
                 bar.update()
-            return
-        package = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "siamese.data.synthetic", "--render", str(folder.resolve())]
-        command += ["--spec", json.dumps(asdict(spec)), "--share"]
-        reading, writing = os.pipe()
-        children: list[subprocess.Popen[bytes]] = []
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            with os.fdopen(reading, "rb", buffering=0) as pipe:
-                try:
-                    for k in range(workers):
-                        share = [*command, f"{k}/{workers}"]
-                        children.append(subprocess.Popen(share, stdout=writing, env=environment))
-                finally:
-                    os.close(writing)  # else the pipe would never end
-                while drawn := pipe.read(4096):
-                    bar.update(len(drawn))
-            if any(child.wait() for child in children):
-                raise RuntimeError("a process that draws faces has failed; its message stands above")
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
+        else:
+            with closing(_render_in_processes(folder, spec, workers)) as drawing:  # stops them if interrupted
+                for drawn in drawing:
+                    bar.update(drawn)
+
+
+def _render_in_processes(folder: Path, spec: SyntheticSpec, workers: int) -> Generator[int, None, None]:
+    """Draw all photos in other processes; yields how many more are drawn.
+
+    The processes are started by command, not forked or spawned: the caller may have threads or a GPU open, and its main
+    module may be slow to import. Each writes one byte per photo to a common pipe.
+    """
+    package = str(Path(__file__).resolve().parents[3])
+    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "siamese.data.synthetic", "--render", str(folder.resolve())]
+    command += ["--spec", json.dumps(asdict(spec)), "--share"]
+    reading, writing = os.pipe()
+    children: list[subprocess.Popen[bytes]] = []
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            try:
+                for k in range(workers):
+                    share = [*command, f"{k}/{workers}"]
+                    children.append(subprocess.Popen(share, stdout=writing, env=environment))
+            finally:
+                os.close(writing)  # otherwise the pipe never ends
+            while drawn := pipe.read(4096):
+                yield len(drawn)
+        if any(child.wait() for child in children):
+            raise RuntimeError("a process that draws faces failed; see its message above")
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
 
 
 def _manifest(spec: SyntheticSpec) -> dict[str, int]:
@@ -243,10 +126,10 @@ def _manifest(spec: SyntheticSpec) -> dict[str, int]:
 
 
 def is_written(root: Path, spec: SyntheticSpec) -> bool:
-    """Whether `root` holds the complete data set of `spec`, written by this version of the generator.
+    """Whether `root` contains the complete data set of `spec`, written by this version of the generator.
 
-    The manifest says so, since it only comes into being with the whole tree; the lists and the folder of photos
-    are looked for as well, in case somebody moved them.
+    The manifest is proof, because it is written last. The lists and the image folder are checked in case they were
+    moved away later.
     """
     try:
         found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
@@ -257,16 +140,23 @@ def is_written(root: Path, spec: SyntheticSpec) -> bool:
 
 
 def write_lfw_tree(root: Path, spec: SyntheticSpec, *, workers: int | None = None, progress: bool = False) -> None:
-    """Writes the data set of `spec` to `root` as LFW unpacks; returns at once when it is already there.
+    """Write the data set of `spec` to `root` in LFW's layout; returns at once if it is already there.
 
-    `workers` processes draw (default: one per core, eight at most); the files' bytes do not depend on it. The tree
-    is written next to `root` and renamed, so `root` is complete or absent; processes that come at the same time
-    wait for one another. Raises DataError when `root` holds anything else, or cannot be written.
+    The tree is written next to `root` and renamed, so `root` is complete or absent. If several processes call this
+    function, one writes and the others wait.
+
+    Args:
+        root: folder of the data set.
+        spec: content of the data set.
+        workers: number of processes that draw; None: one per core, at most eight. The files do not depend on it.
+        progress: show a progress bar.
+
+    Raises:
+        DataError: `root` contains anything else, or cannot be written.
     """
     if is_written(root, spec):
         return
     target = root.absolute()
-    unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
@@ -274,30 +164,38 @@ def write_lfw_tree(root: Path, spec: SyntheticSpec, *, workers: int | None = Non
                 return
             if target.exists() and (not target.is_dir() or any(target.iterdir())):
                 raise DataError(
-                    f"{root}: holds something else than these synthetic faces (other settings, or other files); "
-                    "delete it or set data.root to another folder"
+                    f"{root}: contains something other than these synthetic faces (other settings or other files); "
+                    "delete it, or set data.root to another folder"
                 )
-            try:
-                shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-                plan = _plan(spec)
-                (unfinished / IMAGE_FOLDER).mkdir(parents=True)
-                photos = sum(plan.people.values())
-                cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-                # A process takes about as long to start as twenty photos to draw.
-                most = min(8, cores, max(1, photos // 60)) if workers is None else workers
-                _render_all(unfinished / IMAGE_FOLDER, spec, photos, max(1, most), progress)
-                _write_lists(unfinished, plan)
-                text = json.dumps(_manifest(spec), indent=2) + "\n"
-                (unfinished / MANIFEST).write_text(text, encoding="utf-8")
-                unfinished.replace(target)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            _write_tree(target, spec, workers, progress)
     except OSError as error:
-        raise DataError(f"{root}: cannot write the synthetic faces here ({error}); set data.root elsewhere") from error
+        raise DataError(
+            f"{root}: cannot write the synthetic faces ({error}); set data.root to another folder"
+        ) from error
+
+
+def _write_tree(target: Path, spec: SyntheticSpec, workers: int | None, progress: bool) -> None:
+    """Write the tree beside `target` and rename it; the caller holds the lock."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+        plan = make_plan(spec)
+        (unfinished / IMAGE_FOLDER).mkdir(parents=True)
+        photos = sum(plan.people.values())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # Starting a process takes about as long as drawing twenty photos.
+        most = min(8, cores, max(1, photos // 60)) if workers is None else workers
+        _render_all(unfinished / IMAGE_FOLDER, spec, photos, max(1, most), progress)
+        _write_lists(unfinished, plan)
+        text = json.dumps(_manifest(spec), indent=2) + "\n"
+        (unfinished / MANIFEST).write_text(text, encoding="utf-8")
+        unfinished.replace(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def contact_sheet(seed: int = 3, people: int = 6, photos: int = 8, side: int = 110) -> Image.Image:
-    """A picture with a row for each person and a column for each photo, `side` pixels each, RGB."""
+    """Draw an RGB image with a row for each person and a column for each photo, `side` pixels each."""
     gap = 4
     sheet = Image.new("RGB", (photos * (side + gap) + gap, people * (side + gap) + gap), (255, 255, 255))
     for row in range(people):
