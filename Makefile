@@ -1,12 +1,14 @@
-# Every target makes the environment (.venv) when it is missing. `make help` explains them.
+# Every target creates the environment (.venv) if it is missing. `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
-.PHONY: help demo test test-all test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
+LOCKED_EXTRAS := dev export mlflow wandb search page docs browser audit
+.PHONY: help env env-locked lock demo test-unit test test-all test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,49 +17,64 @@ $(READY): pyproject.toml siamese/models/norm_pool.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11.4; name another with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) $(if $(LOCKED),--constraint requirements.lock) --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## draw synthetic faces, train on them for about a minute, report (no data set, no network)
+env: $(READY)  ## create the environment, if it is missing or pyproject.toml has changed
+
+env-locked:  ## create the environment again, with exactly the versions in requirements.lock
+	rm -rf $(VENV)
+	$(MAKE) env LOCKED=1
+
+lock: $(READY)  ## update requirements.lock to the newest versions that pyproject.toml allows (needs the network)
+	$(PIP) uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11.4 --no-annotate \
+		--custom-compile-command "make lock" $(addprefix --extra ,$(LOCKED_EXTRAS)) --output-file requirements.lock
+
+demo: $(READY)  ## render synthetic faces, train on them for about a minute, write the run page (needs no data set)
 	$(BIN)/python train.py experiment=demo
 
-test: $(READY)  ## the quick tests (minutes)
+test-unit: $(READY)  ## unit tests: no training, no other processes (about a minute)
+	$(BIN)/python -m pytest -n auto -m "not integration and not slow"
+
+test: $(READY)  ## unit and integration tests (minutes)
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-all: $(READY)  ## all tests, with training on the real LFW where LFW_ROOT or ../shared/lfw has it
+test-all: $(READY)  ## all tests; those on the real LFW run if LFW_ROOT or ../shared/lfw holds it
 	$(BIN)/python -m pytest -n auto
 
-test-lowest:  ## the quick tests with the lowest versions that pyproject.toml admits (makes .venv-lowest)
+test-lowest:  ## `make test` with the lowest versions that pyproject.toml allows (in .venv-lowest)
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest -n auto -m "not slow"
 
-test-highest:  ## the same with the highest versions that can be had today (makes .venv-highest)
+test-highest:  ## `make test` with the highest versions that pyproject.toml allows (in .venv-highest)
 	$(PYTHON) -m venv .venv-highest
 	.venv-highest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]'
 	.venv-highest/bin/python -m pytest -n auto -m "not slow"
 
-lint: $(READY)  ## style (ruff), types (mypy), and whether the installed packages fit together
-	$(BIN)/python -m pip check
+lint: $(READY)  ## check style (ruff), types (mypy), the direction of imports, and that the packages fit together
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pip check
 
-audit: $(READY)  ## look the installed packages up among known vulnerabilities (needs the network)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[audit]'
+audit: $(READY)  ## look for known vulnerabilities in the installed packages (needs the network)
+	$(PIP) --editable '.[audit]'
 	$(BIN)/pip-audit --local --skip-editable
 
-fuzz: $(READY)  ## random lists and images, FUZZ_SECONDS=600 each
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+fuzz: $(READY)  ## feed random lists and images to the readers, FUZZ_SECONDS=600 each
+	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz.py lists $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py images $(FUZZ_SECONDS)
 
-docs: $(READY)  ## the site of docs/ into build/site
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+docs: $(READY)  ## build the site from docs/ into build/site
+	$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-format: $(READY)  ## let ruff mend what it can
+format: $(READY)  ## format the code, and let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -66,16 +83,16 @@ DATA ?= lfw_a
 REPRODUCTION ?= multirun/reproduction-$(DATA)
 ROWS := report/adam,report/sgd,report/batchnorm,report/dropout_0.1,report/dropout_0.2
 SWEEP = $(BIN)/python train.py -m data=$(DATA) seed=$(SEEDS) resume=true $(ARGS)
-reproduction: $(READY)  ## every experiment of the report and its table (hours; goes on where it was stopped; SEEDS=0,1,2 DATA=lfw_a ARGS=)
+reproduction: $(READY)  ## run every experiment of the course report and compare (hours; resumes; SEEDS=0,1,2 DATA=lfw_a ARGS=)
 	$(SWEEP) experiment=$(ROWS) hydra.sweep.dir=$(REPRODUCTION)/rows
 	$(SWEEP) experiment=report/grid hydra.sweep.dir=$(REPRODUCTION)/grid
 	$(BIN)/python -m siamese report $(REPRODUCTION)
 	$(BIN)/python -m siamese reproduction $(REPRODUCTION)
 
 LOGDIR ?= outputs
-tensorboard: $(READY)  ## curves, figures and pictures of the runs in LOGDIR=outputs (or LOGDIR=multirun) at localhost:6006
+tensorboard: $(READY)  ## show the runs in LOGDIR=outputs (or LOGDIR=multirun) in TensorBoard, at localhost:6006
 	$(BIN)/tensorboard --logdir $(LOGDIR)
 
-clean:  ## remove caches, rendered faces and decoded images; runs and downloaded data stay
+clean:  ## delete caches, rendered faces and decoded images; keep runs and downloaded data
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info data/cache data/synthetic
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

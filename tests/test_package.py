@@ -1,4 +1,4 @@
-"""The installed package: the command `siamese` with its configuration, outside a clone."""
+"""The installed package: the command ``siamese`` with its configuration, outside a clone, and what it imports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_every_package_and_the_configuration_are_packed() -> None:
-    """They are listed one by one, since the configuration lies beside them in a clone."""
+    """pyproject.toml lists them one by one, because in a clone the configuration lies outside the package."""
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "siamese").rglob("__init__.py")}
     assert set(setup["packages"]) == found | {"siamese.conf"}
@@ -28,6 +28,23 @@ def test_every_package_and_the_configuration_are_packed() -> None:
     assert {f"*{suffix}" for suffix in others} == set(packed["siamese.report"])
 
 
+@pytest.mark.integration
+def test_importing_the_package_and_asking_for_help_loads_no_torch() -> None:
+    code = "import sys, siamese.command.main as m; m.build_parser().format_help(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.integration
+def test_the_verifier_loads_no_lightning_no_plots_and_no_pages() -> None:
+    code = "import sys; from siamese import Verifier; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"lightning", "tensorboard", "matplotlib", "jinja2", "hydra", "omegaconf", "siamese.report"}
+
+
+@pytest.mark.integration
 def test_the_commands_of_hydra_are_those_of_the_scripts(tiny_overrides: list[str], tmp_path: Path) -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "siamese", *arguments]
@@ -49,7 +66,7 @@ def test_the_commands_of_hydra_are_those_of_the_scripts(tiny_overrides: list[str
 
 @pytest.mark.slow
 def test_a_wheel_has_all_it_needs(tiny_root: Path, tmp_path: Path) -> None:
-    """Built, installed into an environment of its own with the packages of this one, and used in an empty folder."""
+    """The wheel is built, installed into a new environment that shares our packages, and used in an empty folder."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
     venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
