@@ -76,6 +76,6 @@ class Guard(Callback):
     def on_job_end(self, config: Composed, job_return: JobReturn, **kwargs: Any) -> None:
         """Rebuild the sweep's tables and page from the files of its jobs."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            from siamese.report.sweep import write_sweep_page
+            from siamese.report.sweep_page import write_sweep_page
 
             write_sweep_page(Path(config.hydra.sweep.dir))

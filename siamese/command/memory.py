@@ -1,4 +1,4 @@
-"""How the C library handles memory: settings that it reads when a program starts."""
+"""Settings of the C library's memory allocator, which it reads only when a program starts."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 import sys
 
 TUNABLES = (
-    # A block of any size comes from the heap, which is never given back: its pages are faulted in and cleared once.
+    # Blocks of any size come from the heap, which is never returned to the system: its pages are faulted in once.
     "glibc.malloc.mmap_max=0",
     "glibc.malloc.trim_threshold=18446744073709551615",
     "glibc.malloc.top_pad=67108864",
-    # The thread cache would keep the splinters that aligned blocks are cut with, so that a freed block never grows
-    # whole again, the next one of its size does not fit, and the heap creeps (a quarter more memory in training).
+    # The thread cache would keep the small remainders of aligned blocks. Freed blocks could then not be merged, the
+    # next block of the same size would not fit, and the heap would grow (by a quarter in training).
     "glibc.malloc.tcache_count=0",
 )
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: start this program anew with `TUNABLES`, unless they are set already.
+    """Make glibc keep freed memory: restart this program with `TUNABLES`, unless they are set already.
 
-    A training step on the CPU frees and allocates the same gigabytes of activations again; given back to the system,
-    every page of them is faulted in and cleared anew, which takes half of the step and more. glibc reads these settings
-    from the environment only, when a program starts, so this is to be called first of all; the process keeps its
-    number. Does nothing without glibc, and leaves the user's own ``glibc.malloc`` settings alone.
+    A training step on the CPU frees the same gigabytes of activations that the next one allocates. If they are returned
+    to the system, every page is faulted in and cleared again, which takes half of the step or more. glibc reads these
+    settings from the environment when a program starts, so call this function before anything else. The process keeps
+    its id. Does nothing without glibc, and respects ``glibc.malloc`` settings made by the user.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if "glibc.malloc." in tunables or not sys.executable or not _has_glibc():
@@ -34,5 +34,5 @@ def keep_freed_memory() -> None:
 def _has_glibc() -> bool:
     try:
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (AttributeError, ValueError, OSError):  # no such name, or no such function, elsewhere
+    except (AttributeError, ValueError, OSError):  # other systems have no such name, or no such function
         return False

@@ -8,7 +8,7 @@ from pathlib import Path
 from siamese.errors import ConfigError
 from siamese.report.jobs import read_jobs
 from siamese.report.run_page import write_run_page
-from siamese.report.sweep import write_sweep_page
+from siamese.report.sweep_page import write_sweep_page
 
 log = logging.getLogger(__name__)
 

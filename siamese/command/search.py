@@ -32,7 +32,7 @@ from siamese.command.search_space import SearchConfig, as_override, check_space,
 from siamese.config.load import load_file
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError, TrainingError
-from siamese.report.sweep import write_sweep_page
+from siamese.report.sweep_page import write_sweep_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, SWEEP_PROCESS, claim, release
 from siamese.runs.records import read_history

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from siamese.config.load import compose_train, configuration_folder
+from siamese.config.defaults import configuration_folder
+from siamese.config.load import compose_train
 from siamese.config.schema import TrainConfig
 from siamese.config.section import Section
 from siamese.data.sources import check_data
