@@ -1,4 +1,4 @@
-"""Checks before a run: an invalid configuration or missing data is one line, exit code 2, before torch is imported or a file is written."""
+"""Checks before a run: bad configurations and missing data end in one line, before torch is imported or a file written."""
 
 from __future__ import annotations
 
