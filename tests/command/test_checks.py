@@ -1,4 +1,4 @@
-"""Checks before a run: bad configurations and missing data end in one line, before torch is imported or a file written."""
+"""Checks before a run: an error is one line, and comes before torch is imported or a file is written."""
 
 from __future__ import annotations
 
