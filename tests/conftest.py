@@ -171,6 +171,52 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
     return base / "run"
 
 
+@pytest.fixture(scope="session")
+def trained(
+    tiny_config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainConfig, Path, dict[str, Any]]:
+    """A finished run of three epochs with TensorBoard: configuration, folder, result. Copy it before you change it."""
+    from siamese.training.train import train
+
+    config = tiny_config(max_epochs=3, logger={"name": "tensorboard", "projector": True})
+    path = tmp_path_factory.mktemp("trained") / "run"
+    return config, path, train(config, RunFolder(path), label="seed=0,experiment=report/adam").as_dict()
+
+
+@pytest.fixture(scope="session")
+def embedding_config(tiny_config: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
+    """Makes the configuration of a residual network trained with NT-Xent, augmentation and a chosen threshold."""
+
+    def make(setting: str = "restricted", **changes: Any) -> TrainConfig:
+        listed = {"views": 2, "pair_weight": 1.0} if setting == "restricted" else {}
+        plain = {
+            "model": {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 8},
+            "objective": {"name": "ntxent", **listed}, "protocol": {"name": "view1", "setting": setting},
+            "augmentation": {"flip": True, "rotation": 5.0, "erase": 0.3}, "monitor": "val/auc", "max_epochs": 1,
+            "threshold": "accuracy",
+        }  # fmt: skip
+        return tiny_config(**{**plain, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedding_run(
+    embedding_config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Path, dict[str, Any]]]:
+    """Returns folder and result of a finished run of `embedding_config`, trained once per seed and setting."""
+    base = tmp_path_factory.mktemp("embedding")
+    results: dict[Path, dict[str, Any]] = {}
+
+    def run_of(seed: int = 0, setting: str = "restricted") -> tuple[Path, dict[str, Any]]:
+        path = base / f"{setting}-{seed}"
+        if path not in results:
+            results[path] = run(embedding_config(setting, seed=seed), path)
+        return path, results[path]
+
+    return run_of
+
+
 @pytest.fixture(scope="module")
 def without_pages() -> Iterator[None]:
     """Runs in this module write no page: drawing it takes longer than training on the tiny faces."""

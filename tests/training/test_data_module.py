@@ -70,15 +70,19 @@ def test_an_epoch_can_be_limited(limit: float | None, batches: int) -> None:
     assert list(loader) == list(range(batches))
 
 
-def test_an_interrupted_epoch_continues_after_the_last_batch() -> None:
-    loader = BatchLoader([(k,) for k in range(5)], lambda k: k)
+@pytest.mark.parametrize("limit", [None, 4])
+def test_an_interrupted_epoch_continues_after_the_last_batch(limit: int | None) -> None:
+    whole = list(range(5))[:limit]
+    loader = BatchLoader([(k,) for k in range(5)], lambda k: k, limit)
     iterator = iter(loader)
     assert [next(iterator), next(iterator)] == [0, 1]
-    resumed = BatchLoader([(k,) for k in range(5)], lambda k: k)
+    resumed = BatchLoader([(k,) for k in range(5)], lambda k: k, limit)
     resumed.load_state_dict(loader.state_dict())
-    assert list(resumed) == [2, 3, 4]
-    assert list(resumed) == [0, 1, 2, 3, 4]
+    assert list(resumed) == whole[2:]
+    assert list(resumed) == whole
     assert resumed.state_dict() == {"given": 0}  # a complete epoch
+    next(iter(resumed))
+    assert list(resumed) == whole
 
 
 def test_overfitting_repeats_the_same_batches(dataset: PairDataset) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from configs import train_config
 from lightning.pytorch.loggers import WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
 from siamese.training.train import train
+
+pytestmark = pytest.mark.integration
 
 Make = Callable[..., TrainConfig]
 
@@ -23,27 +24,14 @@ CURVES = {"train/loss", "train/acc", "val/loss", "val/acc", "val/auc", "lr", "se
 def run(config: TrainConfig, path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
     folder.check(config)
-    return train(config, folder, "label=1")
+    return train(config, folder, "label=1").as_dict()
 
 
 @pytest.fixture(scope="module")
-def in_tensorboard(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> tuple[set[str], set[str]]:
+def in_tensorboard(trained: tuple[TrainConfig, Path, dict[str, Any]]) -> tuple[set[str], set[str]]:
     """The names of the curves and figures, and those of the pictures."""
-    base = tmp_path_factory.mktemp("tensorboard")
-    spec = {"train_people": 16, "test_people": 12, "train_pairs": 30, "test_pairs": 20, "view2_pairs": 20, "seed": 0}
-    config = train_config(
-        **{
-            "name": "shown", "seed": 0, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "max_epochs": 1,
-            "patience": 5, "precision": "32", "objective": {"name": "bce"}, "optimizer": {"name": "adam"},
-            "data": {
-                "name": "synthetic", "root": str(tiny_root), "cache": str(base / "cache"), "image_size": 65, **spec
-            },
-            "model": {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16}, "scheduler": {"name": "step"},
-            "trainer": {"accelerator": "cpu"}, "logger": {"name": "tensorboard"}, "protocol": {"name": "view1"},
-        }
-    )  # fmt: skip
-    run(config, base / "run")
-    (events,) = (base / "run").rglob("events.out.tfevents.*")
+    _, path, _ = trained
+    (events,) = path.rglob("events.out.tfevents.*")
     tags = EventAccumulator(str(events)).Reload().Tags()
     return {tag for tag in tags["scalars"] if tag.startswith(("train/", "val/", "test/", "lr"))}, set(tags["images"])
 
@@ -66,7 +54,7 @@ def test_mlflow(
     assert kept.data.params["model/name" if "model/name" in kept.data.params else "model.name"] == "koch"
     pictures = {Path(file.path).stem for file in client.list_artifacts(kept.info.run_id, "report")}
     assert {f"report/{name}" for name in pictures} == in_tensorboard[1]
-    # The same run goes on.
+    # A resumed run keeps its id.
     RunFolder(tmp_path / "run").record(status="interrupted")
     run(config.model_copy(update={"resume": True, "print_config": True}), tmp_path / "run")
     assert len(client.search_runs([experiment.experiment_id])) == 1
@@ -95,7 +83,7 @@ def test_weights_and_biases(
         assert {f"report/{name}" for name in pictures} == in_tensorboard[1]
 
 
-def test_a_store_that_cannot_be_used_is_told(tiny_config: Make, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used(tiny_config: Make, tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="an extra")
     from siamese.errors import ConfigError
 
@@ -104,9 +92,7 @@ def test_a_store_that_cannot_be_used_is_told(tiny_config: Make, tmp_path: Path) 
         run(config, tmp_path / "run")
 
 
-def test_a_package_that_is_missing_is_told(
-    run_script: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path
-) -> None:
+def test_a_missing_package(run_script: Callable[..., Any], tiny_overrides: list[str], tmp_path: Path) -> None:
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden/sitecustomize.py").write_text(
         "import importlib.util as u\nfind = u.find_spec\n"

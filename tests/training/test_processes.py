@@ -1,4 +1,4 @@
-"""Two processes that train one network: what one process gives, and how it ends when one of them dies."""
+"""Two processes that train one network: the same results as one process, and how training ends if one of them dies."""
 
 from __future__ import annotations
 
@@ -10,79 +10,82 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY_MODEL, run
+from resuming import FACE, UNRESTRICTED
 
 from siamese.config.schema import TrainConfig
-from siamese.errors import ConfigError
+from siamese.errors import ConfigError, DataError
+from siamese.runs.folder import RunFolder
 from siamese.runs.records import read_history
+from siamese.training.helper import train_as_helper
+
+pytestmark = pytest.mark.integration
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Make = Callable[..., TrainConfig]
 
-KINDS = {
-    "listed pairs": [],
-    "pairs by names, augmented": ["protocol.setting=unrestricted", "augmentation=face", "ema_decay=0.9"],
-    "groups of listed pairs": [
-        "objective=ntxent", "objective.views=2", "objective.pair_weight=1", "augmentation=face", "threshold=accuracy",
-    ],
-    "classes by names": [
-        "objective=arcface", "protocol.setting=unrestricted", "augmentation=face", "threshold=accuracy",
-        "learning_rate=0.01",
-    ],
-    "groups by names": [
-        "objective=ntxent", "protocol.setting=unrestricted", "augmentation=face", "backend=plda", "threshold=accuracy",
-    ],
+KINDS: dict[str, dict[str, Any]] = {
+    "listed pairs": {},
+    "pairs by names, augmented": {"protocol": UNRESTRICTED, "augmentation": FACE, "ema_decay": 0.9},
+    "groups of listed pairs": {
+        "objective": {"name": "ntxent", "views": 2, "pair_weight": 1}, "augmentation": FACE, "threshold": "accuracy",
+        "backend": {"name": "plda"},
+    },
+    "classes by names": {
+        "objective": {"name": "arcface"}, "protocol": UNRESTRICTED, "augmentation": FACE, "threshold": "accuracy",
+        "learning_rate": 0.01,
+    },
 }  # fmt: skip
 
 
 @pytest.fixture
 def plain(tiny_overrides: list[str]) -> list[str]:
-    """A run without what differs among processes: batch normalization and dropout."""
+    """A run without batch normalization and dropout, which differ if several processes train together."""
     kept = [word for word in tiny_overrides if not word.startswith(("model.batchnorm", "trainer"))]
     return [*kept, "model.batchnorm=false", "trainer.accelerator=cpu", "optimizer=sgd", "learning_rate=0.1"]
 
 
+def trainer(devices: int) -> dict[str, Any]:
+    return {"accelerator": "cpu", "progress_bar": False, "devices": devices}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_give_what_one_gives(run_script: Run, plain: list[str], tmp_path: Path, kind: str) -> None:
-    for trainer, folder in (("auto", "one"), ("ddp", "two")):
-        done = run_script(
-            "train.py", *plain, *KINDS[kind], f"trainer={trainer}", f"hydra.run.dir={folder}", OMP_NUM_THREADS="1"
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
-    one, two = (tmp_path / "work" / name for name in ("one", "two"))
-    results = [json.loads((run / "result.json").read_text()) for run in (one, two)]
-    # (Embeddings of arcface hardly differ yet, and calibration makes much of little.)
+def test_two_processes_give_the_results_of_one(tiny_config: Make, tmp_path: Path, kind: str) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    model = {"name": "koch", **TINY_MODEL, "batchnorm": False}
+    options = {"model": model, "optimizer": {"name": "sgd"}, "learning_rate": 0.1, **KINDS[kind]}
+    results = [run(tiny_config(**options, trainer=trainer(n)), path) for n, path in ((1, one), (2, two))]
+    # (Embeddings of arcface hardly differ yet, so calibration amplifies small differences.)
     scored = kind != "classes by names"
-    for key in ("train/loss", "val/loss", "val/auc", "test/loss", "test/auc", "threshold"):
-        if key in results[0] and scored:
+    for key in ("val/loss", "val/auc", "test/loss", "test/auc", "threshold"):
+        if scored:
             assert results[1][key] == pytest.approx(results[0][key], rel=2e-3), key
     for key in ("n_val", "n_test", "epochs", *(["best_epoch"] if scored else [])):
         assert results[1][key] == results[0][key], key
-    rows = [read_history(run / "history.csv") for run in (one, two)]
+    rows = [read_history(path / "history.csv") for path in (one, two)]
     for first, second in zip(*rows, strict=True):
         assert second["train/loss"] == pytest.approx(first["train/loss"], rel=2e-3)
         assert second["val/loss"] == pytest.approx(first["val/loss"], rel=2e-3 if scored else 2e-2)
-    weights = [torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for run in (one, two)]
+    weights = [torch.load(path / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for path in (one, two)]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=2e-2, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
-    lines = [(run / "predictions.csv").read_text().splitlines() for run in (one, two)]
+    lines = [(path / "predictions.csv").read_text().splitlines() for path in (one, two)]
     assert len(lines[0]) == len(lines[1])
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
-    assert len((two / "train.log").read_text().splitlines()) == len((one / "train.log").read_text().splitlines())
 
 
-def test_jobs_of_a_sweep_may_have_several_processes(run_script: Run, plain: list[str], tmp_path: Path) -> None:
-    done = run_script(
-        "train.py", "-m", *plain, "trainer=ddp", "seed=0,1", "max_epochs=1", "hydra.sweep.dir=sweep",
-        OMP_NUM_THREADS="1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    results = [json.loads((tmp_path / f"work/sweep/{job}/result.json").read_text()) for job in (0, 1)]
-    assert [result["status"] for result in results] == ["done", "done"]
+def test_a_helper_of_a_finished_run_does_nothing(trained: tuple[TrainConfig, Path, Any]) -> None:
+    """torchrun starts helpers also if the run is already done."""
+    config, path, _ = trained
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    train_as_helper(
+        config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 2})}), RunFolder(path)
+    )
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
 def test_a_job_that_diverges_does_not_harm_the_next(run_script: Run, plain: list[str], tmp_path: Path) -> None:
@@ -98,17 +101,16 @@ def test_a_job_that_diverges_does_not_harm_the_next(run_script: Run, plain: list
     assert [result["status"] for result in results] == ["failed", "done"]
 
 
-def test_a_damaged_checkpoint_is_told_as_by_one_process(run_script: Run, plain: list[str], tmp_path: Path) -> None:
-    with started(plain, tmp_path / "work/run") as process:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-    (tmp_path / "work/run/checkpoints/last.ckpt").write_bytes(b"")
-    done = run_script(
-        "train.py", *plain, "trainer=ddp", "max_epochs=100000", "patience=100000", "hydra.run.dir=run", "resume=true"
-    )
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "delete it to start anew" in done.stderr
+def test_a_damaged_checkpoint_is_the_same_error_as_in_one_process(tiny_config: Make, tmp_path: Path) -> None:
+    config, folder = tiny_config(trainer=trainer(2), resume=True), RunFolder(tmp_path / "run")
+    folder.start(config)
+    folder.checkpoints.mkdir()
+    folder.last.write_bytes(b"")
+    with pytest.raises(DataError, match=r"last\.ckpt: cannot resume from this file .*; delete it to start again"):
+        run(config, folder.path)
+
+
+FINDS_PROCESSES = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the helper in /proc")
 
 
 def started(plain: list[str], folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -138,8 +140,8 @@ def others_of(process: subprocess.Popen[str]) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the other process by /proc")
-def test_a_killed_process_ends_the_others_with_a_clear_line(plain: list[str], tmp_path: Path) -> None:
+@FINDS_PROCESSES
+def test_a_killed_helper_ends_the_run_with_a_clear_line(plain: list[str], tmp_path: Path) -> None:
     with started(plain, tmp_path / "run", "checkpoint.every=2") as process:
         try:
             (other,) = others_of(process)
@@ -151,15 +153,15 @@ def test_a_killed_process_ends_the_others_with_a_clear_line(plain: list[str], tm
     assert time.monotonic() - began < 60
     assert process.returncode == 1, errors
     assert errors.splitlines()[-1] == (
-        "error: process 1 of 2 ended with code -9; what was saved goes on with resume=true"
+        "error: process 1 of 2 ended with code -9; give resume=true to continue from the last checkpoint"
     )
     assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "failed"
     torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the other process by /proc")
+@FINDS_PROCESSES
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_the_others_end_with_the_first(plain: list[str], tmp_path: Path, signum: signal.Signals) -> None:
+def test_helpers_end_with_the_first_process(plain: list[str], tmp_path: Path, signum: signal.Signals) -> None:
     with started(plain, tmp_path / "run") as process:
         try:
             (other,) = others_of(process)
@@ -178,6 +180,6 @@ def test_the_others_end_with_the_first(plain: list[str], tmp_path: Path, signum:
         assert saved["global_step"] >= 3 * len(read_history(tmp_path / "run/history.csv")) > 0
 
 
-def test_too_small_a_batch(tiny_config: Make) -> None:
-    with pytest.raises((ConfigError, ValueError), match=r"batch_size=3: 2 processes take a share each"):
-        tiny_config(batch_size=3, trainer={"accelerator": "cpu", "devices": 2})
+def test_a_batch_that_is_too_small_for_two_processes(tiny_config: Make) -> None:
+    with pytest.raises((ConfigError, ValueError), match=r"batch_size=3: 2 processes"):
+        tiny_config(batch_size=3, trainer=trainer(2))

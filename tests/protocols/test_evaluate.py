@@ -1,0 +1,165 @@
+"""Scoring finished runs again: calibration, threshold, back ends, views, other images, ensembles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from configs import eval_config
+from conftest import TINY, read_rows, run
+
+from siamese.config.schema import TrainConfig
+from siamese.errors import DataError
+from siamese.evaluation.calibration import Calibration, fit_platt
+from siamese.evaluation.metrics import sigmoid
+from siamese.protocols.evaluate import evaluate
+from siamese.runs.folder import RunFolder
+from siamese.scoring.networks import load_network
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("without_pages")]
+
+Make = Callable[..., TrainConfig]
+EmbeddingRun = Callable[..., tuple[Path, dict[str, Any]]]
+
+
+def evaluation(runs: Path | list[Path], folder: Path, **options: Any) -> dict[str, Any]:
+    names = [str(path) for path in runs] if isinstance(runs, list) else str(runs)
+    return evaluate(eval_config(run=names, **options), RunFolder(folder)).as_dict()
+
+
+# --- what training records and an evaluation repeats ------------------------------------------------------
+
+
+def test_similarities_are_calibrated_and_the_threshold_chosen_on_validation(embedding_run: EmbeddingRun) -> None:
+    path, result = embedding_run()
+    scored = read_rows(path / "predictions.csv")
+    val = [row for row in scored if row["split"] == "val"]
+    scores, labels = np.array([[float(row["score"]), float(row["label"])] for row in val]).T
+    assert np.abs([float(row["score"]) for row in scored]).max() <= 1
+    line = fit_platt(scores, labels)
+    assert (result["calibration/slope"], result["calibration/intercept"]) == pytest.approx(line)
+    probability = sigmoid(line.logits(scores))
+    right = ((probability >= result["threshold"]) == labels).mean()
+    assert right == result["val/acc"] == max(((probability >= t) == labels).mean() for t in [*probability, 1.1])
+    assert result["threshold_origin"] == "chosen on the validation pairs, by accuracy"
+    first = read_rows(path / "history.csv")[0]
+    assert first["train/acc"] == ""  # training with this objective decides nothing
+    assert 0 <= float(first["val/auc"]) <= 1
+
+
+def test_bce_needs_no_calibration_and_can_have_one(
+    tiny_config: Make, trained: tuple[TrainConfig, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, _, plain = trained
+    scaled = run(tiny_config(max_epochs=3, calibration="temperature"), tmp_path / "scaled")
+    assert (plain["calibration/slope"], plain["calibration/intercept"]) == (1.0, 0.0)
+    assert scaled["calibration/slope"] != 1.0
+    assert scaled["calibration/intercept"] == 0.0
+    assert scaled["test/acc"] == plain["test/acc"]
+    assert scaled["test/auc"] == plain["test/auc"]
+
+
+def test_the_setting_and_the_training_data_are_recorded(embedding_run: EmbeddingRun) -> None:
+    _, free = embedding_run(setting="unrestricted")
+    assert free["setting"] == "unrestricted"
+    assert 2 < free["n_train_people"] <= TINY.train_people  # all images of a person may be held out
+    assert free["n_train_images"] > 0
+    assert "n_train" not in free
+    _, bound = embedding_run()
+    assert (bound["setting"], bound["n_train"]) == ("restricted", 24)
+
+
+def test_evaluation_keeps_calibration_and_threshold(embedding_run: EmbeddingRun, tmp_path: Path) -> None:
+    path, result = embedding_run()
+    again = evaluation(path, tmp_path / "eval")
+    same = [key for key in result if key.startswith(("val/", "test/", "calibration/")) or key in ("threshold", "tp")]
+    assert {key: again[key] for key in same} == {key: result[key] for key in same}
+    assert (tmp_path / "eval/predictions.csv").read_bytes() == (path / "predictions.csv").read_bytes()
+
+
+def test_weights_of_the_objective_are_not_part_of_the_network(embedding_config: Make, tmp_path: Path) -> None:
+    """ArcFace's class centres are in the checkpoint and not needed for scoring."""
+    config = embedding_config("unrestricted", objective={"name": "arcface", "margin": 0.3, "scale": 16.0})
+    run(config, tmp_path / "run")
+    network = load_network(tmp_path / "run/checkpoints/best.ckpt", config)
+    assert not [name for name, _ in network.named_parameters() if "loss" in name]
+
+
+# --- what an evaluation changes ---------------------------------------------------------------------------
+
+
+def test_other_images_are_preprocessed_and_split_as_the_runs_own(embedding_config: Make, tmp_path: Path) -> None:
+    config = embedding_config()
+    own = {
+        "crop": 150, "image_size": 33, "interpolation": "bicubic", "split": "people", "val_fraction": 0.3,
+        "split_seed": 2,
+    }  # fmt: skip
+    run(config.model_copy(update={"data": config.data.model_copy(update=own)}), tmp_path / "run")
+    plain = {**config.data.model_dump(), "image_size": 105}  # as in conf/data/synthetic.yaml
+    evaluation(tmp_path / "run", tmp_path / "eval", data=plain)
+    assert (tmp_path / "eval/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
+
+
+def test_an_ensemble_scores_by_the_mean_of_its_members(
+    tiny_config: Make, embedding_run: EmbeddingRun, tmp_path: Path
+) -> None:
+    """The members have different kinds of networks and image sizes."""
+    model = {"name": "koch", "widths": [2, 2, 2, 2], "embedding_dim": 4}
+    other = tiny_config(seed=1, model=model, max_epochs=1)
+    other = other.model_copy(update={"data": other.data.model_copy(update={"image_size": 70})})
+    members = [embedding_run(), (tmp_path / "b", run(other, tmp_path / "b"))]
+    both = evaluation([path for path, _ in members], tmp_path / "eval")
+    logits = [
+        Calibration(result["calibration/slope"], result["calibration/intercept"]).logits(
+            np.array([float(row["score"]) for row in read_rows(path / "predictions.csv")])
+        )
+        for path, result in members
+    ]
+    found = [float(row["score"]) for row in read_rows(tmp_path / "eval/predictions.csv")]
+    np.testing.assert_allclose(found, np.mean(logits, axis=0), rtol=1e-6)
+    assert both["parameters"] == sum(result["parameters"] for _, result in members)
+    assert both["run"] == [str(path.resolve()) for path, _ in members]
+    assert str(tmp_path / "b") in (tmp_path / "eval/report.html").read_text()
+
+
+def test_other_views_give_the_results_of_a_run_with_them(embedding_config: Make, tmp_path: Path) -> None:
+    views = {"flip_average": True, "crop_average": 0.9}
+    with_views = run(embedding_config(backend={"name": "plda"}, **views), tmp_path / "many")
+    plain = run(embedding_config(backend={"name": "plda"}), tmp_path / "one")
+    tried = evaluation(tmp_path / "one", tmp_path / "tried", **views)
+    figures = [key for key in with_views if "/" in key]
+    assert {key: tried[key] for key in figures} == {key: with_views[key] for key in figures}
+    assert tried["calibration/slope"] != plain["calibration/slope"]
+    back = evaluation(tmp_path / "many", tmp_path / "back", flip_average=False, crop_average=1.0)
+    assert back["test/loss"] == plain["test/loss"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "cohort"),
+    [("restricted", "l1", 0), ("restricted", "plda", 7), ("unrestricted", "lda", 7), ("unrestricted", "plda", 0)],
+)
+def test_a_back_end_is_fitted_saved_and_used_again(
+    embedding_config: Make, embedding_run: EmbeddingRun, tmp_path: Path, setting: str, name: str, cohort: int
+) -> None:
+    backend = {"name": name, "cohort": cohort}
+    plain, plain_result = embedding_run(setting=setting)
+    fitted = run(embedding_config(setting, backend=backend), tmp_path / "fit")
+    assert fitted["calibration/slope"] != plain_result["calibration/slope"]
+    again = evaluation(tmp_path / "fit", tmp_path / "again")
+    assert (tmp_path / "again/predictions.csv").read_bytes() == (tmp_path / "fit/predictions.csv").read_bytes()
+    assert again["calibration/slope"] == fitted["calibration/slope"]
+    tried = evaluation(plain, tmp_path / "tried", backend=backend)
+    same = [key for key in fitted if key.startswith(("val/", "test/", "calibration/"))]
+    assert {key: tried[key] for key in same} == {key: fitted[key] for key in same}
+    trials = {"name": "oneshot", "ways": [3], "trials": 20}
+    shots = [
+        evaluation(tmp_path / "fit", tmp_path / "a", protocol=trials),
+        evaluation(plain, tmp_path / "b", protocol=trials, backend=backend),
+    ]
+    assert shots[0]["oneshot/3/acc"] == shots[1]["oneshot/3/acc"]
+    (tmp_path / "fit/checkpoints/backend.ckpt").unlink()
+    with pytest.raises(DataError, match=f"give backend={name} to eval.py"):
+        evaluation(tmp_path / "fit", tmp_path / "lost")

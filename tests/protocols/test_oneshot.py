@@ -1,0 +1,52 @@
+"""N-way one-shot identification of one run and of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from configs import eval_config
+from conftest import TINY, read_rows, without_times
+
+from siamese.errors import DataError
+from siamese.protocols.evaluate import evaluate
+from siamese.protocols.oneshot import pixel_scores
+from siamese.runs.folder import RunFolder
+
+PROTOCOL = {"name": "oneshot", "ways": [2, 5], "trials": 60}
+
+
+def evaluation(runs: list[Path], folder: Path, **protocol: Any) -> dict[str, Any]:
+    config = eval_config(run=[str(path) for path in runs], protocol={**PROTOCOL, **protocol})
+    return evaluate(config, RunFolder(folder)).as_dict()
+
+
+@pytest.mark.integration
+def test_one_shot_of_one_run_and_of_two(
+    embedding_run: Callable[..., tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    runs = [embedding_run(seed)[0] for seed in (0, 1)]
+    one = evaluation(runs[:1], tmp_path / "eval")
+    again = evaluation(runs[:1], tmp_path / "again")
+    two = evaluation(runs, tmp_path / "both")
+    assert without_times(one) == without_times(again)
+    assert one["oneshot/2/pixels"] == two["oneshot/2/pixels"]
+    table = read_rows(tmp_path / "eval/oneshot.csv")
+    assert [(row["ways"], row["trials"], float(row["chance"])) for row in table] == [("2", "60", 0.5), ("5", "60", 0.2)]
+    for row in table:
+        key = f"oneshot/{row['ways']}"
+        assert float(row["low"]) <= one[f"{key}/acc"] == float(row["acc"]) <= float(row["high"])
+    assert (one["protocol"], one["n_test_people"]) == ("oneshot", TINY.test_people)
+    assert "5-way" in (tmp_path / "eval/report.html").read_text()
+    with pytest.raises(DataError, match=r"ways=50.*; give other protocol\.ways"):
+        evaluation(runs[:1], tmp_path / "many", ways=[50])
+
+
+def test_the_distance_of_pixels() -> None:
+    pixels = torch.tensor([[0, 0], [3, 4], [0, 255]], dtype=torch.uint8).reshape(3, 1, 1, 2)
+    scores = pixel_scores(pixels, torch.tensor([[0, 0], [0, 1], [2, 0]]))
+    np.testing.assert_allclose(scores, [0, -5, -255])

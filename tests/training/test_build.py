@@ -1,0 +1,46 @@
+"""Optimizers and schedules from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from siamese.config.schema import TrainConfig
+from siamese.training.build import build_optimizer, build_scheduler
+
+Make = Callable[..., TrainConfig]
+
+
+def test_the_optimizer_gets_its_options(tiny_config: Make) -> None:
+    config = tiny_config(
+        optimizer={"name": "sgd", "momentum": 0.5, "nesterov": True}, weight_decay=1e-3, learning_rate=0.2
+    )
+    optimizer = build_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
+    expected = {"lr": 0.2, "momentum": 0.5, "nesterov": True, "weight_decay": 1e-3}
+    assert {key: optimizer.defaults[key] for key in expected} == expected
+
+
+def test_schedules(tiny_config: Make) -> None:
+    def rates(**scheduler: object) -> list[float]:
+        config = tiny_config(scheduler=scheduler, max_epochs=20, learning_rate=1.0, optimizer={"name": "sgd"})
+        optimizer = build_optimizer(config, [torch.nn.Parameter(torch.zeros(1))])
+        schedule = build_scheduler(config, optimizer)
+        values = []
+        for _ in range(21):
+            values.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+        return values
+
+    assert rates(name="constant") == [1.0] * 21
+    assert rates(name="step") == pytest.approx([1.0] * 10 + [0.1] * 10 + [0.01])
+    cosine = rates(name="cosine", final_fraction=0.1)
+    assert cosine[0] == 1.0
+    assert cosine[10] == pytest.approx(0.55)
+    assert cosine[20] == pytest.approx(0.1)
+    warm = rates(name="cosine", final_fraction=0.1, warmup_epochs=3)
+    assert warm[:4] == pytest.approx([cosine[epoch] * (epoch + 1) / 4 for epoch in range(4)])
+    assert warm[4:] == cosine[4:]

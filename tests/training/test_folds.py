@@ -1,0 +1,85 @@
+"""LFW View 2: one network per fold, resumed in the fold that was stopped, and the pooled result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, read_rows, run, without_times
+
+from siamese.config.schema import TrainConfig
+from siamese.errors import ConfigError
+from siamese.report.run_page import write_run_page
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import Result
+from siamese.runs.signals import Interrupted
+from siamese.training import folds
+from siamese.training.folds import train_folds
+from siamese.training.train import train
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("without_pages")]
+
+Make = Callable[..., TrainConfig]
+
+
+def test_view_2_is_resumed_in_the_fold_where_it_was_stopped(
+    embedding_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = embedding_config(protocol={"name": "view2"})
+    folder = RunFolder(tmp_path / "folds")
+    calls = []
+
+    def stop_in_the_fourth(of_fold: TrainConfig, fold_folder: RunFolder, label: str) -> Result:
+        calls.append(fold_folder.path.name)
+        if len(calls) == 4:
+            raise Interrupted(15)
+        return train(of_fold, fold_folder, label)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "train", stop_in_the_fourth)
+        with pytest.raises(Interrupted):
+            train_folds(config, folder)
+    finished = {file.parent.name: file.stat().st_mtime_ns for file in folder.path.glob("fold_*/predictions.csv")}
+    assert sorted(finished) == ["fold_01", "fold_02", "fold_03"]
+    assert json.loads((folder.path / "fold_04/result.json").read_text())["status"] == "interrupted"
+    result = train_folds(config.model_copy(update={"resume": True}), folder).as_dict()
+    assert {name: (folder.path / name / "predictions.csv").stat().st_mtime_ns for name in finished} == finished
+    check_pooled(folder.path, result)
+    assert train_folds(config.model_copy(update={"resume": True}), folder).as_dict() == result
+
+    # A fold alone is an ordinary run with the same result.
+    alone = run(embedding_config(protocol={"name": "view2", "fold": 4}), tmp_path / "alone")
+    fourth = json.loads((folder.path / "fold_04/result.json").read_text())
+    assert without_times(alone) | {"label": "tiny-fold4"} == without_times(fourth)
+    assert (alone["protocol"], alone["n_test"]) == ("view2", TINY.view2_pairs // 10)
+
+
+def check_pooled(path: Path, pooled: dict[str, Any]) -> None:
+    results = [json.loads(file.read_text()) for file in sorted(path.glob("fold_*/result.json"))]
+    accuracies = [result["test/acc"] for result in results]
+    assert len(results) == pooled["folds"] == 10
+    assert pooled["test/acc"] == pytest.approx(np.mean(accuracies))
+    assert pooled["test/acc_se"] == pytest.approx(np.std(accuracies, ddof=1) / 10**0.5)
+    half = 2.262157 * pooled["test/acc_se"]  # Student's t with 9 degrees of freedom
+    assert pooled["test/acc_ci"] == pytest.approx([pooled["test/acc"] - half, pooled["test/acc"] + half])
+    assert not [key for key in pooled if key.startswith("test/") and key[5:] in ("tp", "fp", "tn", "fn")]
+    assert pooled["n_test"] == sum(pooled[key] for key in ("tp", "fp", "tn", "fn")) == TINY.view2_pairs
+    scored = read_rows(path / "predictions.csv")
+    same, different = ([float(row["score"]) for row in scored if row["label"] == label] for label in "10")
+    assert pooled["test/tar@far=0.01"] == np.mean(np.array(same) > max(different))  # of ten pairs, none may pass
+    assert [float(row["test/acc"]) for row in read_rows(path / "folds.csv")] == pytest.approx(accuracies)
+    write_run_page(path)
+    assert "View 2" in (path / "report.html").read_text()
+
+
+def test_torchrun_trains_one_fold_at_a_time(
+    embedding_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = embedding_config(protocol={"name": "view2"}, trainer={"accelerator": "cpu", "devices": 2})
+    with pytest.raises(ConfigError, match=r"torchrun and SLURM .* run each fold with protocol\.fold=1, 2"):
+        train_folds(config, RunFolder(tmp_path / "folds"))

@@ -1,0 +1,71 @@
+"""The LightningModule: the averaged weights, and that a network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from siamese.config.schema import TrainConfig
+from siamese.data.dataset import load_dataset
+from siamese.models.build import network_of
+from siamese.objectives.pairs import BinaryCrossEntropy
+from siamese.training.build import build_data_module, build_optimizer, build_scheduler
+from siamese.training.data_module import BatchLoader, PairBatch, PairIndices
+from siamese.training.module import SiameseModule, averaged
+
+Make = Callable[..., TrainConfig]
+
+
+def test_the_average_forgets_the_start_and_then_follows_with_the_decay() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+    average = averaged(network, decay=0.25)  # type: ignore[arg-type]
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+    expected = None
+    for n in range(6):
+        value = float(n * n)
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data.fill_(value)
+        average.update_parameters(network)  # type: ignore[arg-type]
+        keep = min(0.25, (1 + n) / (10 + n))
+        expected = value if expected is None else keep * expected + (1 - keep) * value
+        for tensor in (average.module[0].weight, average.module[1].running_var):
+            assert tensor.flatten().tolist() == pytest.approx([expected] * tensor.numel())
+        assert int(average.module[1].num_batches_tracked) == n * n
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_eight_pairs_are_overfitted(tiny_config: Make, tmp_path: Path, optimizer: str) -> None:
+    config = tiny_config(
+        optimizer={"name": optimizer}, learning_rate=0.05 if optimizer == "sgd" else 3e-3,
+        scheduler={"name": "constant"},
+        model={"name": "koch", "widths": [8, 8, 8, 16], "embedding_dim": 32, "batchnorm": True},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    data = load_dataset(config.data, config.protocol, config.sampling)
+    network = network_of(config)
+    module = SiameseModule(
+        network, BinaryCrossEntropy(), partial(build_optimizer, config), partial(build_scheduler, config)
+    )
+    rows = torch.tensor([0, 1, 2, 3, -1, -2, -3, -4])
+    indices = PairIndices(data.train.indices[rows], data.train.labels[rows])
+    batches = build_data_module(config, data)
+    batches.train_dataloader = lambda: BatchLoader([indices] * 60, PairIndices)  # type: ignore[method-assign]
+    batches.val_dataloader = lambda: []  # type: ignore[method-assign, assignment, return-value]
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=batches)
+    batch = batches.transfer_batch_to_device(indices, torch.device("cpu"), 0)
+    assert isinstance(batch, PairBatch)
+    assert sorted(batch.label.tolist()) == [0, 0, 0, 0, 1, 1, 1, 1]
+    with torch.no_grad():
+        logits = network.train()(batch.image1, batch.image2)
+    assert ((logits > 0) == batch.label.bool()).all()
+    assert float(BinaryCrossEntropy()(logits, batch.label)) < 0.1
