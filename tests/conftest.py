@@ -73,8 +73,8 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 
 def without_times(result: dict[str, Any]) -> dict[str, Any]:
-    """What is the same in every run of one configuration."""
-    return {key: value for key, value in result.items() if not key.endswith("seconds")}
+    """What is the same in every run of one configuration, whatever is committed meanwhile."""
+    return {key: value for key, value in result.items() if not key.endswith("seconds") and not key.startswith("git_")}
 
 
 def noise_photo(file: Path, seed: int = 0, size: tuple[int, int] = (20, 30), mode: str = "RGB") -> Path:
