@@ -1,7 +1,7 @@
-"""The report that this project reproduces beside our own runs of its experiments, from their files alone.
+"""Compare our runs with the course report that this project reproduces.
 
-The report is a public course report on one-shot face recognition: the network of Koch, Zemel and Salakhutdinov (2015)
-on LFW View 1. Runs are recognised by their configuration, whatever they are called and wherever they lie.
+The course report is public and about one-shot face recognition: the network of Koch, Zemel and Salakhutdinov (2015) on
+LFW View 1. Runs are recognised by their configuration, so their names and folders do not matter.
 """
 
 from __future__ import annotations
@@ -15,17 +15,8 @@ from typing import Any
 
 from siamese.config.titles import DATASETS, titled
 from siamese.errors import ConfigError
-from siamese.report.jobs import (
-    ABOUT_INTERVALS,
-    Group,
-    Job,
-    difference,
-    group,
-    history,
-    luckiest,
-    read_jobs,
-    spread,
-)
+from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, difference, group_jobs, spread
+from siamese.report.jobs import Job, history, read_jobs
 from siamese.report.text import count, markdown_table, number, percent
 
 COMMON: dict[str, Any] = {
@@ -44,13 +35,13 @@ COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A row of the report's table: what was run, and the figures that it prints; None where it prints none.
+    """An experiment of the course report, and its printed results; None if a result is not printed.
 
     Attributes:
-        title: what the report calls it.
-        settings: what is its own, by dotted keys.
-        acc, loss: on the 1,000 test pairs.
-        epochs: until it stopped.
+        title: its name in the course report.
+        settings: dotted key -> value, in addition to `COMMON`.
+        acc, loss: results on the 1,000 test pairs.
+        epochs: number of epochs until training stopped.
     """
 
     title: str
@@ -60,7 +51,7 @@ class Experiment:
     epochs: int | None = None
 
     def describes(self, job: Job) -> bool:
-        """Whether a run is one of this experiment."""
+        """Whether a run has the settings of this experiment."""
         return all(job.settings.get(key) == value for key, value in (COMMON | dict(self.settings)).items())
 
 
@@ -68,7 +59,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer.betas": [0.9, 0.999], "optimizer.eps": 1e-8},
     "sgd": {"optimizer.momentum": 0.9, "optimizer.nesterov": False},
 }
-"""What the report leaves to the optimizers' own defaults; momentum is our choice."""
+"""Settings that the course report does not state: the optimizers' defaults, and our choice of momentum."""
 
 
 def _settings(optimizer: str, batchnorm: bool, dropout: float, batch_size: int, weight_decay: float) -> dict[str, Any]:
@@ -98,10 +89,10 @@ GRID_BATCH_SIZES = (32, 64, 128, 256)
 GRID_WEIGHT_DECAYS = (1e-4, 1e-5, 1e-6)
 
 COMPARED = ((ADAM, SGD), (BATCHNORM, ADAM), (DROPOUT_1, BATCHNORM), (DROPOUT_2, BATCHNORM), (FINAL, BATCHNORM))
-"""What the report concludes from: does the first do better than the second?"""
+"""The comparisons behind the conclusions of the course report: is the first experiment better than the second?"""
 
 FINAL_COUNTS = {"tp": 372, "fn": 128, "fp": 168, "tn": 332}
-"""Of the final model at threshold 0.5."""
+"""Outcomes of the final model at threshold 0.5."""
 
 FINAL_EPOCHS = (
     {"train/loss": 0.6874, "train/acc": 0.6040, "val/loss": 0.6493, "val/acc": 0.6727},
@@ -112,10 +103,10 @@ FINAL_EPOCHS = (
 
 
 def reproduction(folders: Sequence[Path]) -> str:
-    """The report's figures beside those of the finished runs below some folders, as Markdown.
+    """Compare the course report with the finished runs below some folders, as Markdown.
 
     Raises:
-        ConfigError: a folder is missing, or none holds a finished run of one of the experiments.
+        ConfigError: a folder is missing, or there is no finished run of one of the experiments.
     """
     found: dict[Path, Job] = {}
     for folder in folders:
@@ -127,21 +118,22 @@ def reproduction(folders: Sequence[Path]) -> str:
     known = [job for job in done if _is_of_the_report(job)]
     if not known:
         raise ConfigError(
-            f"{', '.join(map(str, folders))}: no finished run of the report's experiments there; make them with "
-            "python train.py -m experiment=report/grid and the others in conf/experiment/report"
+            f"{', '.join(map(str, folders))}: no finished run of the course report's experiments; train them with "
+            "python train.py -m experiment=report/grid and the other files in conf/experiment/report"
         )
-    lines = ["# The report's experiments, as printed there and as measured here"]
+    lines = ["# The experiments of the course report: printed and measured results"]
     for dataset in dict.fromkeys(job.result.dataset or "" for job in known):
         mine = [job for job in known if job.result.dataset == dataset]
         lines += ["", f"## {titled(dataset, DATASETS)}", "", *_table(mine), *_differences(mine), *_grid(mine)]
         lines += _final(mine)
     if len(jobs) > len(known):
-        lines += ["", f"{count(len(jobs) - len(known), 'other run')} left out: unfinished, or of none of its rows."]
+        others = count(len(jobs) - len(known), "other run")
+        lines += ["", f"{others} skipped: not finished, or not one of these experiments."]
     return "\n".join(lines) + "\n"
 
 
 def verdict(ours: float, theirs: float, error: float) -> str:
-    """agrees (within two standard errors ``error``), higher or lower."""
+    """``agrees`` if the results differ by at most two standard errors ``error``, otherwise ``higher`` or ``lower``."""
     if abs(ours - theirs) <= 2 * error:
         return "agrees"
     return "higher" if ours > theirs else "lower"
@@ -152,13 +144,13 @@ def _is_of_the_report(job: Job) -> bool:
 
 
 def _cell_of_grid(job: Job) -> tuple[int, float] | None:
-    """The batch size and weight decay of a run of the grid."""
+    """Batch size and weight decay, if the run belongs to the grid of experiment 6."""
     cells = ((size, decay) for size in GRID_BATCH_SIZES for decay in GRID_WEIGHT_DECAYS)
     return next((cell for cell in cells if Experiment("", _settings("adam", True, 0.0, *cell), 0).describes(job)), None)
 
 
 def _runs(experiment: Experiment, jobs: Sequence[Job]) -> Group | None:
-    """The runs of an experiment, each seed once: the first of those that were run twice."""
+    """The runs of an experiment. Each seed counts once: the first of several runs is used."""
     found = {job.seed: job for job in reversed(jobs) if experiment.describes(job)}
     return Group((), tuple(found[seed] for seed in sorted(found))) if found else None
 
@@ -187,34 +179,34 @@ def _table(jobs: Sequence[Job]) -> list[str]:
     ]  # fmt: skip
     return [
         *markdown_table(head, rows), "",
-        "Ours: mean ± standard error over the seeds. Accuracy agrees where it differs from the report's by at most two "
-        "standard errors of an accuracy on its 1,000 test pairs (2.9 points at 70 %), loss likewise by two of the mean "
-        "loss on them. Empty: not measured.",
+        "Ours: mean ± standard error over the seeds. The accuracy agrees if the difference is at most two standard "
+        "errors of an accuracy on the 1,000 test pairs (2.9 points at 70 %); the loss agrees if the difference is at "
+        "most two standard errors of the mean loss on these pairs. Empty: not measured.",
     ]  # fmt: skip
 
 
 def _loss_error(one: Group) -> float:
-    """The standard error of the mean loss over the test pairs, from the 95 % intervals that the runs recorded."""
+    """The standard error of the mean loss over the test pairs, from the recorded 95 % confidence intervals."""
     intervals = [ends for job in one.jobs if (ends := job.result.test_loss_ci) is not None]
     return fmean((high - low) / (2 * 1.96) for low, high in intervals) if intervals else 0.0
 
 
 def _differences(jobs: Sequence[Job]) -> list[str]:
-    """What the report concludes from its table, with intervals."""
+    """The table of the comparisons in `COMPARED`, with confidence intervals."""
     rows = []
     for first, second in COMPARED:
         one, other = _runs(first, jobs), _runs(second, jobs)
         found = difference(one, other) if one and other else None
         if one and other and found:
             printed = f"{100 * (first.acc - second.acc):+.1f}"
-            told = found.told()
+            cells = found.cells()
             rows.append([
-                f"{first.title} – {second.title}", printed, told["points"], told["interval"], told["shown"], told["p"],
+                f"{first.title} – {second.title}", printed, *cells.values(),
                 f"{len(one.jobs)} and {len(other.jobs)}",
             ])  # fmt: skip
     if not rows:
         return []
-    head = ["test accuracy, points", "report", "ours", "95 %", "shown", "McNemar p, seed by seed", "seeds"]
+    head = ["test accuracy, points", "report", "ours", "95 % CI", "significant", "McNemar p per seed", "seeds"]
     return [
         "", *markdown_table(head, rows), "",
         ABOUT_INTERVALS,
@@ -222,7 +214,7 @@ def _differences(jobs: Sequence[Job]) -> list[str]:
 
 
 def _grid(jobs: Sequence[Job]) -> list[str]:
-    """What choosing out of the grid is worth, for the seed of which most of it was run."""
+    """The grid of experiment 6, for the seed with the most runs, and the effect of choosing by test accuracy."""
     by_seed: dict[Any, dict[tuple[int, float], Job]] = {}
     for job in jobs:
         if (cell := _cell_of_grid(job)) is not None:
@@ -236,20 +228,20 @@ def _grid(jobs: Sequence[Job]) -> list[str]:
     for size in GRID_BATCH_SIZES:
         measured = [cells.get((size, decay)) for decay in GRID_WEIGHT_DECAYS]
         rows.append([str(size), *("" if job is None else _both(job) for job in measured)])
-    groups = group([*cells.values()], ["batch_size", "weight_decay"])
-    chosen, flattered = groups[0], luckiest(groups)
+    groups = group_jobs([*cells.values()], ["batch_size", "weight_decay"])
+    chosen, best = groups[0], best_on_test(groups)
     full = len(GRID_BATCH_SIZES) * len(GRID_WEIGHT_DECAYS)
-    told = [
-        f"{one.values[0]} and {one.values[1]}, test accuracy {percent(one.mean('test/acc'))}"
-        for one in (chosen, flattered)
+    described = [
+        f"{one.values[0]} and {one.values[1]}, with test accuracy {percent(one.mean('test/acc'))}"
+        for one in (chosen, best)
     ]
     mean = fmean(one.mean("test/acc") for one in groups)
     return [
         "", f"The grid with seed {seed}, {len(cells)} of {full} runs: validation / test accuracy in %.", "",
         *markdown_table(["batch size", *(f"decay {decay:g}" for decay in GRID_WEIGHT_DECAYS)], rows), "",
-        f"Validation accuracy chooses batch size and weight decay {told[0]}; choosing by test accuracy, as the report "
-        f"does, {told[1]}: {100 * (flattered.mean('test/acc') - chosen.mean('test/acc')):.1f} points more. The mean of "
-        f"the runs is {percent(mean)}.",
+        f"Validation accuracy chooses batch size and weight decay {described[0]}. The course report chooses by test "
+        f"accuracy, which here gives {described[1]}: {100 * (best.mean('test/acc') - chosen.mean('test/acc')):.1f} "
+        f"points more. The mean over the grid is {percent(mean)}.",
     ]  # fmt: skip
 
 
@@ -260,13 +252,13 @@ def _both(job: Job) -> str:
 
 
 def _final(jobs: Sequence[Job]) -> list[str]:
-    """The final model's four counts and first epochs."""
+    """The outcomes and the first epochs of the final model."""
     one = _runs(FINAL, jobs)
     if one is None:
         return []
     lines = ["", f"The final model, {count(len(one.jobs), 'seed')}:", ""]
     counts = [spread(one.figures(key), 0) for key in FINAL_COUNTS]
-    titles = ["same, called same", "same, called different", "different, called same", "different, called different"]
+    titles = [f"{pair}, predicted {other}" for pair in ("same", "different") for other in ("same", "different")]
     lines += markdown_table(["test pairs", *titles], [["report", *map(str, FINAL_COUNTS.values())], ["ours", *counts]])
     epochs = []
     histories = [history(job) for job in one.jobs]

@@ -1,4 +1,4 @@
-// Tables whose headings sort them, and rows that bring their configuration's lines to the front.
+// Click a heading to sort its table; hover over a row, or click in a legend, to highlight a configuration's lines.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.tHead.addEventListener("click", event => {

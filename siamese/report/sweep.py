@@ -1,99 +1,111 @@
-"""A sweep's tables and page, built from its jobs' files alone: works while the sweep runs and after any launcher."""
+"""The runs below a folder, grouped by configuration, and how tables and the sweep page label them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from siamese.report.groups import Difference, Group, differences, group_jobs, varied
+from siamese.report.jobs import Job, read_jobs, scored
 
-from siamese.files import write_csv_atomically, write_text_atomically
-from siamese.report.jobs import Group, Job, Sweep, luckiest, read_jobs, read_sweep, spread, standard_error
-from siamese.report.sweep_page import ABOUT_DIFFERENCES, COLUMNS, NO_CHOICE, about_chance, render
-from siamese.report.text import markdown_table, table_cell
-
-FIGURES = (
-    "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
-)  # fmt: skip
-"""The figures of a job in ``results.csv``; the tables to read leave out some of them."""
+MOST_COLUMNS = 6
+"""Most settings that have a column each. If more differ, one column lists what differs from the usual values."""
 
 
-def write_sweep_page(folder: Path) -> Path | None:
-    """Write the tables and the page of the runs below a folder into it; returns the page, None where there are no runs.
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The runs below a folder, compared.
 
-    ``results.csv`` has a row a job; ``groups.csv`` a row a configuration, with mean, standard error, least and greatest
-    of each figure over its seeds; ``results.md`` the same to read, what was chosen, and which differences are shown;
-    ``report.html`` all of that with pictures. Jobs that end at the same time take turns, so that the last to write has
-    seen them all.
+    Attributes:
+        folder: folder of one sweep, or of several sweeps and runs.
+        jobs: all runs, whatever their status, in natural order.
+        settings: the settings that differ between jobs.
+        groups: the finished jobs by configuration, the one that validation chooses first.
+        differences: each further group compared with the first, if both were tested on the same pairs.
     """
-    if not read_jobs(folder):
-        return None
-    with FileLock(folder / ".report.lock"):
-        sweep = read_sweep(folder)
-        columns = ["job", "name", "status", *sweep.settings, "seed", *FIGURES, "error"]
-        write_csv_atomically(folder / "results.csv", columns, [_job_row(job, sweep.settings) for job in sweep.jobs])
-        of_figure = ("mean", "se", "min", "max")
-        columns = ["name", *sweep.settings, "n", *(f"{name} {what}" for name in FIGURES for what in of_figure)]
-        write_csv_atomically(folder / "groups.csv", columns, [_group_row(one) for one in sweep.groups])
-        write_text_atomically(folder / "results.md", markdown(sweep))
-        page = folder / "report.html"
-        write_text_atomically(page, render(sweep))
-        return page
+
+    folder: Path
+    jobs: Sequence[Job]
+    settings: Sequence[str]
+    groups: Sequence[Group]
+    differences: Mapping[Group, Difference]
+
+    @property
+    def title(self) -> str:
+        """The last two parts of its path."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+    @property
+    def can_choose(self) -> bool:
+        """Whether validation can choose: all configurations have the same validation and test pairs."""
+        sets = {(one.validated, one.pairs) for group in self.groups for one in map(scored, group.jobs) if one.pairs}
+        return len(sets) < 2
+
+    @property
+    def is_named(self) -> bool:
+        """Whether configurations have different names."""
+        return len({one.title for one in self.groups}) > 1
+
+    @property
+    def usual(self) -> dict[str, str]:
+        """The most frequent value of each setting."""
+        columns = zip(*(one.values for one in self.groups), strict=True)
+        return {key: Counter(values).most_common(1)[0][0] for key, values in zip(self.settings, columns, strict=False)}
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether one column lists the changed settings, because one column per setting would be too many."""
+        return len(self.settings) > MOST_COLUMNS and len(self.groups) > 1
+
+    @property
+    def setting_heads(self) -> list[str]:
+        """The heads of the columns of settings."""
+        return ["change"] if self.is_wide else list(self.settings)
+
+    def setting_cells(self, values: Sequence[str]) -> list[str]:
+        """The cells of these columns, for the values of a configuration."""
+        return [", ".join(self._changes(values)) or "–"] if self.is_wide else list(values)
+
+    def _changes(self, values: Sequence[str]) -> list[str]:
+        usual = self.usual
+        own = dict(zip(self.settings, values, strict=True))
+        other = {key.rpartition(".")[0] for key in own if key.endswith(".name") and own[key] != usual[key]}
+        return [
+            f"{key}={value}"
+            for key, value in own.items()
+            if value != usual[key] and not (value == "None" and key.rpartition(".")[0] in other)
+        ]
+
+    @property
+    def head(self) -> list[str]:
+        """The heads of all columns that identify a configuration."""
+        return [*(["name"] if self.is_named else []), *self.setting_heads]
+
+    def label(self, one: Group) -> list[str]:
+        """The cells of these columns."""
+        return [*([one.title] if self.is_named else []), *self.setting_cells(one.values)]
+
+    def described(self, one: Group) -> str:
+        """A configuration in a sentence."""
+        if self.is_wide:
+            values = self._changes(one.values) or ["no change"]
+        else:
+            values = [f"{key}={value}" for key, value in zip(self.settings, one.values, strict=True)]
+        return ", ".join([*([one.title] if self.is_named else []), *values]) or one.title
+
+    @property
+    def about_changes(self) -> str:
+        """The usual values that changes refer to; empty if each setting has its own column."""
+        if not self.is_wide:
+            return ""
+        return f"Changes are relative to: {', '.join(f'{key}={value}' for key, value in self.usual.items())}."
 
 
-def _job_row(job: Job, settings: Sequence[str]) -> list[object]:
-    """A row of ``results.csv``."""
-    values = [job.settings.get(key) for key in settings]
-    figures = [job.result.figure(key) for key in FIGURES]
-    return [job.name, job.title, job.status, *values, job.seed, *figures, job.result.error]
-
-
-def _group_row(one: Group) -> list[object]:
-    """A row of ``groups.csv``; the standard error is empty for a single seed."""
-    row: list[object] = [one.title, *one.values, len(one.jobs)]
-    for name in FIGURES:
-        values = one.figures(name)
-        row += [one.mean(name), standard_error(values), min(values), max(values)] if values else [None] * 4
-    return row
-
-
-def markdown(sweep: Sweep) -> str:
-    """``results.md``: a row a configuration, mean ± standard error where there are several seeds."""
-    rows = [[*sweep.label(one), len(one.jobs), *(column.of(one) for column in COLUMNS)] for one in sweep.groups]
-    lines = [f"# Sweep {sweep.title}", ""]
-    lines += markdown_table([*sweep.head, "n", *(column.title for column in COLUMNS)], rows)
-    lines += ["", "Sorted by validation accuracy. Several seeds of one configuration: mean ± standard error."]
-    if sweep.is_wide:
-        lines += ["", sweep.about_changes]
-    lines += about_chance(sweep.groups)
-    if len(sweep.groups) > 1:
-        lines += ["", *_choice(sweep)]
-    if sweep.differences:
-        rows = [[*sweep.label(one), *found.told().values()] for one, found in sweep.differences.items()]
-        lines += [
-            "", "## Test accuracy against the chosen configuration", "",
-            *markdown_table([*sweep.head, "points", "95 %", "shown", "McNemar p, seed by seed"], rows), "",
-            ABOUT_DIFFERENCES,
-        ]  # fmt: skip
-    if unfinished := [job for job in sweep.jobs if job.status != "done"]:
-        lines += ["", "Not finished:", ""]
-        lines += [f"- job {job.name}: {job.status}. {table_cell(job.result.error or '')}" for job in unfinished]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _choice(sweep: Sweep) -> list[str]:
-    """What validation chooses, and what choosing by the test pairs would have claimed."""
-    if not sweep.can_choose:
-        return [NO_CHOICE]
-    chosen, flattered = sweep.groups[0], luckiest(sweep.groups)
-
-    def told(one: Group) -> str:
-        return f"{sweep.described(one)}: test accuracy {spread([100 * v for v in one.figures('test/acc')], 1)} %"
-
-    lines = [f"Chosen by validation accuracy: {told(chosen)}."]
-    if flattered is not chosen:
-        lines.append(
-            f"Choosing by test accuracy would have claimed {told(flattered)}, which is no estimate of anything: "
-            f"of {len(sweep.groups)} configurations the one that these test pairs flatter most."
-        )
-    return lines
+def read_sweep(folder: Path) -> Sweep:
+    """Read the runs below a folder, group and compare them."""
+    jobs = read_jobs(folder)
+    settings = varied(jobs)
+    groups = group_jobs(jobs, settings)
+    return Sweep(folder, jobs, settings, groups, differences(groups))

@@ -1,4 +1,4 @@
-"""The page of a sweep, ``report.html``, built from what `siamese.report.jobs` has read."""
+"""Write the sweep page, ``report.html``, and its tables, from the files of the runs."""
 
 from __future__ import annotations
 
@@ -6,68 +6,56 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import yaml
+from filelock import FileLock
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
+from siamese.files import write_text_atomically
 from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_roc_figure, palette, shade, to_svg
+from siamese.report.groups import Grid, Group, best_on_test, largest_grid, show, spread
 from siamese.report.html import render_page
-from siamese.report.jobs import (
-    ABOUT_INTERVALS,
-    Grid,
-    Group,
-    Job,
-    Sweep,
-    history,
-    largest_grid,
-    luckiest,
-    scored,
-    show,
-    spread,
+from siamese.report.jobs import Job, history, read_jobs, scored
+from siamese.report.sweep import Sweep, read_sweep
+from siamese.report.sweep_tables import (
+    ABOUT_DIFFERENCES,
+    CHOSEN,
+    CHOSEN_ON_TEST,
+    COLUMNS,
+    NO_CHOICE,
+    Column,
+    about_chance,
+    why_not_on_test,
+    write_tables,
 )
 from siamese.report.text import count, duration, interval, percent
 
-
-class Column(NamedTuple):
-    """A figure in the tables to read: title, key in ``result.json``, factor, digits after the point."""
-
-    title: str
-    key: str
-    scale: float
-    digits: int
-
-    def of(self, one: Group) -> str:
-        """The figure of a group, mean ± standard error where there are several seeds."""
-        return spread([self.scale * value for value in one.figures(self.key)], self.digits)
-
-
-COLUMNS = (
-    Column("val acc %", "val/acc", 100, 1),
-    Column("val loss", "val/loss", 1, 4),
-    Column("test acc %", "test/acc", 100, 1),
-    Column("test loss", "test/loss", 1, 4),
-    Column("test AUC", "test/auc", 1, 3),
-    Column("best epoch", "best_epoch", 1, 0),
-    Column("epochs", "epochs", 1, 0),
-    Column("seconds", "train_seconds", 1, 1),
-)
-
 HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "loss")))
 
-ABOUT_DIFFERENCES = f"{ABOUT_INTERVALS} McNemar's test is about two single networks with the same seed."
 
+def write_sweep_page(folder: Path) -> Path | None:
+    """Write ``report.html`` and the tables of `write_tables` into a folder with runs below it.
 
-NO_CHOICE = (
-    "The configurations were validated or tested on different pairs: their figures cannot be compared, and validation "
-    "chooses none of them."
-)
+    Can be called by several processes at once: they take turns, so that the last page shows all runs.
+
+    Returns:
+        the page; None if there are no runs.
+    """
+    if not read_jobs(folder):
+        return None
+    with FileLock(folder / ".report.lock"):
+        sweep = read_sweep(folder)
+        write_tables(sweep)
+        page = folder / "report.html"
+        write_text_atomically(page, render(sweep))
+        return page
 
 
 def render(sweep: Sweep) -> str:
-    """The page as HTML; everything that comes from files is escaped."""
+    """The page as HTML; values that come from files are escaped."""
     jobs, groups = sweep.jobs, sweep.groups
     number = {job: i for i, one in enumerate(groups) for job in one.jobs}
     colors = palette(len(groups))
@@ -88,17 +76,17 @@ def render(sweep: Sweep) -> str:
         choice=_choice_cards(sweep),
         groups=[_group_view(sweep, one, colors[i]) for i, one in enumerate(groups)],
         differences=[
-            {"group": i, "color": colors[i], "label": sweep.label(one), "sort": found.points, **found.told()}
+            {"group": i, "color": colors[i], "label": sweep.label(one), "sort": found.points, **found.cells()}
             for i, one in enumerate(groups)
             if (found := sweep.differences.get(one)) is not None
         ],
         about_differences=ABOUT_DIFFERENCES,
-        scale=about_chance(groups),
+        about_chance=about_chance(groups),
         heat_maps=_heat_maps(sweep),
-        curves=to_svg(overlaid_curves_figure(runs, colors), "Learning curves of all runs; their ends are in the tables")
+        curves=to_svg(overlaid_curves_figure(runs, colors), "Learning curves of all runs; the tables list the results")
         if any(run.history for run in runs)
         else None,
-        roc=to_svg(overlaid_roc_figure(runs, colors), "ROC of all runs; their areas are in the tables")
+        roc=to_svg(overlaid_roc_figure(runs, colors), "ROC of all runs; the tables list the areas under the curves")
         if any(not np.isnan(run.tpr[0]) for run in runs)
         else None,
         jobs=[_job_view(sweep, job, number.get(job), colors, longest) for job in jobs],
@@ -109,7 +97,7 @@ def render(sweep: Sweep) -> str:
 
 
 def _status(statuses: Sequence[str]) -> str:
-    """One word for the whole: running before failed before done."""
+    """The status of the sweep: running if any job is, otherwise interrupted or failed, otherwise done."""
     return next(
         (status for status in ("running", "interrupted", "failed") if status in statuses),
         "done" if statuses else "unknown",
@@ -117,7 +105,7 @@ def _status(statuses: Sequence[str]) -> str:
 
 
 def _context(jobs: Sequence[Job]) -> str:
-    """What the figures were measured on: data sets, protocols, test pairs, devices."""
+    """The line below the title: data sets, protocols, numbers of test pairs and devices."""
     parts = []
     results = [job.result for job in jobs]
     for values, titles in (
@@ -131,7 +119,7 @@ def _context(jobs: Sequence[Job]) -> str:
 
 
 def _command(folder: Path) -> str:
-    """The command line that made the sweep, its output folder apart; empty where Hydra has recorded none."""
+    """The command line of the sweep, without its output folder; empty if Hydra has not recorded it."""
     try:
         recorded = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
         words = [str(word) for word in [*recorded["task"], *recorded["hydra"]]]
@@ -142,18 +130,15 @@ def _command(folder: Path) -> str:
 
 
 def _choice_cards(sweep: Sweep) -> list[dict[str, str]]:
-    """The configuration that validation chooses, and the one that choosing by the test pairs would have claimed."""
+    """The cards at the top: the chosen configuration, and for contrast the one with the highest test accuracy."""
     groups = sweep.groups
     if not groups or not sweep.can_choose:
         return []
-    chosen, flattered = groups[0], luckiest(groups)
-    first = "Chosen by validation accuracy" if len(groups) > 1 else "The configuration"
-    cards = [(first, chosen, "its test accuracy is the figure to report")]
-    if flattered is not chosen:
-        cards.append((
-            "Choosing by test accuracy would have claimed", flattered,
-            f"no estimate of anything: of {len(groups)} configurations the one that these test pairs flatter most",
-        ))  # fmt: skip
+    chosen, best = groups[0], best_on_test(groups)
+    title = CHOSEN if len(groups) > 1 else "The configuration"
+    cards = [(title, chosen, "this is the result to report")]
+    if best is not chosen:
+        cards.append((CHOSEN_ON_TEST, best, why_not_on_test(groups)))
     return [
         {
             "what": what,
@@ -167,11 +152,11 @@ def _choice_cards(sweep: Sweep) -> list[dict[str, str]]:
 
 
 def _interval(one: Group) -> str:
-    """How sure the test accuracy is: over seeds, or for a single one over the test pairs."""
+    """The uncertainty of the test accuracy: over the seeds, or for a single seed over the test pairs."""
     if len(one.jobs) > 1:
         return f"mean ± standard error of {len(one.jobs)} seeds"
     ends = interval(one.jobs[0].result.test_acc_ci, percent)
-    return f"95 %: {ends}, one seed" if ends else "one seed"
+    return f"95 % CI: {ends}, one seed" if ends else "one seed"
 
 
 def _group_view(sweep: Sweep, one: Group, color: str) -> dict[str, Any]:
@@ -219,7 +204,7 @@ def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str],
 
 
 def _heat_maps(sweep: Sweep) -> dict[str, Any] | None:
-    """The largest grid of two settings, a table a figure, the better the darker."""
+    """One table per figure for the largest grid of two settings; better is darker."""
     grid = largest_grid(sweep.groups, sweep.settings)
     if grid is None:
         return None
@@ -253,43 +238,32 @@ def _shaded(grid: Grid, column: Column) -> list[tuple[str, list[dict[str, Any] |
 
 
 def _notes(sweep: Sweep) -> list[str]:
-    """What a reader must know to take the figures for what they are."""
+    """The section "How to read the results"."""
     jobs, groups = sweep.jobs, sweep.groups
     notes = [
-        "Configurations are sorted, and the best one chosen, by the mean validation accuracy of their seeds, of equal "
-        "ones by validation loss. The test pairs choose nothing."
+        "Configurations are sorted by mean validation accuracy over their seeds, then by validation loss; the first is "
+        "the chosen one. The test pairs are not used for any choice."
         if sweep.can_choose
         else NO_CHOICE
     ]
     again = sum(job.status == "done" for job in jobs) - sum(len(one.jobs) for one in groups)
     if again:
-        notes.append(f"{count(again, 'job')} with the configuration and the seed of another: each seed counts once.")
+        notes.append(f"{count(again, 'job')} with the same configuration and seed as another: each seed counts once.")
     if any(len(one.jobs) > 1 for one in groups):
         notes.append(
-            "mean ± standard error is over seeds: how far another set of seeds would move the mean. It does not tell "
-            "how far other test pairs would."
+            "mean ± standard error is over the seeds. It shows how much the mean would change with other seeds, not "
+            "with other test pairs."
         )
     if any(job.result.protocol == "view1" and job.result.dataset != "synthetic" for job in jobs):
         notes.append(
-            "View 1 of LFW is meant for development. Figures on it are development figures, not to be compared with "
-            "published results on View 2."
+            "View 1 of LFW is meant for development. Do not compare these results with published results, which are on "
+            "View 2."
         )
     precisions = sorted({job.result.precision for job in jobs if job.result.precision is not None})
     devices = {job.result.device for job in jobs if job.result.device is not None}
     if len(precisions) > 1 or len(devices) > 1:
         notes.append(
-            f"The runs were made on {count(len(devices), 'device')} with precision {', '.join(precisions)}: their "
-            "times cannot be compared throughout."
+            f"The runs used {count(len(devices), 'device')} and precision {', '.join(precisions)}, so their times "
+            "cannot be compared."
         )
     return notes
-
-
-def about_chance(groups: Sequence[Group]) -> list[str]:
-    """How far chance alone moves an accuracy, a line a test set."""
-    results = [job.result for one in groups for job in one.jobs]
-    about = {(one.dataset, one.protocol, one.n_test) for one in results if one.dataset and one.protocol and one.n_test}
-    return [
-        f"{dataset}, {protocol}: one standard error of a single accuracy on {n} test pairs is up to "
-        f"{50 / math.sqrt(n):.1f} points."
-        for dataset, protocol, n in sorted(about)
-    ]

@@ -112,7 +112,7 @@ def test_seeds_are_averaged_and_judged(make: Make, tmp_path: Path) -> None:
     assert cells(text, "3 batch normalization |")[1:8] == [
         "66.8 %", "66.0 %", "agrees", "0.6475", "0.6000", "lower", "1",
     ]  # fmt: skip
-    assert "left out" not in text
+    assert "skipped" not in text
     assert cells(text, "2 SGD")[2:4] == ["", ""]  # not measured: empty
     assert cells(text, "4 with dropout")[5] == ""
 
@@ -130,7 +130,7 @@ def test_data_sets_have_tables_of_their_own_and_drawn_faces_none(make: Make, tmp
     text = reproduction([tmp_path])
     assert re.findall("^## (.*)$", text, re.M) == ["LFW-a, aligned", "LFW, original images"]
     assert "99.0 %" not in text
-    assert "1 other run left out" in text
+    assert "1 other run skipped" in text
 
 
 def test_choosing_by_validation_and_by_test(make: Make, tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_choosing_by_validation_and_by_test(make: Make, tmp_path: Path) -> None:
     text = reproduction([tmp_path])
     assert "The grid with seed 0, 3 of 12 runs" in text
     assert cells(text, "32 |") == ["32", "", "70.0 / 64.0", ""]
-    assert "Validation accuracy chooses batch size and weight decay 32 and 1e-05, test accuracy 64.0 %" in text
-    assert "64 and 1e-05, test accuracy 68.0 %: 4.0 points more. The mean of the runs is 66.0 %" in text
+    assert "Validation accuracy chooses batch size and weight decay 32 and 1e-05, with test accuracy 64.0 %" in text
+    assert "64 and 1e-05, with test accuracy 68.0 %: 4.0 points more. The mean over the grid is 66.0 %" in text
 
 
 def test_final_model_is_compared_epoch_by_epoch(make: Make, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_verdict(ours: float, expected: str) -> None:
 
 def test_folders_without_such_runs_are_refused(make: Make, tmp_path: Path) -> None:
     make("other", "experiment=report/adam", "learning_rate=1e-3")
-    with pytest.raises(ConfigError, match="no finished run of the report's experiments"):
+    with pytest.raises(ConfigError, match="no finished run of the course report's experiments"):
         reproduction([tmp_path])
     done = subprocess.run(
         [sys.executable, "-m", "siamese", "reproduction", "nowhere"], cwd=tmp_path,

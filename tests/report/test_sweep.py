@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from siamese.report.jobs import Group, largest_grid, read_jobs, spread, varied
-from siamese.report.sweep import write_sweep_page
+from siamese.report.groups import Group, largest_grid, spread, varied
+from siamese.report.jobs import read_jobs
+from siamese.report.sweep_page import write_sweep_page
 
 
 def job(sweep: Path, number: int, accuracy: float | None = None, status: str = "done", **settings: object) -> Path:
@@ -78,7 +79,7 @@ def test_of_many_settings_a_row_tells_what_is_not_as_usual(tmp_path: Path) -> No
     told.append("objective.temperature=0.1")
     assert lines[0][:2] == ["| change", "n"]
     assert [line[0] for line in lines[2:12]] == [f"| {change}" for change in told]
-    about = "Changes are of: a=1, b=1, c=1, d=1, e=1, f=1, objective.name=ntxent, objective.temperature=0.05."
+    about = "Changes are relative to: a=1, b=1, c=1, d=1, e=1, f=1, objective.name=ntxent, objective.temperature=0.05."
     assert about in table
     assert "Chosen by validation accuracy: no change" in table
     page = page_of(tmp_path)
@@ -101,7 +102,7 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     rows, table = tables(tmp_path)
     assert len(rows) == 3
     assert "| 2 | 70.0 ± 0.0 |" in table
-    assert "1 job with the configuration and the seed of another" in page_of(tmp_path)
+    assert "1 job with the same configuration and seed as another" in page_of(tmp_path)
 
 
 def test_what_is_not_measured_comes_last(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_validation_chooses_and_the_test_pairs_claim(tmp_path: Path) -> None:
         (folder / "result.json").write_text(json.dumps({**result, "test/acc": test}))
     _, table = tables(tmp_path)
     assert "Chosen by validation accuracy: batch_size=32: test accuracy 66.0 %." in table
-    assert "Choosing by test accuracy would have claimed batch_size=64: test accuracy 70.0 %" in table
+    assert "The highest test accuracy: batch_size=64: test accuracy 70.0 %; too optimistic to report" in table
 
 
 def test_differences_on_the_same_pairs(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_differences_on_the_same_pairs(tmp_path: Path) -> None:
     for number, (batch, accuracy, right) in enumerate([(32, 0.9, good), (64, 0.8, alike), (128, 0.7, poor)]):
         predictions(job(tmp_path, number, accuracy, batch_size=batch), right)
     _, table = tables(tmp_path)
-    rows = [line.split(" | ") for line in table.partition("## Test accuracy against")[2].splitlines() if "|" in line]
+    rows = [line.split(" | ") for line in table.partition("## Difference in test accuracy")[2].splitlines() if "|" in line]
     assert [cell.strip("| ") for cell in rows[0]][:2] == ["batch_size", "points"]
     (_, same, interval, shown, p), (_, worse, _, shown_too, p_too) = ([c.strip("| ") for c in row] for row in rows[2:])
     assert (same, shown, p) == ("+0.0", "no", "1.000")
@@ -214,8 +215,8 @@ def test_runs_on_other_pairs_are_not_compared(tmp_path: Path) -> None:
     predictions(job(tmp_path, 1, 0.7, batch_size=64), [True] * 10)
     job(tmp_path, 2, 0.6, batch_size=128)  # nothing recorded
     _, table = tables(tmp_path)
-    assert "Test accuracy against" not in table
-    assert "validation chooses none of them" in table
+    assert "Difference in test accuracy" not in table
+    assert "none is chosen" in table
     assert "Chosen by" not in table + page_of(tmp_path)
 
 
