@@ -176,11 +176,14 @@ def trained(
     tiny_config: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainConfig, Path, dict[str, Any]]:
     """A finished run of three epochs with TensorBoard: configuration, folder, result. Copy it before you change it."""
-    from siamese.training.train import train
+    from siamese.report.run_page import write_run_page
+    from siamese.training import train
 
     config = tiny_config(max_epochs=3, logger={"name": "tensorboard", "projector": True})
     path = tmp_path_factory.mktemp("trained") / "run"
-    return config, path, train(config, RunFolder(path), label="seed=0,experiment=report/adam").as_dict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "write_run_page", write_run_page)  # even if first needed by a module `without_pages`
+        return config, path, train.train(config, RunFolder(path), label="seed=0,experiment=report/adam").as_dict()
 
 
 @pytest.fixture(scope="session")

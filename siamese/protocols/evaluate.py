@@ -11,7 +11,7 @@ from siamese.config.protocol import OneShotProtocol
 from siamese.config.schema import EvalConfig
 from siamese.data.lists import Pair, identities
 from siamese.errors import DataError
-from siamese.evaluation.decision import choose_decision
+from siamese.evaluation.decision import Decision, choose_decision
 from siamese.protocols.leakage import check_unseen
 from siamese.protocols.oneshot import evaluate_oneshot
 from siamese.report.run_page import write_run_page
@@ -94,16 +94,25 @@ def evaluate_pairs(runs: list[FinishedRun], refit: bool, folder: RunFolder) -> N
             raise DataError(f"{run.folder.path}: excludes other images than {first.folder.path}")
         network = load_scorer(run, refit, data)
         scored.append(score_splits(network, data, pick_device(run.config), recorded_arithmetic(run.result).bf16))
-    labels = data.val.labels.numpy()
+    labels = data.val.labels.numpy()  # the same pairs for all runs
     decisions = [
-        choose_decision(one["val"], labels, run.config.fitted_calibration, run.config.threshold)
+        choose_decision(scores["val"], labels, run.config.fitted_calibration, run.config.threshold)
         if refit
         else recorded_decision(run.result)
-        for run, one in zip(runs, scored, strict=True)
+        for run, scores in zip(runs, scored, strict=True)
     ]
-    scores, decision = scored[0], decisions[0]
-    if len(runs) > 1:
-        logits = [{k: own.calibration.logits(one[k]) for k in one} for own, one in zip(decisions, scored, strict=True)]
-        scores = {split: np.mean([one[split] for one in logits], axis=0) for split in scores}
+    if len(runs) == 1:
+        scores, decision = scored[0], decisions[0]
+    else:
+        scores = mean_of_members(scored, decisions)
         decision = choose_decision(scores["val"], labels, "platt", first.config.threshold)
     log_test_figures(folder.record(**record_predictions(scores, data, decision, first.config.threshold, folder)))
+
+
+def mean_of_members(scored: list[SplitScores], decisions: list[Decision]) -> SplitScores:
+    """Return the mean over the members of an ensemble of their calibrated logits, for each split."""
+    logits = [
+        {split: decision.calibration.logits(scores[split]) for split in scores}
+        for scores, decision in zip(scored, decisions, strict=True)
+    ]
+    return {split: np.mean([member[split] for member in logits], axis=0) for split in scored[0]}

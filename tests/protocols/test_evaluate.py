@@ -161,5 +161,5 @@ def test_a_back_end_is_fitted_saved_and_used_again(
     ]
     assert shots[0]["oneshot/3/acc"] == shots[1]["oneshot/3/acc"]
     (tmp_path / "fit/checkpoints/backend.ckpt").unlink()
-    with pytest.raises(DataError, match=f"give backend={name} to eval.py"):
+    with pytest.raises(DataError, match=f"fit the back end again: eval.py backend={name}"):
         evaluation(tmp_path / "fit", tmp_path / "lost")

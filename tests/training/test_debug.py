@@ -106,5 +106,5 @@ def test_impossible_limits(limit: Any, tiny_config: Make) -> None:
 
 @pytest.mark.parametrize("time", ["00:00:00:00", "1h", "00:01:00"])
 def test_impossible_times(time: str, tiny_config: Make) -> None:
-    with pytest.raises(ValueError, match="is no time such as"):
+    with pytest.raises(ValueError, match="is not a duration DD:HH:MM:SS"):
         tiny_config(trainer=trainer(max_time=time))

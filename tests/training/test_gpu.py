@@ -1,4 +1,4 @@
-"""What a GPU must do as well: the CPU's figures, and a resumed run that ends as an undisturbed one, bit for bit."""
+"""On a GPU: the same results as on the CPU, and a resumed run that ends like an undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import read_rows, run
-from test_resume import KINDS, assert_equal, die
+from resuming import KINDS, assert_equal, die
 
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
@@ -19,7 +19,7 @@ from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
 from siamese.training.train import train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 Make = Callable[..., TrainConfig]
 
@@ -36,7 +36,7 @@ ALL = {**KINDS, "multicrop, as best/unrestricted": MULTICROP}
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 @pytest.mark.parametrize("kind", ALL)
-def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
+def test_a_run_stopped_between_steps_ends_like_an_undisturbed_one(
     tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str, precision: str
 ) -> None:
     options = {
@@ -44,7 +44,7 @@ def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
         "precision": precision,
     }  # fmt: skip
     result = train(tiny_config(**options), RunFolder(tmp_path / "whole"))
-    assert result["device"].startswith("cuda: ")
+    assert (result.device or "").startswith("cuda: ")
     for step in (1, 4, 6, 7):
         at_step(step, die)
         with pytest.raises(Interrupted):
@@ -55,8 +55,8 @@ def test_a_run_killed_between_steps_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_gpu_gives_the_figures_of_the_cpu(tiny_config: Make, tmp_path: Path, kind: str) -> None:
-    """Batches, augmentation and initial weights are the same; dropout draws from another source, so it is off."""
+def test_a_gpu_gives_the_results_of_the_cpu(tiny_config: Make, tmp_path: Path, kind: str) -> None:
+    """Batches, augmentation and initial weights are the same. Dropout is off: a GPU draws other random numbers."""
     for accelerator in ("cpu", "gpu"):
         options = {"max_epochs": 1, "optimizer": {"name": "sgd"}, "learning_rate": 1e-3, **ALL[kind]}
         options |= {"precision": "32", "model": {**options["model"], "dropout": 0.0}}
@@ -70,7 +70,7 @@ def test_a_gpu_gives_the_figures_of_the_cpu(tiny_config: Make, tmp_path: Path, k
     assert np.corrcoef(*scores)[0, 1] > 0.999
 
 
-def test_what_was_trained_on_a_gpu_is_scored_and_used_without(
+def test_a_run_trained_on_a_gpu_is_scored_without_one(
     run_script: Callable[..., subprocess.CompletedProcess[str]], tiny_overrides: list[str], tmp_path: Path
 ) -> None:
     gpu = [*(word for word in tiny_overrides if not word.startswith("trainer")), "trainer=gpu"]

@@ -1,4 +1,4 @@
-"""The real LFW, where it is: the report's numbers of pairs, and training that learns. And the demo's promise."""
+"""The real LFW, if it is there: numbers of pairs, and training that learns; and what the README says of the demo."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from siamese.data.protocol import VIEW1, read_listed
 from siamese.data.sources import LAYOUTS, image_root
 from siamese.data.split import stratified_split
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -30,7 +32,7 @@ def data(name: str, root: Path) -> LfwData:
 
 
 @pytest.mark.parametrize("name", ["lfw", "lfw_funneled", "lfw_deepfunneled", "lfw_a"])
-def test_view_1_has_the_reports_numbers_of_pairs(name: str, lfw_root: Path) -> None:
+def test_view_1_has_the_course_reports_numbers_of_pairs(name: str, lfw_root: Path) -> None:
     config = data(name, lfw_root)
     listed = read_listed(config, VIEW1)
     train, test = listed.train, listed.test
@@ -47,10 +49,9 @@ def test_view_1_has_the_reports_numbers_of_pairs(name: str, lfw_root: Path) -> N
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lfw", "lfw_a"])
 def test_trains_on_lfw(name: str, lfw_root: Path, run_script: Run, tmp_path: Path) -> None:
-    """Two epochs of a narrow network: every pair is used, and it does better than chance."""
+    """Two epochs of a narrow network use every pair and give a result better than chance."""
     data(name, lfw_root)
     done = run_script(
         "train.py", f"data={name}", f"data.root={lfw_root}", "model.batchnorm=true", "model.widths=[16,32,32,64]",
@@ -65,7 +66,7 @@ def test_trains_on_lfw(name: str, lfw_root: Path, run_script: Run, tmp_path: Pat
 
 
 def write_ten_folds(source: Path, root: Path, pairs: int) -> None:
-    """View 2's lists from the training people of View 1, with ``pairs`` of each label in a fold."""
+    """Write View 2's lists from the training people of View 1, with ``pairs`` of each label in a fold."""
     lines = [line.split("\t") for line in (source / "peopleDevTrain.txt").read_text().splitlines()[1:]]
     people = {name: int(count) for name, count in lines}
     rng = np.random.default_rng(0)
@@ -83,9 +84,8 @@ def write_ten_folds(source: Path, root: Path, pairs: int) -> None:
     (root / "lfw-deepfunneled").symlink_to(source.resolve() / "lfw-deepfunneled")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["restricted", "unrestricted"])
-def test_view_2_of_ten_real_folds_goes_on_where_it_was_stopped(
+def test_view_2_of_ten_real_folds_is_resumed_where_it_was_stopped(
     setting: str, lfw_root: Path, run_script: Run, tmp_path: Path
 ) -> None:
     data("lfw_deepfunneled", lfw_root)
@@ -119,9 +119,8 @@ def test_view_2_of_ten_real_folds_goes_on_where_it_was_stopped(
     assert (folder / "report.html").is_file()
 
 
-@pytest.mark.slow
 def test_the_demo_learns(run_script: Run, tmp_path: Path) -> None:
-    """What README and `make demo` promise."""
+    """As the README and `make demo` promise."""
     done = run_script("train.py", "experiment=demo", "hydra.run.dir=run", timeout=1500)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "work/run/result.json").read_text())
