@@ -156,7 +156,7 @@ def smaller(words: list[str]) -> list[str]:
             return [script, *shorter(overrides), *settings, *own_folder]
         case ["-m", "siamese", "search", space, folder, *rest]:
             overrides = [word for word in rest if "=" in word]
-            return ["-m", "siamese", "search", space, folder, *overrides, *small_settings(overrides), "--trials", "2"]
+            return ["-m", "siamese", "search", space, folder, *overrides, *small_settings(overrides), "--trials", "1"]
     return words
 
 

@@ -18,9 +18,11 @@ from conftest import ROOT
 from shell import INLINE, PAGES, blocks, check, commands
 
 from siamese.data.lists import read_pairs
+from siamese.data.synthetic.tree import SyntheticSpec, write_lfw_tree
 
 SERVER = Path(__file__).with_name("python_server.py")
 PARTS = {"optimizer": "rmsprop", "objective": "hinge", "model": "mlp"}
+OTHERS = SyntheticSpec(train_people=10, test_people=10, train_pairs=30, test_pairs=20, view2_pairs=20, seed=1)
 LANGUAGES = {"sh", "python", "yaml", "diff", "text"}
 RUN_PAGES = [page for page in PAGES if any(block.language == "sh" and not block.reason for block in blocks(page))]
 EXTRAS = {"docs/sweeps.md": "optuna", "docs/using-a-model.md": "onnxscript"}
@@ -146,13 +148,15 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         (lfw / file.name).symlink_to(file)
     for name in ("lfw", "lfw_funneled", "lfw-deepfunneled", "lfw2"):
         (lfw / name).symlink_to(tiny_root / "lfw")
-    for name in ("PHOTOS", "OTHER_PHOTOS", "GALLERY"):
+    for name in ("PHOTOS", "GALLERY"):
         (folder / name).symlink_to(tiny_root / "lfw")
+    write_lfw_tree(folder / "others", OTHERS, workers=1)
+    (folder / "OTHER_PHOTOS").symlink_to(folder / "others/lfw")
     photos = sorted((tiny_root / "lfw").glob("*/*.jpg"))
     for name in ("a.jpg", "b.jpg", "photo.jpg"):
         shutil.copy(photos.pop(), folder / name)
-    pairs = [pair for split in ("Train", "Test") for pair in read_pairs(tiny_root / f"pairsDev{split}.txt")]
-    rows = [f"lfw/lfw/{pair.image1},lfw/lfw/{pair.image2},{pair.label}" for pair in pairs]
+    pairs = [pair for split in ("Train", "Test") for pair in read_pairs(folder / f"others/pairsDev{split}.txt")]
+    rows = [f"others/lfw/{pair.image1},others/lfw/{pair.image2},{pair.label}" for pair in pairs]
     (folder / "pairs.csv").write_text("\n".join(["image1,image2,label", *rows]))
     shutil.copytree(ROOT / "docs/reproduction", folder / "multirun/reproduction")
     space = next(block.text for block in blocks("docs/sweeps.md") if block.language == "yaml")
@@ -178,7 +182,8 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert done.returncode == 0, f"{script}\n{done.stdout}"
 
         run("python train.py optimizer=adam model.batchnorm=true hydra.run.dir=RUN")
-        for name in ("RUN1", "RUN2", "RUN3", "FOLDER", "FOLDER1", "FOLDER2", "FOLDER3"):
+        for name in ("RUN1", "RUN2", "RUN3", "FOLDER", "FOLDER1", "FOLDER2", "FOLDER3", "outputs/DATE/TIME"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(folder / "RUN")
         yield run
         server.kill()
