@@ -24,7 +24,7 @@ NETWORKS = ["torch", "siamese.models", "siamese.scoring"]
             [*TRAINING, *PAGES, "captum", "scipy", "pytorch_metric_learning", "torchmetrics", "torchvision"],
         ),
         ("import siamese.evaluation.compare, siamese.evaluation.summary", [*NETWORKS, *TRAINING, *PAGES]),
-        ("import siamese.report.run_page, siamese.report.sweep_page", [*NETWORKS, *TRAINING]),
+        ("import siamese.report.run_page, siamese.report.sweep_page", [*NETWORKS, *TRAINING, "matplotlib.pyplot"]),
         ("import siamese.config.load", [*NETWORKS, *PAGES, "lightning", "tensorboard"]),
         ("import siamese.training.train", ["hydra", "omegaconf", "captum"]),
     ],

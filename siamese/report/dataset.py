@@ -1,4 +1,4 @@
-"""What a data set holds, and what is wrong with it: counts, sizes, duplicates, leakage, a contact sheet."""
+"""Summarise a data set and list its problems: counts, sizes, duplicates, leakage; draw a contact sheet."""
 
 from __future__ import annotations
 
@@ -26,11 +26,18 @@ from siamese.report.examples import load_photo
 from siamese.report.text import count
 
 SHOWN = 5
-"""Examples of a kind that the text names."""
+"""Most examples of each kind in the text."""
 
 
-class Photo(NamedTuple):
-    """What a file holds: its size in pixels, its type, and a digest of its pixels; or why it cannot be used."""
+class ImageFacts(NamedTuple):
+    """One image file.
+
+    Attributes:
+        size: width and height, pixels.
+        kind: file type and colour, such as ``JPEG grey``.
+        digest: hash of its pixels.
+        problem: why it cannot be used; empty if it can.
+    """
 
     size: tuple[int, int]
     kind: str
@@ -40,31 +47,37 @@ class Photo(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A set: its people and their images as far as lists and folders name them, and its pairs."""
+    """Training, validation or test set.
+
+    Attributes:
+        people: person -> images, from the folders, the lists of people and the pairs.
+        pairs: the listed pairs.
+    """
 
     people: People
     pairs: list[Pair]
 
     @property
     def images(self) -> set[str]:
-        """All images that are named."""
-        named = {image for images in self.people.values() for image in images}
-        return named | {image for pair in self.pairs for image in pair[:2]}
+        """All images of its people and pairs."""
+        listed = {image for images in self.people.values() for image in images}
+        return listed | {image for pair in self.pairs for image in pair[:2]}
 
 
 @dataclass(frozen=True)
 class Description:
-    """A data set; names of images are relative to ``root``.
+    """Summary of a data set. Image names are relative to ``root``.
 
     Attributes:
-        dataset, root: what is described.
-        sets: for each set the numbers of people, images, and pairs of either kind.
-        images_per_person: number of images -> people with so many.
-        sizes: ``width x height`` -> images, the most frequent first; kinds likewise (``JPEG grey``).
-        kinds: file type and colour -> images.
+        dataset: title of the data set.
+        root: the image folder.
+        sets: set -> numbers of people, images, same pairs and different pairs.
+        images_per_person: number of images -> number of people with that many.
+        sizes: ``width x height`` -> number of images, most frequent first.
+        kinds: file type and colour -> number of images, most frequent first.
         unusable: image -> why it cannot be used.
-        duplicates: groups of images that show the same picture, pixel by pixel.
-        problems: what would make figures wrong, a line each.
+        duplicates: groups of images with identical pixels.
+        problems: one line for each problem that makes results wrong.
     """
 
     dataset: str
@@ -79,7 +92,11 @@ class Description:
 
 
 def describe(data: DataConfig, progress: bool = False) -> Description:
-    """Read all lists and images of a data set; every image is decoded once.
+    """Read the lists and decode all images of a data set, and summarise them.
+
+    Args:
+        data: the data set.
+        progress: show a progress bar.
 
     Raises:
         DataError: a folder or list is missing or malformed.
@@ -87,33 +104,33 @@ def describe(data: DataConfig, progress: bool = False) -> Description:
     check_data(data)
     parts, root = parts_of(data), image_root(data)
     images = sorted(set().union(*(part.images for part in parts.values())))
-    photos = dict(zip(images, _look_at([root / image for image in images], progress), strict=True))
-    usable = {image: photo for image, photo in photos.items() if not photo.problem}
+    facts = dict(zip(images, _read_all([root / image for image in images], progress), strict=True))
+    usable = {image: one for image, one in facts.items() if not one.problem}
     same: dict[str, list[str]] = {}
-    for image, photo in usable.items():
-        same.setdefault(photo.digest, []).append(image)
+    for image, one in usable.items():
+        same.setdefault(one.digest, []).append(image)
     duplicates = [group for group in same.values() if len(group) > 1]
     people: dict[str, set[str]] = {}
     for part in parts.values():
-        for person, named in part.people.items():
-            people.setdefault(person, set()).update(named)
+        for person, listed in part.people.items():
+            people.setdefault(person, set()).update(listed)
     return Description(
         dataset=title(data),
         root=str(root),
         sets={name: _counts(part) for name, part in parts.items()},
         images_per_person=dict(sorted(Counter(map(len, people.values())).items())),
-        sizes=_tally(f"{photo.size[0]} x {photo.size[1]}" for photo in usable.values()),
-        kinds=_tally(photo.kind for photo in usable.values()),
-        unusable={image: photo.problem for image, photo in photos.items() if photo.problem},
+        sizes=_tally(f"{one.size[0]} x {one.size[1]}" for one in usable.values()),
+        kinds=_tally(one.kind for one in usable.values()),
+        unusable={image: one.problem for image, one in facts.items() if one.problem},
         duplicates=duplicates,
         problems=list(_problems(parts, duplicates)),
     )
 
 
 def parts_of(data: DataConfig) -> dict[str, Part]:
-    """Training, validation and test as a run with this configuration parts them; LFW's are those of View 1.
+    """Split a data set into ``train``, ``val`` and ``test`` as a run with this configuration does; LFW as in View 1.
 
-    A run leaves out unusable images before that.
+    Unusable images are included; a run excludes them before it splits.
     """
     people: dict[str, People] = {}
     if isinstance(data, FolderData | PairsData):
@@ -139,14 +156,14 @@ def parts_of(data: DataConfig) -> dict[str, Part]:
             if image not in (images := own_people.setdefault(person[image], [])):
                 images.append(image)
         found[name] = Part(own_people, part)
-    if data.split == "people":  # those of validation are listed among the people of training
+    if data.split == "people":  # the list of training people includes the validation people
         held = found["val"].people
         found["train"] = Part({who: i for who, i in found["train"].people.items() if who not in held}, train)
     return found
 
 
 def as_text(description: Description) -> str:
-    """The description for the terminal."""
+    """Format a summary for the terminal."""
     lines = [f"{description.dataset}: {description.root}", ""]
     head = ["", "people", "images", "same pairs", "different pairs"]
     rows = [[name, *(f"{number:,}" for number in counts.values())] for name, counts in description.sets.items()]
@@ -160,7 +177,7 @@ def as_text(description: Description) -> str:
         lines += [
             "",
             f"images per person: {min(numbers)} to {max(numbers)}, median {statistics.median(numbers):g}; "
-            f"{count(alone, 'person') if alone == 1 else f'{alone:,} people'} with a single one",
+            f"{count(alone, 'person') if alone == 1 else f'{alone:,} people'} with a single image",
         ]
     lines.append(f"sizes: {_shares(description.sizes)}")
     lines.append(f"types: {_shares(description.kinds)}")
@@ -169,14 +186,20 @@ def as_text(description: Description) -> str:
         lines += _first([f"  {image}: {why}" for image, why in description.unusable.items()])
     if description.duplicates:
         extra = sum(len(group) - 1 for group in description.duplicates)
-        lines += ["", f"{count(extra, 'image')} with the very pixels of another:"]
+        lines += ["", f"{count(extra, 'duplicate image')} (identical pixels):"]
         lines += _first([f"  {' = '.join(group)}" for group in description.duplicates])
-    lines += ["", *(description.problems or ["no leakage between the sets, no contradictions found"])]
+    lines += ["", *(description.problems or ["no leakage between the sets and no contradictory labels found"])]
     return "\n".join(lines)
 
 
 def contact_sheet(data: DataConfig, rows: int = 8, columns: int = 8, side: int = 110) -> Image.Image:
-    """A picture with a person in each row and a photo in each column, ``side`` pixels each: those with most photos.
+    """Draw a contact sheet: one person per row, those with the most images first.
+
+    Args:
+        data: the data set.
+        rows: most people.
+        columns: most images per person.
+        side: side of an image on the sheet, pixels.
 
     Raises:
         DataError: as of `describe`.
@@ -198,27 +221,27 @@ def contact_sheet(data: DataConfig, rows: int = 8, columns: int = 8, side: int =
     return sheet
 
 
-def _look_at(files: Sequence[Path], progress: bool) -> list[Photo]:
+def _read_all(files: Sequence[Path], progress: bool) -> list[ImageFacts]:
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(desc="reading", total=len(files), unit="image", leave=False, disable=None if progress else True) as bar,
     ):
         found = []
-        for photo in pool.map(_photo, files):
-            found.append(photo)
+        for facts in pool.map(_read, files):
+            found.append(facts)
             bar.update()
     return found
 
 
-def _photo(file: Path) -> Photo:
+def _read(file: Path) -> ImageFacts:
     try:
         with open_image(file) as image:
             kind = f"{image.format} {'grey' if image.mode in ('L', '1', 'I;16', 'I') else 'colour'}"
             pixels = upright(image).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-        return Photo((0, 0), "", "", why_unusable(error))
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        return ImageFacts((0, 0), "", "", why_unusable(error))
     digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
-    return Photo(pixels.size, kind, digest)
+    return ImageFacts(pixels.size, kind, digest)
 
 
 def _counts(part: Part) -> dict[str, int]:
@@ -229,7 +252,7 @@ def _counts(part: Part) -> dict[str, int]:
 
 
 def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[str]:
-    """Lines on people, images and pictures in two sets, and on pictures that contradict their labels."""
+    """One line each for leakage between sets, duplicates that contradict labels, and repeated pairs."""
     names = list(parts)
     for k, one in enumerate(names):
         for other in names[k + 1 :]:
@@ -245,17 +268,17 @@ def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[s
                 and not set(group) & parts[one].images & parts[other].images
             ]  # fmt: skip
             if across:
-                told = _some(" = ".join(group) for group in across)
-                yield f"{count(len(across), 'picture')} in both {one} and {other}: {told}"
+                shown = _some(" = ".join(group) for group in across)
+                yield f"{count(len(across), 'duplicate')} in both {one} and {other}: {shown}"
     person = {image: who for part in parts.values() for who, images in part.people.items() for image in images}
-    if strange := [group for group in duplicates if len({person[i] for i in group if i in person}) > 1]:
-        yield f"{count(len(strange), 'picture')} of two people: {_some(' = '.join(group) for group in strange)}"
+    if contradictory := [group for group in duplicates if len({person[i] for i in group if i in person}) > 1]:
+        yield f"{count(len(contradictory), 'duplicate')} under two people: {_some(map(' = '.join, contradictory))}"
     twin = {image: k for k, group in enumerate(duplicates) for image in group}
     pairs = [pair for part in parts.values() for pair in part.pairs]
     itself = [p for p in pairs if p.image1 in twin and twin[p.image1] == twin.get(p.image2)]
     for label, what in ((1, "same"), (0, "different")):
-        if shown := [f"{p.image1} and {p.image2}" for p in itself if p.label == label]:
-            yield f"{count(len(shown), f'{what} pair')} of one picture: {_some(shown)}"
+        if named := [f"{p.image1} and {p.image2}" for p in itself if p.label == label]:
+            yield f"{count(len(named), f'{what} pair')} of duplicates: {_some(named)}"
     repeated = [" and ".join(sorted(p)) for p, n in Counter(frozenset(p[:2]) for p in pairs).items() if n > 1]
     if repeated:
         yield f"{count(len(repeated), 'pair')} listed more than once: {_some(sorted(repeated))}"
@@ -278,4 +301,4 @@ def _some(values: Iterable[str]) -> str:
 
 def _first(lines: list[str]) -> list[str]:
     more = len(lines) - SHOWN
-    return lines[:SHOWN] + ([f"  and {more} more (--json tells all)"] if more > 0 else [])
+    return lines[:SHOWN] + ([f"  and {more} more (--json lists all)"] if more > 0 else [])

@@ -1,4 +1,4 @@
-"""What `python -m siamese data` tells of a data set."""
+"""The summary of a data set, as `python -m siamese data` prints it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from siamese.command.main import main
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten people with three photos each, no two of which are the same."""
+    """A folder of ten people with three different photos each."""
     for person in range(10):
         for k in range(3):
             noise_photo(tmp_path / "photos" / f"p{person}" / f"{k}.png", 10 * person + k)
     return tmp_path / "photos"
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, object]:
+def summary(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, object]:
     assert main(["data", *map(str, arguments), "--json"]) == 0
     return dict(json.loads(capsys.readouterr().out))
 
 
-def test_a_clean_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_problems(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise_photo(photos / "p3" / "grey.jpg", 99, size=(40, 40), mode="L")
-    found = told(capsys, photos, "test_fraction=0.3", "data.val_fraction=0.3")
+    found = summary(capsys, photos, "test_fraction=0.3", "data.val_fraction=0.3")
     assert found["dataset"] == "folder photos"
     assert {name: part["people"] for name, part in found["sets"].items()} == {"train": 5, "val": 2, "test": 3}  # type: ignore[union-attr, attr-defined]
     assert sum(part["images"] for part in found["sets"].values()) == 31  # type: ignore[attr-defined]
@@ -41,38 +41,38 @@ def test_a_clean_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["data", str(photos)]) == 0
     text = capsys.readouterr().out
     assert "no leakage between the sets" in text
-    assert "images per person: 3 to 4, median 3; 0 people with a single one" in text
+    assert "images per person: 3 to 4, median 3; 0 people with a single image" in text
 
 
-def test_pictures_that_are_there_twice(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     people = {row: part for part, row in _sets(photos, capsys)}
     first = next(name for name, part in people.items() if part == "train")
     other = next(name for name, part in people.items() if part == "test")
     Image.open(photos / first / "0.png").save(photos / first / "copy.bmp")  # another file, the same pixels
     shutil.copy(photos / first / "1.png", photos / other / "stolen.png")
     (photos / other / "broken.png").write_bytes(b"no image")
-    found = told(capsys, photos, "train_pairs=2000")
+    found = summary(capsys, photos, "train_pairs=2000")
     assert {frozenset(group) for group in found["duplicates"]} == {  # type: ignore[attr-defined]
         frozenset({f"{first}/0.png", f"{first}/copy.bmp"}),
         frozenset({f"{first}/1.png", f"{other}/stolen.png"}),
     }
     problems = "\n".join(found["problems"])  # type: ignore[arg-type]
-    assert "1 picture in both train and test" in problems
-    assert "1 picture of two people" in problems
-    assert "1 same pair of one picture" in problems
+    assert "1 duplicate in both train and test" in problems
+    assert "1 duplicate under two people" in problems
+    assert "1 same pair of duplicates" in problems
     assert list(found["unusable"]) == [f"{other}/broken.png"]  # type: ignore[call-overload]
     assert main(["data", str(photos)]) == 0
     text = capsys.readouterr().out
     assert "1 unusable image:" in text
-    assert "2 images with the very pixels of another:" in text
+    assert "2 duplicate images (identical pixels):" in text
 
 
-def test_pictures_that_differ_in_what_rgb_does_not_show(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_differ_only_in_16_bit_are_no_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for k in range(2):
         Image.fromarray(rng.integers(1000, 65536, (9, 9), dtype=np.uint16)).save(photos / "p1" / f"deep{k}.png")
         Image.fromarray(np.full((9, 9), k, np.float32), mode="F").save(photos / "p2" / f"float{k}.tiff")
-    found = told(capsys, photos)
+    found = summary(capsys, photos)
     assert found["duplicates"] == []
     assert sorted(found["unusable"]) == ["p2/float0.tiff", "p2/float1.tiff"]  # type: ignore[call-overload]
 
@@ -84,7 +84,7 @@ def _sets(photos: Path, capsys: pytest.CaptureFixture[str]) -> list[tuple[str, s
     return [(name, person) for name, part in parts_of(recognise(photos)).items() for person in part.people]
 
 
-def test_a_list_with_leaks(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_with_leakage(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         "image1,image2,label,split",
         "p0/0.png,p0/1.png,1,train", "p0/0.png,p1/1.png,0,train", "p0/1.png,p0/0.png,1,train",
@@ -92,7 +92,7 @@ def test_a_list_with_leaks(photos: Path, capsys: pytest.CaptureFixture[str]) -> 
         "p0/2.png,p0/1.png,1,test", "p4/0.png,p5/1.png,0,test",
     ]  # fmt: skip
     (photos / "pairs.csv").write_text("\n".join(lines))
-    found = told(capsys, photos / "pairs.csv")
+    found = summary(capsys, photos / "pairs.csv")
     assert found["sets"]["test"] == {"people": 3, "images": 4, "same": 1, "different": 1}  # type: ignore[index]
     problems = "\n".join(found["problems"])  # type: ignore[arg-type]
     assert "1 people in both train and test: p0" in problems
@@ -100,7 +100,7 @@ def test_a_list_with_leaks(photos: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "1 pair listed more than once: p0/0.png and p0/1.png" in problems
 
 
-def test_lfws_layout_and_its_contact_sheet(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lfw_layout_and_contact_sheet(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = tmp_path / "sheet.jpg"
     assert main(["data", str(tiny_root), "split=people", "--contact-sheet", str(sheet)]) == 0
     text = capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_lfws_layout_and_its_contact_sheet(tiny_root: Path, tmp_path: Path, caps
     with Image.open(sheet) as picture:
         assert picture.format == "JPEG"
         assert picture.height == 8 * 114 + 4
-    found = told(capsys, tiny_root, "split=people")
+    found = summary(capsys, tiny_root, "split=people")
     sets = found["sets"]
     assert sets["test"]["same"] == TINY.test_pairs // 2  # type: ignore[index]
     assert sets["test"]["people"] == TINY.test_people  # type: ignore[index]
@@ -119,17 +119,17 @@ def test_lfws_layout_and_its_contact_sheet(tiny_root: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "none: no such file or folder; name a folder of people's folders, LFW's root, or a CSV file"),
+        (["none"], "none: no such file or folder; choose LFW's root, a folder with one folder of photos"),
         (["photos", "seed"], "seed: expected key=value"),
         (["photos", "split_sed=1"], "unknown key 'data.split_sed'; did you mean data.split_seed?"),
         (["photos", "test_fraction=2"], "data.test_fraction=2"),
         (["photos", "split_seed=["], "split_seed=[: the value is not valid YAML"),
         (["photos", "--contact-sheet", "none/x.png"], "none/x.png: no such folder; make none first"),
         (["photos", "--contact-sheet", "x.psd"], "x.psd: name a file that ends in .png, .jpg or .webp"),
-        (["photos", "split=pairs"], "data=folder keeps people apart"),
+        (["photos", "split=pairs"], "data=folder always splits people"),
     ],
 )
-def test_what_cannot_be_described(
+def test_errors(
     arguments: list[str],
     message: str,
     photos: Path,

@@ -1,19 +1,16 @@
-"""The report's table beside runs of its experiments: which run is of which row, and what is said of it."""
+"""The comparison with the course report: which run belongs to which experiment, and the tables."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 
+from siamese.command.main import main
 from siamese.config.load import compose_train
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError
@@ -38,7 +35,7 @@ def rows_of(plain: dict[str, object]) -> list[str]:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Writes a finished run of some overrides, with an accuracy, on 100 pairs."""
+    """Write the record of a finished run with these overrides and results."""
 
     def run(
         name: str, *overrides: str, acc: float = 0.66, val: float = 0.7, loss: float = 0.65, dataset: str = "lfw_a"
@@ -62,7 +59,7 @@ def cells(text: str, start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_every_experiment_file_is_recognised_as_its_row() -> None:
+def test_every_experiment_file_is_recognised() -> None:
     for number, file in FILES.items():
         (row,) = rows_of(settings(f"experiment=report/{file}", "seed=3", "precision=bf16", "checkpoint=none"))
         assert row.startswith(f"{number} ")
@@ -79,16 +76,16 @@ def test_every_experiment_file_is_recognised_as_its_row() -> None:
                "data.split_seed=5", "data.interpolation=nearest", "optimizer.betas=[0.5,0.9]", "optimizer=sgd",
                "trainer.gradient_clip_val=1.0"],
 )  # fmt: skip
-def test_a_changed_setting_makes_it_no_experiment_of_the_report(change: str) -> None:
+def test_run_with_a_changed_setting_is_not_recognised(change: str) -> None:
     assert rows_of(settings("experiment=report/batchnorm", change)) == []
 
 
-def test_another_momentum_is_not_the_reports_sgd() -> None:
+def test_sgd_with_other_settings_is_not_recognised() -> None:
     assert rows_of(settings("experiment=report/sgd", "optimizer.momentum=0.0")) == []
     assert rows_of(settings("experiment=report/sgd", "optimizer.nesterov=true")) == []
 
 
-def test_what_the_report_concludes_has_an_interval(make: Make, tmp_path: Path) -> None:
+def test_comparisons_have_confidence_intervals(make: Make, tmp_path: Path) -> None:
     for name, seed, right in (("adam", 0, 90), ("adam", 1, 88), ("sgd", 0, 50), ("sgd", 1, 52)):
         folder = make(f"{name}{seed}", f"experiment=report/{name}", f"seed={seed}")
         lines = ["split,image1,image2,label,score,probability,predicted,outcome"]
@@ -101,13 +98,18 @@ def test_what_the_report_concludes_has_an_interval(make: Make, tmp_path: Path) -
     assert row[4:] == ["yes", "2 of 2 below 0.05", "2 and 2"]
 
 
-def test_seeds_are_averaged_and_judged(make: Make, tmp_path: Path) -> None:
+def test_seeds_are_averaged_and_compared(make: Make, tmp_path: Path) -> None:
     make("a/0", "experiment=report/adam", acc=0.60, loss=0.85)
     make("a/1", "experiment=report/adam", "seed=1", acc=0.62, loss=0.87)
     make("b", "experiment=report/batchnorm", acc=0.66, loss=0.60)
-    text = reproduction([tmp_path / "a", tmp_path])  # one lies within the other
+    text = reproduction([tmp_path / "a", tmp_path])  # one folder is inside the other
     adam = cells(text, "1 Adam |")
-    assert adam[:4] == ["1 Adam", "64.2 %", "61.0 ± 1.0 %", "lower"]  # 3.2 points; two standard errors are 3.0
+    assert adam[:4] == [
+        "1 Adam",
+        "64.2 %",
+        "61.0 ± 1.0 %",
+        "lower",
+    ]  # 3.2 points difference; two standard errors are 3.0
     assert adam[4:8] == ["0.8784", "0.8600 ± 0.0100", "agrees", "2"]
     assert cells(text, "3 batch normalization |")[1:8] == [
         "66.8 %", "66.0 %", "agrees", "0.6475", "0.6000", "lower", "1",
@@ -117,13 +119,13 @@ def test_seeds_are_averaged_and_judged(make: Make, tmp_path: Path) -> None:
     assert cells(text, "4 with dropout")[5] == ""
 
 
-def test_a_seed_that_was_run_twice_counts_once(make: Make, tmp_path: Path) -> None:
+def test_seed_counts_once(make: Make, tmp_path: Path) -> None:
     make("final", "experiment=report/final", acc=0.66)
     make("grid/3", "experiment=report/grid", "batch_size=32", "weight_decay=1e-5", acc=0.66)
     assert cells(reproduction([tmp_path]), "6 batch 32")[7] == "1"
 
 
-def test_data_sets_have_tables_of_their_own_and_drawn_faces_none(make: Make, tmp_path: Path) -> None:
+def test_one_table_per_data_set_without_synthetic_faces(make: Make, tmp_path: Path) -> None:
     make("0", "experiment=report/adam", acc=0.60)
     make("1", "experiment=report/adam", acc=0.70, dataset="lfw")
     make("2", "experiment=report/adam", acc=0.99, dataset="synthetic")
@@ -151,7 +153,7 @@ def test_final_model_is_compared_epoch_by_epoch(make: Make, tmp_path: Path) -> N
     text = reproduction([tmp_path])
     assert cells(text, "ours | 300") == ["ours", "300", "200", "140", "360"]
     assert cells(text, "1 | 0.6874")[1] == "0.6874 / 0.7000"
-    assert cells(text, "3 | 0.1010")[1] == "0.1010 /"  # it has not come that far
+    assert cells(text, "3 | 0.1010")[1] == "0.1010 /"  # the run has only two epochs
 
 
 @pytest.mark.parametrize(
@@ -161,12 +163,12 @@ def test_verdict(ours: float, expected: str) -> None:
     assert verdict(ours, 0.70, 0.0145) == expected
 
 
-def test_folders_without_such_runs_are_refused(make: Make, tmp_path: Path) -> None:
+def test_folders_without_such_runs_are_errors(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     make("other", "experiment=report/adam", "learning_rate=1e-3")
     with pytest.raises(ConfigError, match="no finished run of the course report's experiments"):
         reproduction([tmp_path])
-    done = subprocess.run(
-        [sys.executable, "-m", "siamese", "reproduction", "nowhere"], cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (2, "error: nowhere: no such folder\n")
+    assert main(["reproduction", "nowhere"]) == 2
+    assert capsys.readouterr().err == "error: nowhere: no such folder\n"

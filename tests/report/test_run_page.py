@@ -8,8 +8,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,14 +16,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from siamese.evaluation.metrics import Confusion, sigmoid
+from siamese.evaluation.metrics import sigmoid
 from siamese.evaluation.summary import summarise
-from siamese.files import write_bytes_atomically, write_text_atomically
-from siamese.report import figures, text
-from siamese.report.examples import load_photo, pick_examples
+from siamese.report import figures
+from siamese.report.examples import pick_examples
 from siamese.report.load import read_run
 from siamese.report.run_page import PICTURES, write_run_page
-from siamese.runs.records import Prediction
 
 EVIL = "<script>alert('$x^$')</script>"
 HISTORY = [
@@ -272,14 +268,6 @@ class TestPhotos:
         assert not any("title" in a for a in page.all("img"))
         assert "photo not found" in page.text
 
-    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA"])
-    def test_photos_become_small_rgb(self, mode, tmp_path):
-        suffix = "png" if mode in ("P", "RGBA") else "jpg"
-        Image.new(mode, (500, 250)).save(tmp_path / f"a.{suffix}")
-        photo = load_photo(tmp_path / f"a.{suffix}")
-        assert photo is not None
-        assert (photo.mode, photo.size) == ("RGB", (250, 125))
-
 
 class TestUnfinishedRuns:
     def test_failed_run_shows_its_reason_and_curves(self, run):
@@ -416,141 +404,3 @@ class TestNotes:
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
         (tmp_path / "fold_01").mkdir()
         assert "missing" not in build(tmp_path).text
-
-
-class TestExamples:
-    @staticmethod
-    def pair(score: float, label: int = 1, name: str = "a") -> Prediction:
-        return Prediction("test", name, "b", label, score, float(sigmoid(score)), int(score >= 0))
-
-    def test_most_confident_and_most_doubtful(self):
-        positives = [self.pair(score) for score in (3, 50, 0.1, 1, 60, 0.2, 40, 0.3)]
-        negatives = [self.pair(-score) for score in (3, 50, 0.1, 1, 60, 0.2, 40, 0.3)]
-        groups = {group.outcome: group for group in pick_examples(positives + negatives)}
-        assert [pair.score for pair in groups["tp"].confident] == [60, 50, 40]
-        assert [pair.score for pair in groups["tp"].uncertain] == [0.1, 0.2, 0.3]
-        assert [pair.score for pair in groups["fn"].confident] == [-60, -50, -40]
-        assert [pair.score for pair in groups["fn"].uncertain] == [-0.1, -0.2, -0.3]
-        assert groups["fp"].count == groups["tn"].count == 0
-
-    @pytest.mark.parametrize("count", range(9))
-    def test_none_twice_none_forgotten(self, count):
-        group = pick_examples([self.pair(i + 1.0) for i in range(count)])[0]
-        shown = [*group.confident, *group.uncertain]
-        assert len(set(shown)) == len(shown) == min(count, 6)
-        assert bool(group.uncertain) == (count > 6)
-
-    def test_equal_scores_are_ordered_by_name(self):
-        pairs = [self.pair(1.0, name=name) for name in "cab"]
-        assert pick_examples(pairs) == pick_examples(pairs[::-1])
-
-
-class TestFigures:
-    def test_curves_mark_the_best_epoch_and_leave_gaps(self):
-        rows = [dict.fromkeys(("train/loss", "train/acc", "val/loss", "val/acc"), v) for v in (0.5, np.nan, np.inf)]
-        history = [{"epoch": i + 1, **row} for i, row in enumerate(rows)]
-        loss = figures.curves_figure(history, best_epoch=1).axes[0]
-        assert [line.get_label() for line in loss.lines] == ["training", "validation", "best epoch: 1"]
-        assert np.isnan(loss.lines[0].get_ydata()[1:]).all()
-
-    def test_roc_names_area_interval_and_operating_point(self):
-        labels = np.arange(100) % 2
-        scores = np.where(np.arange(100) < 80, labels, 1 - labels) + np.arange(100) / 1000
-        axes = figures.roc_figure(scores, labels, scores >= 0.5, threshold=0.25).axes[0]
-        legend = [entry.get_text() for entry in axes.get_legend().get_texts()]
-        assert re.fullmatch(r"AUC 0\.\d{3} \(95 % CI: 0\.\d{3} – 0\.\d{3}\)", legend[0])
-        assert "threshold 0.25: TPR 80.0 %, FPR 20.0 %" in legend
-        assert "chance" in legend
-        point = next(line for line in axes.lines if line.get_label().startswith("threshold"))
-        assert [point.get_xdata()[0], point.get_ydata()[0]] == [0.2, 0.8]
-
-    def test_histogram_counts_every_pair(self):
-        axes = figures.score_figure([0, 0.01, 0.5, 1.0], [0, 1, 1, 0], 0.5).axes[0]
-        assert sum(stairs.get_data().values.sum() for stairs in axes.patches) == 2 * 4
-
-    def test_confusion_without_a_class(self):
-        shown = [t.get_text() for t in figures.confusion_figure(Confusion(3, 0, 0, 1)).axes[0].texts]
-        assert "true positives\n75.0 %" in shown
-        assert "false positives\nno such pairs" in shown
-
-    @pytest.mark.parametrize("label", [0, 1])
-    def test_one_class_can_be_drawn(self, label):
-        pairs = [Prediction("test", "a", "b", label, score, 0.5, 1) for score in (-1.0, 0.0, 0.0)]
-        for figure in figures.predictions_figures(pairs, None).values():
-            assert figures.to_png(figure, dpi=40).startswith(b"\x89PNG")
-        texts = [t.get_text() for t in figures.predictions_figures(pairs, None)["roc"].axes[0].texts]
-        assert texts == ["no ROC: all pairs have the same label"]
-
-    def test_names_are_not_read_as_formulas(self):
-        pair = Prediction("test", r"$\bad{$", "b", 1, 1.0, 0.7, 1)
-        png = figures.to_png(figures.gallery_figure(pick_examples([pair]), lambda name: None), dpi=50)
-        assert png.startswith(b"\x89PNG")
-
-    def test_no_pyplot_and_no_torch(self):
-        code = "import sys, siamese.report.run_page; print(sorted({'torch', 'lightning', 'hydra', 'omegaconf', 'matplotlib.pyplot'} & set(sys.modules)))"  # noqa: E501
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[]"
-
-
-class TestText:
-    @pytest.mark.parametrize(
-        ("value", "shown"),
-        [(0.5, "p = 0.500"), (0.9999, "p > 0.999"), (1.0, "p = 1.000"), (1e-9, "p < 0.001"), (0.0, "p = 0.000")],
-    )
-    def test_probability(self, value, shown):
-        assert text.probability(value) == shown
-
-    @pytest.mark.parametrize(
-        ("seconds", "shown"),
-        [(0.04, "0.0 s"), (37.75, "37.8 s"), (59.97, "1 min 0 s"), (3599.4, "59 min 59 s"), (7381, "2 h 3 min")],
-    )
-    def test_duration(self, seconds, shown):
-        assert text.duration(seconds) == shown
-
-    @pytest.mark.parametrize(
-        ("name", "shown"),
-        [
-            ("Abdullah_Gul/Abdullah_Gul_0013.jpg", "Abdullah Gul 13"),
-            ("A_B/A_B_0000.jpg", "A B 0"),
-            ("me/photo.png", "me/photo.png"),
-        ],
-    )
-    def test_photo_title(self, name, shown):
-        assert text.photo_title(name) == shown
-
-    def test_interval(self):
-        assert text.interval([0.637, 0.696], text.percent) == "63.7 – 69.6 %"
-        assert text.interval(None, text.percent) == ""
-        assert text.interval([0.1, float("nan")], text.percent) == ""
-        assert text.number("x", text.percent) == text.ABSENT
-
-
-class TestFiles:
-    def test_writes_and_replaces(self, tmp_path):
-        file = tmp_path / "a.txt"
-        for content in ("ö\n", "second\r\n"):
-            write_text_atomically(file, content)
-            assert file.read_bytes() == content.encode()
-        assert list(tmp_path.iterdir()) == [file]
-
-    def test_failure_leaves_the_old_file_and_no_other(self, tmp_path, monkeypatch):
-        file = tmp_path / "a.bin"
-        write_bytes_atomically(file, b"old")
-
-        def fail(*_):
-            raise OSError("disk full")
-
-        monkeypatch.setattr(Path, "replace", fail)
-        with pytest.raises(OSError, match="disk full"):
-            write_bytes_atomically(file, b"new")
-        assert file.read_bytes() == b"old"
-        assert list(tmp_path.iterdir()) == [file]
-
-    def test_others_may_read_as_the_umask_says(self, tmp_path):
-        (tmp_path / "plain").touch()
-        write_bytes_atomically(tmp_path / "ours", b"")
-        assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-    def test_missing_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
-            write_text_atomically(tmp_path / "no" / "a", "")

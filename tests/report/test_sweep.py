@@ -193,7 +193,9 @@ def test_differences_on_the_same_pairs(tmp_path: Path) -> None:
     for number, (batch, accuracy, right) in enumerate([(32, 0.9, good), (64, 0.8, alike), (128, 0.7, poor)]):
         predictions(job(tmp_path, number, accuracy, batch_size=batch), right)
     _, table = tables(tmp_path)
-    rows = [line.split(" | ") for line in table.partition("## Difference in test accuracy")[2].splitlines() if "|" in line]
+    rows = [
+        line.split(" | ") for line in table.partition("## Difference in test accuracy")[2].splitlines() if "|" in line
+    ]
     assert [cell.strip("| ") for cell in rows[0]][:2] == ["batch_size", "points"]
     (_, same, interval, shown, p), (_, worse, _, shown_too, p_too) = ([c.strip("| ") for c in row] for row in rows[2:])
     assert (same, shown, p) == ("+0.0", "no", "1.000")
