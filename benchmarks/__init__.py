@@ -1,4 +1,4 @@
-"""How fast the project is, against the plain ways of doing the same and against what the machine allows.
+"""Measure the speed of the project, compared with plain implementations and with the limits of the machine.
 
-Every figure is a ratio of times taken side by side in one run; ``python -m benchmarks`` lists the benchmarks.
+All times of a comparison are measured in turn in the same call. ``python -m benchmarks --help`` lists the benchmarks.
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks train|losses|profile|data|eval|latency|startup|sweep``: ratios, as text or JSON (--json)."""
+"""Compare the speed of the project with plain implementations and with the limits of the machine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Report = tuple[str, dict[str, Any]]
 
 
 def train(options: Options) -> Report:
-    """Training pairs per second: ours, the report's loop, a Lightning template's, and the machine's limits."""
+    """training pairs per second: ours, the loop of the course report, a Lightning template, limits of the machine"""
     common = {"data": options.data, "root": options.root, "batch": options.batch, "steps": options.steps}
     ways: dict[str, Callable[[], dict[str, Any]]] = {
-        "the report's loop": partial(worker, "plain", **common),
+        "course report's loop": partial(worker, "plain", **common),
         "template, 2 workers": partial(worker, "template", **common),
     }
     for precision in options.precision.split(","):
         ways[f"ours, precision={precision}"] = partial(worker, "ours", **common, precision=precision)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     limits: list[dict[str, Any]] = []
-    for _ in range(options.repeats):  # in turn, so that a slow minute of the machine meets all alike
+    for _ in range(options.repeats):  # in turn, so that a slow minute of the machine affects all of them
         limits.append(worker("limits"))
         for name, way in ways.items():
             runs[name].append(way())
@@ -39,7 +39,7 @@ def train(options: Options) -> Report:
     for name, found in runs.items():
         gflops = rate[name] * limit["gflop_per_pair"]
         rows.append([
-            name, found[0].get("arithmetic", "32 direct"), rate[name], rate[name] / rate["the report's loop"],
+            name, found[0].get("arithmetic", "32 direct"), rate[name], rate[name] / rate["course report's loop"],
             f"{gflops / limit['fp32_matrix_gflops']:.0%}", f"{gflops / limit['bf16_matrix_gflops']:.0%}",
             max(run["peak_mib"] for run in found),
         ])  # fmt: skip
@@ -48,9 +48,9 @@ def train(options: Options) -> Report:
             "way",
             "arithmetic",
             "pairs/s",
-            "times the report's",
-            "of fp32 matrix rate",
-            "of bf16 matrix rate",
+            "speedup",
+            "share of fp32 matrix rate",
+            "share of bf16 matrix rate",
             "peak MiB",
         ],
         rows,
@@ -64,7 +64,7 @@ def train(options: Options) -> Report:
 
 
 def losses(options: Options) -> Report:
-    """Losses of the first steps of our training and of a plain float32 loop on the same batches."""
+    """losses of the first steps of our training and of a plain float32 loop on the same batches"""
     found = worker(
         "losses", data=options.data, root=options.root, batch=options.batch, steps=20, precision=options.precision,
         optimizer=options.optimizer,
@@ -84,31 +84,31 @@ def losses(options: Options) -> Report:
 
 
 def profile(options: Options) -> Report:
-    """Where the time of our training steps goes."""
+    """share of each operation in the time of our training steps"""
     found = worker("profile", data=options.data, root=options.root, batch=options.batch, precision=options.precision)
     rows = [[name, f"{share:.1%}"] for name, share in found["shares"].items()]
     return table(["operation", f"share of a step ({found['arithmetic']})"], rows), found
 
 
 def data(options: Options) -> Report:
-    """Seconds until the images of View 1 are an array."""
+    """seconds to decode the images of View 1 into an array"""
     found = [worker("decoding", data=options.data, root=options.root) for _ in range(options.repeats)]
     names = {"one_by_one": "PIL, one by one", "cold": "ours, no cache", "warm": "ours, cached"}
     taken = {key: median([run[key] for run in found]) for key in names}
     rows = [[name, taken[key], taken["one_by_one"] / taken[key]] for key, name in names.items()]
-    text = table(["way", "seconds", "times PIL's"], rows) + f"\n\n{found[0]['images']} images."
+    text = table(["way", "seconds", "speedup"], rows) + f"\n\n{found[0]['images']} images."
     return text, {"seconds": taken, "images": found[0]["images"]}
 
 
 def evaluation(options: Options) -> Report:
-    """Seconds to score the test pairs."""
+    """seconds to score the test pairs"""
     found = worker("scoring", data=options.data, root=options.root, repeats=options.repeats)
     taken = {name: median(times) for name, times in found["seconds"].items()}
     rows = [
         ["pair by pair", taken["pairwise"], 1.0],
         ["each image once", taken["once"], taken["pairwise"] / taken["once"]],
     ]
-    text = table(["way", "seconds", "times faster"], rows)
+    text = table(["way", "seconds", "speedup"], rows)
     text += (
         f"\n\n{found['pairs']} pairs of {found['images']} images; logits up to {found['largest_logit']:.2g} "
         f"differ by {found['largest_difference']:.1e} at most."
@@ -117,9 +117,9 @@ def evaluation(options: Options) -> Report:
 
 
 def latency(options: Options) -> Report:
-    """Milliseconds a photo and a pair, of a finished run in PyTorch and of its exports (--run FOLDER)."""
+    """milliseconds per batch of photos and pairs, of a finished run (--run FOLDER) in PyTorch and of its exports"""
     if options.run is None:
-        raise SystemExit("error: latency needs --run FOLDER, of a finished run")
+        raise SystemExit("error: latency needs --run FOLDER, the folder of a finished run")
     found = worker("latency", run=str(options.run), batches=[1, 8, 32], repeats=options.repeats * 5)
     taken = {what: {way: median(s) for way, s in ways.items()} for what, ways in found["seconds"].items()}
     rows = [
@@ -128,13 +128,13 @@ def latency(options: Options) -> Report:
         for what, ways in taken.items()
     ]  # fmt: skip
     ways = list(next(iter(taken.values())))
-    head = ["graph, inputs", *(f"{way}, ms" for way in ways), *(f"{way}, times faster" for way in ways[1:])]
+    head = ["graph, inputs", *(f"{way}, ms" for way in ways), *(f"{way}, speedup" for way in ways[1:])]
     text = table(head, rows) + f"\n\nPyTorch in {'bf16' if found['bf16'] else 'float32'}, the exports in float32."
     return text, {"medians": taken, **found}
 
 
 def startup(options: Options) -> Report:
-    """Seconds until a command answers, and the part of a warm run that is neither training nor scoring."""
+    """seconds until a command responds, and the time of a run with caches that is neither training nor scoring"""
     python = sys.executable
     commands = {
         "import torch, lightning": [python, "-c", "import torch, lightning"],
@@ -146,28 +146,28 @@ def startup(options: Options) -> Report:
     for _ in range(options.repeats + 1):
         for name, command in commands.items():
             times[name].append(seconds(*command))
-    taken = {name: median(found[1:]) for name, found in times.items()}  # the first ones read files from disk
+    taken = {name: median(found[1:]) for name, found in times.items()}  # the first calls read files from disk
     rows = [[name, found, found / taken["import torch, lightning"]] for name, found in taken.items()]
     overheads = [_overhead(options, [f"seed={seed}"]) for seed in range(options.repeats)]
     text = table(["command", "seconds", "of the imports"], rows)
-    text += f"\n\nA warm run of two epochs, less its training and scoring: {median(overheads):.1f} s."
+    text += f"\n\nA run of two epochs with caches, minus training and scoring: {median(overheads):.1f} s."
     return text, {"seconds": taken, "warm_run_overhead": overheads}
 
 
 def sweep(options: Options) -> Report:
-    """Seconds a job of a sweep takes besides training and scoring."""
+    """seconds per job of a sweep, minus training and scoring"""
     jobs = 5
     found = []
     for _ in range(options.repeats):
         one = _overhead(options, ["-m", "seed=0"])
         many = _overhead(options, ["-m", "seed=" + ",".join(str(seed) for seed in range(jobs))])
         found.append((many - one) / (jobs - 1))
-    text = f"Each further job of a sweep: {median(found):.2f} s besides training and scoring."
+    text = f"Each additional job of a sweep: {median(found):.2f} s, minus training and scoring."
     return text, {"seconds_per_job": found}
 
 
 def _overhead(options: Options, arguments: list[str]) -> float:
-    """Wall time of a run or a sweep of a narrow network, less what its jobs trained and scored."""
+    """Return the wall time of a run or a sweep of a small network, minus training and scoring."""
     where = [f"data.root={options.root}"] if options.root else []
     with tempfile.TemporaryDirectory() as folder:
         taken = seconds(
@@ -186,33 +186,46 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument(
         "benchmark", choices=BENCHMARKS, help="; ".join(f"{k}: {f.__doc__}" for k, f in BENCHMARKS.items())
     )
-    parser.add_argument("--data", default="synthetic", help="the data group: synthetic, lfw, lfw_a, ...")
+    parser.add_argument("--data", default="synthetic", help="data group: synthetic, lfw, lfw_a, ...")
     parser.add_argument("--root", default=os.environ.get("LFW_ROOT", ""), help="data.root; LFW_ROOT by default")
-    parser.add_argument("--batch", type=int, default=128, help="pairs in a step")
-    parser.add_argument("--steps", type=int, default=6, help="steps in a process, two of them to warm up")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each way, in turn")
-    parser.add_argument("--precision", default="auto", help="of our training; train takes several: 32,bf16,auto")
-    parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="of losses")
-    parser.add_argument("--run", type=Path, help="of latency: the folder of a finished run")
-    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--batch", type=int, default=128, help="pairs per training step")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=6,
+        help="training steps per process, two of them uncounted",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="processes per measurement")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="precision of our training; several for train: 32,bf16,auto",
+    )
+    parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="optimizer for losses")
+    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if options.data == "synthetic":
         options.root = ""
     text, figures = BENCHMARKS[options.benchmark](options)
-    told = machine()
+    environment = machine()
     print(text)
-    print("\n" + ", ".join(f"{key} {value}" for key, value in told.items()))
+    print("\n" + ", ".join(f"{key} {value}" for key, value in environment.items()))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "benchmark": options.benchmark,
             "options": vars(options) | {"json": str(options.json), "run": str(options.run)},
         }
-        options.json.write_text(json.dumps({**record, "machine": told, **figures}, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({**record, "machine": environment, **figures}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Timing in fresh processes, medians, and results as text and JSON."""
+"""Measure times in new processes, and print results as text and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """Describe the machine."""
     import torch
 
     from siamese.scoring.device import device_name
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
 
 
 def device() -> Any:
-    """The GPU where there is one."""
+    """Return the GPU, or the CPU if there is none."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,10 +46,10 @@ def median(values: Sequence[float]) -> float:
 
 
 def seconds(*command: str) -> float:
-    """Wall time of a command, from its start to its end.
+    """Return the wall time of a command.
 
     Raises:
-        RuntimeError: it ended with another exit code than 0; the message has its last lines.
+        RuntimeError: the exit code is not 0; the message contains the end of the error output.
     """
     started = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -60,7 +60,7 @@ def seconds(*command: str) -> float:
 
 
 def worker(name: str, **options: Any) -> dict[str, Any]:
-    """What a fresh process of `benchmarks.worker` reports; memory settings and caches are a process's own."""
+    """Return what a new process of `benchmarks.worker` reports; a process starts without memory settings and caches."""
     command = [sys.executable, "-m", "benchmarks.worker", name, json.dumps(options)]
     clean = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
     done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True)
@@ -71,7 +71,7 @@ def worker(name: str, **options: Any) -> dict[str, Any]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as Markdown, numbers to three digits."""
+    """Format rows as a Markdown table, with numbers to three digits."""
 
     def cell(value: object) -> str:
         return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value)

@@ -1,4 +1,4 @@
-"""The same training as a user would write it: the plain loop of the report, and the way of a Lightning template."""
+"""The same training as users would write it: the plain loop of the course report, and a Lightning template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchvision import transforms
 
 
 class PlainNetwork(nn.Module):
-    """Koch's network with the report's batch normalization, layer by layer; its output is a probability."""
+    """Koch's network with batch normalization, as in the course report, layer by layer; the output is a probability."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class PlainNetwork(nn.Module):
 
 
 class PairFiles(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Pairs of image files, opened when they are asked for."""
+    """Pairs of image files, which are opened when an item is read."""
 
     def __init__(self, root: Path, pairs: list[tuple[str, str, int]]) -> None:
         self.root = root
@@ -52,7 +52,7 @@ class PairFiles(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 class TemplateModule(L.LightningModule):
-    """A LightningModule in the manner of the best-known Lightning and Hydra template."""
+    """A LightningModule like that of the best-known Lightning and Hydra template."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TemplateModule(L.LightningModule):
 
 
 class StepTimes(L.Callback):
-    """Times from the end of a training step to the end of the next: loading and logging are in them."""
+    """Measures the time from the end of a training step to the end of the next, including loading and logging."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -93,7 +93,7 @@ class StepTimes(L.Callback):
 
 
 def plain_loop(images: Tensor, indices: Tensor, labels: Tensor, batch: int, steps: int, device: Any) -> list[float]:
-    """Seconds of each step of the loop a textbook has: tensors in memory, float32, Adam."""
+    """Return the seconds of each step of a textbook loop: tensors in memory, float32, Adam."""
     x = images.float() / 255
     loader = DataLoader(TensorDataset(indices, labels.float()), batch_size=batch, shuffle=True, drop_last=True)
     network = PlainNetwork().to(device)
@@ -108,7 +108,7 @@ def plain_loop(images: Tensor, indices: Tensor, labels: Tensor, batch: int, step
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss.item()  # the report prints it
+            loss.item()  # the loop of the course report prints the loss
             now = time.perf_counter()
             taken.append(now - started)
             started = now
@@ -118,7 +118,7 @@ def plain_loop(images: Tensor, indices: Tensor, labels: Tensor, batch: int, step
 
 
 def template_loop(root: Path, pairs: list[tuple[str, str, int]], batch: int, steps: int, folder: Path) -> list[float]:
-    """Seconds of each step of Lightning's Trainer over a DataLoader with two workers that opens the image files."""
+    """Return the seconds of each step of Lightning's Trainer with a DataLoader whose two workers open the files."""
     times = StepTimes()
     trainer = L.Trainer(
         max_steps=steps, callbacks=[times], logger=False, enable_checkpointing=False, enable_model_summary=False,

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``python -m benchmarks.worker NAME '{"option": value}'`` prints JSON."""
+"""Make one measurement in a separate process: ``python -m benchmarks.worker NAME '{"option": value}'`` prints JSON."""
 
 from __future__ import annotations
 
@@ -8,67 +8,65 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siamese.command.memory import keep_freed_memory
 
+if TYPE_CHECKING:
+    from benchmarks.reference import StepTimes
+    from siamese.config.schema import TrainConfig
+    from siamese.data.dataset import PairDataset
+    from siamese.scoring.precision import Arithmetic
+
 WARM_UP = 2
-"""Steps left out: the first ones choose kernels and fault memory in."""
+"""First steps that are not counted: they choose kernels and touch new memory."""
 
 
 def main() -> None:
     name, options = sys.argv[1], json.loads(sys.argv[2])
     if name in ("ours", "profile", "losses", "scoring"):
-        keep_freed_memory()  # as train.py does; the others run as Python starts
+        keep_freed_memory()  # as train.py does; the other measurements use Python's defaults
     report = globals()[name](**options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({**report, "peak_mib": round(peak)}))
 
 
-def pairs_of(data: str, root: str, batch: int = 128) -> Any:
-    """The data module of the real training pairs."""
-    from siamese.training.data_module import PairDataModule
-
-    module = PairDataModule(configuration(data, root).data, batch, seed=0)
-    module.prepare_data()
-    module.setup()
-    return module
-
-
-def configuration(data: str, root: str, *overrides: str) -> Any:
-    from hydra import compose, initialize_config_dir
-
-    from benchmarks.common import ROOT
-    from siamese.config.load import load_train
+def configuration(data: str, root: str, *overrides: str) -> TrainConfig:
+    """The configuration of the course report's second model on a data set."""
+    from siamese.config.load import compose_train
 
     where = [f"data.root={root}"] if root else []
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load_train(compose("train", [f"data={data}", *where, "model.batchnorm=true", *overrides]))
+    return compose_train([f"data={data}", *where, "model.batchnorm=true", *overrides])
+
+
+def data_set(data: str, root: str) -> PairDataset:
+    """The images and pairs of View 1."""
+    from siamese.data.dataset import load_dataset
+
+    return load_dataset(configuration(data, root).data)
 
 
 def ours(data: str, root: str, batch: int, steps: int, precision: str) -> dict[str, Any]:
-    """Steps of the product's own training, through its Trainer."""
+    """Time the steps of our training."""
     times, arithmetic = fit(data, root, batch, steps, precision)
     return {"seconds": times.seconds[WARM_UP:], "arithmetic": " ".join(arithmetic)}
 
 
 def fit(
     data: str, root: str, batch: int, steps: int, precision: str, profiler: Any = None, optimizer: str = "adam"
-) -> Any:
-    from functools import partial
-
+) -> tuple[StepTimes, Arithmetic]:
+    """Train for a number of steps with our module and Trainer; ``profiler`` is a further callback."""
     import lightning as L
 
     from benchmarks.reference import StepTimes
     from siamese.models.build import network_of
-    from siamese.objectives.pairs import BinaryCrossEntropy
     from siamese.runs.folder import RunFolder
-    from siamese.scoring.device import pick_device
+    from siamese.scoring.device import exact_convolutions, pick_device
     from siamese.scoring.precision import choose_arithmetic
-    from siamese.training import train as experiment
+    from siamese.training import build
     from siamese.training.callbacks import StepSeed
+    from siamese.training.global_settings import global_settings
     from siamese.training.loggers import build_logger
-    from siamese.training.module import SiameseModule
 
     config = configuration(
         data, root, f"precision={precision}", f"batch_size={batch}", f"optimizer={optimizer}", "checkpoint=none"
@@ -76,28 +74,24 @@ def fit(
     device = pick_device(config)
     arithmetic = choose_arithmetic(config, device)
     L.seed_everything(config.seed, verbose=False)
-    module = SiameseModule(
-        network_of(config, arithmetic.dft),
-        BinaryCrossEntropy(),
-        partial(experiment.build_optimizer, config),
-        partial(experiment.build_scheduler, config),
-    )
+    network = network_of(config, arithmetic.dft)
+    dataset = data_set(data, root)
     times = StepTimes()
-    with tempfile.TemporaryDirectory() as folder:
-        io = experiment.build_checkpoint_io(config)
+    with tempfile.TemporaryDirectory() as folder, global_settings(), exact_convolutions():
+        io = build.build_checkpoint_io(config)
         logger, _ = build_logger(config.logger, Path(folder), config.name)
-        trainer = experiment.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io, logger)
-        # Steps alone: epochs, validation and records are in the benchmarks of whole runs.
+        trainer = build.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io, logger)
+        # Steps only: the benchmarks of whole runs include epochs, validation and records.
         callbacks = [StepSeed(config.seed), times, *([profiler] if profiler else [])]
         vars(trainer)["callbacks"] = callbacks
         trainer.limit_val_batches = 0
         trainer.fit_loop.epoch_loop.max_steps = steps
-        trainer.fit(module, pairs_of(data, root, batch))
+        trainer.fit(build.build_module(config, network, dataset), build.build_data_module(config, dataset))
     return times, arithmetic
 
 
 def latency(run: str, batches: list[int], repeats: int) -> dict[str, Any]:
-    """Seconds of a call, for each way a finished run is used and each number of photos; the ways take turns."""
+    """Time a call of a finished run in PyTorch and of its exports, in turn, for several batch sizes."""
     import numpy as np
     import torch
 
@@ -137,9 +131,10 @@ def _facing(n: int) -> list[tuple[int, int]]:
 
 
 def losses(data: str, root: str, batch: int, steps: int, precision: str, optimizer: str) -> dict[str, Any]:
-    """Losses of the first steps: of our training, and of plain loops from the same weights over the same batches.
+    """Compare the losses of our training with those of plain loops that have the same weights and batches.
 
-    The second plain loop differs from the first in the order of its images in memory alone: what float32 is good for.
+    The second plain loop differs from the first only in the memory layout of its images. Their difference shows the
+    precision of float32.
     """
     times, arithmetic = fit(data, root, batch, steps, precision, optimizer=optimizer)
     found = {"ours": [float(loss) for loss in times.losses], "arithmetic": " ".join(arithmetic)}
@@ -152,16 +147,17 @@ def _plain_losses(data: str, root: str, batch: int, steps: int, optimizer: str, 
     import torch
 
     from benchmarks.reference import PlainNetwork
+    from siamese.training.data_module import PairDataModule
 
-    module, network = pairs_of(data, root, batch), PlainNetwork()
+    dataset, network = data_set(data, root), PlainNetwork()
     weights = initial_weights(data, root).values()
     network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     parameters = network.parameters()
     step = torch.optim.Adam(parameters, lr=1e-4) if optimizer == "adam" else torch.optim.SGD(parameters, 1e-4, 0.9)
-    x = torch.from_numpy(module.images.pixels).float() / 255
-    loader = module.train_dataloader()
+    x = dataset.pixels.float() / 255
+    loader: Any = PairDataModule(dataset, batch, seed=0).train_dataloader()
     criterion, found, epoch = torch.nn.BCELoss(), list[float](), 0
     while True:
         loader.sampler.set_epoch(epoch)
@@ -177,7 +173,7 @@ def _plain_losses(data: str, root: str, batch: int, steps: int, optimizer: str, 
 
 
 def initial_weights(data: str, root: str) -> dict[str, Any]:
-    """The weights our training starts from, with seed 0."""
+    """The weights that our training starts with, for seed 0."""
     import lightning as L
 
     from siamese.models.build import network_of
@@ -188,31 +184,29 @@ def initial_weights(data: str, root: str) -> dict[str, Any]:
 
 
 def plain(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
-    """Steps of the report's loop."""
-    import torch
-
+    """Time the steps of the loop in the course report."""
     from benchmarks.common import device
     from benchmarks.reference import plain_loop
 
-    module = pairs_of(data, root)
-    images = torch.from_numpy(module.images.pixels)
-    return {"seconds": plain_loop(images, module.train.indices, module.train.labels, batch, steps, device())[WARM_UP:]}
+    dataset = data_set(data, root)
+    pairs = dataset.train
+    taken = plain_loop(dataset.pixels, pairs.indices, pairs.labels, batch, steps, device())
+    return {"seconds": taken[WARM_UP:]}
 
 
 def template(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
-    """Steps of the template's way."""
+    """Time the steps of a Lightning template."""
     from benchmarks.reference import template_loop
     from siamese.data.sources import image_root
 
-    module = pairs_of(data, root)
-    pairs = [(pair.image1, pair.image2, pair.label) for pair in module.train.pairs]
+    pairs = [(pair.image1, pair.image2, pair.label) for pair in data_set(data, root).train.pairs]
     with tempfile.TemporaryDirectory() as folder:
-        taken = template_loop(image_root(module.data), pairs, batch, steps, Path(folder))
+        taken = template_loop(image_root(configuration(data, root).data), pairs, batch, steps, Path(folder))
     return {"seconds": taken[WARM_UP:]}
 
 
 def limits() -> dict[str, Any]:
-    """What the machine allows: matrix products and copies, the best of several; FLOPs of the network counted."""
+    """Measure the limits of the machine (matrix products, copies) and count the operations of the network."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -248,17 +242,18 @@ def limits() -> dict[str, Any]:
 
 
 def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
-    """Shares of the time of training steps by operation.
+    """Measure the share of each operation in the time of training steps.
 
-    A clock around each operation, and not torch's profiler: that one keeps memory for longer, and the page faults of
-    a heap that grows are half of what it then shows.
+    This puts a clock around each operation instead of using PyTorch's profiler, which keeps memory for longer: half of
+    the time that it shows are page faults of the growing heap.
     """
     from collections import defaultdict
     from contextlib import ExitStack
+    from functools import partial
 
     import lightning as L
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode  # public, see PyTorch's note "Extending PyTorch"
 
     from siamese.models import norm_pool
 
@@ -284,7 +279,7 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
             if batch_idx == 2 * WARM_UP:
                 self.stack = ExitStack()
                 self.stack.enter_context(Clock())
-            if batch_idx == 2 * WARM_UP + 1:  # the first step pays for the clock's own start
+            if batch_idx == 2 * WARM_UP + 1:  # the first step includes the start of the clock
                 taken.clear()
                 self.started = time.perf_counter()
 
@@ -292,8 +287,10 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
             self.total = time.perf_counter() - self.started
             self.stack.close()
 
-    call = norm_pool._call
-    vars(norm_pool)["_call"] = lambda name, *arrays: timed(f"norm_pool.{name}", call, name, *arrays)
+    library = norm_pool.library()
+    if library is not None:
+        for name in norm_pool.FUNCTIONS:
+            setattr(library, name, partial(timed, f"norm_pool.{name}", getattr(library, name)))
     clocked = Clocked()
     _, arithmetic = fit(data, root, batch, 2 * WARM_UP + 4, precision, clocked)
     taken["everything else"] = clocked.total - sum(taken.values())
@@ -305,24 +302,26 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
 
 
 def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:
-    """Test pairs scored with each image embedded once, and pair by pair as training code usually does."""
+    """Time the scoring of the test pairs: each image embedded once, and pair by pair as training code usually does."""
     import torch
 
     from benchmarks.common import device
     from siamese.data.dataset import to_float
     from siamese.models.build import network_of
+    from siamese.scoring.device import exact_convolutions
     from siamese.scoring.precision import choose_arithmetic
     from siamese.scoring.scores import score_pairs
 
     config = configuration(data, root, "precision=32")
-    module, where = pairs_of(data, root), device()
+    dataset, where = data_set(data, root), device()
     torch.manual_seed(0)
     arithmetic = choose_arithmetic(config, where)
 
     network = network_of(config, arithmetic.dft).to(where).eval()
-    pixels, indices = module.pixels.to(where), module.test.indices
+    pixels, indices = dataset.pixels.to(where), dataset.test.indices
 
     @torch.inference_mode()
+    @exact_convolutions()
     def pairwise() -> Any:
         parts = [network(*(to_float(pixels[rows[:, side]]) for side in (0, 1))) for rows in indices.split(128)]
         return torch.cat(parts).cpu().numpy()
@@ -342,22 +341,21 @@ def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:
 
 
 def decoding(data: str, root: str) -> dict[str, Any]:
-    """Seconds to have all images of View 1 as an array: cold, again from the cache, and one by one with PIL."""
+    """Time the decoding of all images of View 1: without a cache, from the cache, and one by one with PIL."""
     from PIL import Image
 
-    from siamese.data.sources import image_root
+    from siamese.data.dataset import load_dataset
+    from siamese.data.sources import image_root, prepare_data
 
     with tempfile.TemporaryDirectory() as cache:
         report = {}
         for name in ("cold", "warm"):
             config = configuration(data, root, f"data.cache={cache}").data
-            from siamese.training.data_module import PairDataModule
-
-            module = PairDataModule(config, 128, seed=0)
+            prepare_data(config)
             started = time.perf_counter()
-            module.setup()
+            dataset = load_dataset(config)
             report[name] = time.perf_counter() - started
-    folder, names = image_root(config), module.images.names
+    folder, names = image_root(config), dataset.images.names
     started = time.perf_counter()
     for name in names:
         with Image.open(folder / name) as image:

@@ -1,4 +1,4 @@
-"""The benchmarks measure the same thing on both sides."""
+"""The benchmarks compare implementations of the same thing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from networks import KOCH, make_network
 
 from benchmarks.common import table
 from benchmarks.reference import PlainNetwork
-from siamese.models.build import build_network
-
-KOCH = {
-    "name": "koch", "batchnorm": True, "dropout": 0.0, "init": "torch", "widths": [64, 128, 128, 256],
-    "embedding_dim": 4096,
-}  # fmt: skip
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +24,7 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_plain_network_is_ours() -> None:
     torch.manual_seed(0)
-    ours, plain = build_network(KOCH, 1, 105, dft=True), PlainNetwork()
+    ours, plain = make_network({**KOCH, "batchnorm": True}, 1, 105, dft=True), PlainNetwork()
     plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
     a, b = torch.rand(2, 3, 1, 105, 105)
     with torch.no_grad():
@@ -40,6 +35,7 @@ def test_table() -> None:
     assert table(["a", "b"], [["x", 1.23456], ["y", 1234.5]]).splitlines()[2:] == ["| x | 1.23 |", "| y | 1234.5 |"]
 
 
+@pytest.mark.integration
 def test_help_names_every_benchmark() -> None:
     done = benchmark("--help")
     assert done.returncode == 0
@@ -50,9 +46,9 @@ def test_help_names_every_benchmark() -> None:
 
 @pytest.mark.slow
 def test_float32_losses_are_those_of_a_plain_loop(lfw_root: Path, tmp_path: Path) -> None:
-    """Twenty steps on real faces: no farther from the plain loop than the same loop with its images laid out otherwise.
+    """Twenty steps on real faces differ from the plain loop as little as that loop with another memory layout.
 
-    Rounding alone drives float32 runs apart; `test_dft_conv` shows the equality in float64.
+    Rounding separates float32 runs; `test_dft_conv` shows that they are equal in float64.
     """
     file = tmp_path / "losses.json"
     done = benchmark(

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
+FUNCTIONS = [f"{name}_{dtype}" for name in ("moments", "pool", "sums", "gradient") for dtype in DTYPES.values()]
+"""The functions of the library."""
+
 
 class MaxPoolReLU2d(nn.Module):
     """``MaxPool2d(2)`` followed by ReLU; the results are the same."""
