@@ -1,4 +1,4 @@
-"""Small archives for the tests of downloading and unpacking."""
+"""Small archives for tests of downloading and unpacking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BODY = random.Random(0).randbytes(200_000)
 
 
 def tree(folder: Path) -> list[str]:
-    """All that lies below a folder, but for the lock, which must stay for others to wait at."""
+    """All files and folders below a folder, without the lock file, which always stays."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     return sorted(name for name in found if name != ".download.lock")
 

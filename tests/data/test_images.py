@@ -132,6 +132,7 @@ def test_usable_files(kind: str, tmp_path: Path) -> None:
     assert decode(file, options(color=True)).shape == (3, 16, 16)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", [*UNUSABLE, *SPECIAL])
 def test_unusable_files_and_the_reason(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "x.jpg"

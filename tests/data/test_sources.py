@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -98,3 +100,9 @@ def test_a_failed_download_suggests_synthetic_faces(
     monkeypatch.setattr(download, "download_lfw", fail)
     with pytest.raises(DataError, match=r"no network; or use data=synthetic"):
         prepare_data(lfw())
+
+
+@pytest.mark.integration
+def test_checking_data_and_drawing_faces_do_not_import_torch() -> None:
+    code = "import sys, siamese.data.sources, siamese.data.synthetic.tree; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Hair, and the things that hide a face for one photo: hats, sunglasses, scarves, microphones, passers-by."""
+"""Draw hair, and objects that hide part of a face in one photo: hats, sunglasses, scarves, microphones, passers-by."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ if TYPE_CHECKING:
     from siamese.data.synthetic.traits import Person, Shot
 
 STRANDS = 40
-COLUMNS = 40  # steps of the hair's grid from ear to ear
+COLUMNS = 40  # steps of the grid of the hair from ear to ear
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A hair style. Lengths are in head units, and x of `line` in half widths of the person's own face."""
+    """A hair style. Lengths are in head units, x of `line` in half widths of the person's face."""
 
-    line: tuple[tuple[float, float], ...]  # the hairline from the left ear to the forehead's middle or right ear
-    top: float = 0.15  # how far the hair stands off the skull at the crown
-    side: float = 0.08  # ... and at the temples
-    ear: float = -0.05  # y where it ends at the sides
-    comb: float = 0.1  # strands lean this share of the ear-to-ear way between the hairline and the outside
+    line: tuple[
+        tuple[float, float], ...
+    ]  # hairline from the left ear to the middle or the right ear
+    top: float = 0.15  # distance from the skull at the crown
+    side: float = 0.08  # distance from the skull at the temples
+    ear: float = -0.05  # y of its end at the sides
+    comb: float = 0.1  # how far strands lean between hairline and outside, as a fraction of the way from ear to ear
     curl: float = 0.0  # radius of the curls; 0 is straight
-    behind: tuple[float, float] | None = None  # hair behind the face: half width beyond it, y where it ends
+    behind: tuple[float, float] | None = None  # hair behind the face: how much wider than the face, y of its end
     wave: float = 0.0  # amplitude of waves in the hair behind
     knots: tuple[tuple[float, float, float], ...] = ()  # buns and bunches: x, y, radius
     jagged: float = 0.0  # amplitude of the teeth of a fringe
-    density: float = 1.0  # below 1 the skin shines through
+    density: float = 1.0  # below 1 the skin is visible
 
 
 _CROP = ((-0.98, -0.08), (-0.9, -0.42), (-0.72, -0.74), (-0.3, -0.85), (0.0, -0.83))
@@ -90,7 +92,7 @@ CUTS: dict[str, Cut] = {
 
 
 def _resample(curve: Floats, n: int) -> Floats:
-    """`n` points at equal distances along a curve."""
+    """Return `n` points at equal distances along a curve."""
     steps = np.hypot(*np.diff(curve, axis=0).T)
     way = np.concatenate([[0.0], np.cumsum(steps)])
     at = np.linspace(0, way[-1], n)
@@ -98,7 +100,7 @@ def _resample(curve: Floats, n: int) -> Floats:
 
 
 def _edges(person: Person, cut: Cut) -> tuple[Floats, Floats]:
-    """The hairline and the outside of the hair, each (COLUMNS + 1, 2), both from the left ear to the right."""
+    """Return the hairline and the outside of the hair from the left to the right ear, (COLUMNS + 1, 2) each."""
     line = list(cut.line)
     if line[-1][0] == 0.0:
         line += [(-x, y) for x, y in reversed(line[:-1])]
@@ -121,7 +123,7 @@ def _edges(person: Person, cut: Cut) -> tuple[Floats, Floats]:
 
 
 def _between(inner: Floats, outer: Floats, s: Floats, t: Floats) -> tuple[Floats, Floats]:
-    """Points (n, 2) and depths (n,) of the hair's grid: `s` from ear to ear, `t` from the hairline outwards."""
+    """Return points (n, 2) and depths (n,) of the hair: `s` in 0..1 from ear to ear, `t` from hairline to outside."""
     columns = np.arange(COLUMNS + 1)
     at = np.clip(s, 0, 1) * COLUMNS
     low = np.stack([np.interp(at, columns, inner[:, k]) for k in (0, 1)], 1)
@@ -131,10 +133,10 @@ def _between(inner: Floats, outer: Floats, s: Floats, t: Floats) -> tuple[Floats
 
 
 def _draw_knot(canvas: Canvas, person: Person, x: float, y: float, radius: float) -> None:
-    """A bun above the head, or a bunch that hangs beside it."""
+    """Draw a bun above the head, or a bunch that hangs beside it."""
     hanging = 1.9 if x else 1.0
     angle = np.linspace(0, 2 * math.pi, 24, endpoint=False)
-    # A bunch is a drop: narrow where it is tied, wide below.
+    # A bunch has the shape of a drop, narrow at the top.
     narrow = 0.75 + 0.25 * np.sin(angle) if x else 1.0
     shape = np.stack([radius * np.cos(angle) * narrow, hanging * radius * np.sin(angle)], 1)
     canvas.fill(moved(shape, x, y), tint(person.hair_colour, 0.86), -0.2)
@@ -150,7 +152,7 @@ def _draw_knot(canvas: Canvas, person: Person, x: float, y: float, radius: float
 
 
 def draw_hair_behind(canvas: Canvas, person: Person) -> None:
-    """What hangs behind the face, and buns and bunches: drawn before the head."""
+    """Draw the hair behind the face, buns and bunches; call it before the head is drawn."""
     cut = CUTS[person.hair]
     for x, y, radius in cut.knots:
         _draw_knot(canvas, person, x * person.face_width, y, radius * (0.64 + 0.3 * person.volume))
@@ -174,7 +176,7 @@ def draw_hair_behind(canvas: Canvas, person: Person) -> None:
 
 
 def _draw_curls(canvas: Canvas, person: Person, cut: Cut, inner: Floats, outer: Floats) -> None:
-    """Overlapping curls over the hair's grid, dark to light from the hairline outwards and back."""
+    """Draw overlapping curls from the outside of the hair to the hairline."""
     n = 17 if cut.curl > 0.17 else 15
     rows = (1.0, 0.72, 0.42, 0.14)
     s = np.concatenate([np.linspace(0.02, 0.98, n) + (0.5 / n if k % 2 else 0) for k in range(len(rows))])
@@ -189,7 +191,7 @@ def _draw_curls(canvas: Canvas, person: Person, cut: Cut, inner: Floats, outer: 
 
 
 def draw_hair(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """The hair on the skull and around the forehead, with its strands and its shine."""
+    """Draw the hair on the skull and around the forehead, with strands and shine."""
     if person.hair == "bald":
         canvas.shade(oval(0.3 * shot.light_x, -1.0, 0.3, 0.14), 1.25)
         return
@@ -200,13 +202,13 @@ def draw_hair(canvas: Canvas, person: Person, shot: Shot) -> None:
     low, low_z = _between(inner, outer, s, np.zeros_like(s))
     high, high_z = _between(inner, outer, s, np.ones_like(s))
     shape = np.concatenate([low, high[::-1]])
-    canvas.shade_line(moved(low, 0.0, 0.04), 0.74, 0.1)  # the hair's shadow on the forehead
+    canvas.shade_line(moved(low, 0.0, 0.04), 0.74, 0.1)  # shadow on the forehead
     canvas.fill(shape, colour, np.concatenate([low_z, high_z[::-1]]))
     if cut.curl:
         _draw_curls(canvas, person, cut, inner, outer)
     elif cut.density == 1.0:
         root, t = np.arange(STRANDS)[:, None] * 0.618 % 1, np.linspace(0.02, 0.97, 7)
-        # Hair combed to one side leans one way all over; otherwise it falls to both sides from the middle.
+        # Hair that is combed to one side leans in one direction; other hair falls to both sides.
         way = -person.parting if cut.comb > 0.2 else np.sign(root - 0.5)
         at = root + cut.comb * way * (t - 0.3)
         path, depth = _between(inner, outer, at.ravel(), np.tile(t, STRANDS))
@@ -216,20 +218,20 @@ def draw_hair(canvas: Canvas, person: Person, shot: Shot) -> None:
     gleam, _ = _between(inner, outer, np.linspace(middle - 0.18, middle + 0.18, 9), np.full(9, 0.55))
     canvas.shade_line(gleam, 1.0 + 0.3 * cut.density, 0.16)
     if person.headband:
-        # An arch over the skull from ear to ear, where the hair lies highest.
+        # The headband goes from ear to ear over the top of the hair.
         arch = _circle_arc(person.face_width + 0.9 * cut.side * person.volume, -CROWN + 0.6 * cut.top * person.volume)
         canvas.stroke(arch, person.band_colour, 0.17, 0.25)
         canvas.stroke(moved(arch, 0.0, -0.05), tint(person.band_colour, 1.2), 0.04, 0.25)
 
 
 def _circle_arc(wide: float, high: float) -> Floats:
-    """The upper arc of an ellipse from ear to ear, (20, 2)."""
+    """Return the upper arc of an ellipse from ear to ear, (20, 2)."""
     angle = np.linspace(1.06 * math.pi, 1.94 * math.pi, 20)
     return np.stack([wide * np.cos(angle), 0.88 * high * np.sin(angle)], 1)
 
 
 def draw_hat(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """A woollen hat down to the brows."""
+    """Draw a woollen hat down to the brows."""
     wide = person.face_width + 0.2
     crown = [(-wide, -0.52), (-wide * 0.98, -1.0), (-wide * 0.6, -1.52), (0.0, -1.68)]
     crown += [(-x, y) for x, y in reversed(crown[:-1])]
@@ -244,7 +246,7 @@ def draw_hat(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_sunglasses(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """Dark glasses over both eyes."""
+    """Draw dark glasses over both eyes."""
     y, gap = person.eye_y + 0.03, max(person.eye_gap, 0.42)
     for side in (-1, 1):
         lens = smooth([(-0.36, -0.2), (0, -0.23), (0.36, -0.2), (0.3, 0.16), (0, 0.25), (-0.3, 0.16), (-0.36, -0.2)], 4)
@@ -257,7 +259,7 @@ def draw_sunglasses(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_scarf(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """A thick scarf up to the lower lip."""
+    """Draw a thick scarf up to the lower lip."""
     top = person.mouth_y + person.lower_lip + 0.06
     wide = person.face_width + 0.12
     upper = smooth(
@@ -278,7 +280,7 @@ def draw_scarf(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_microphone(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """A microphone held up from below."""
+    """Draw a microphone that is held up from below."""
     x, y = 0.35 * shot.light_x, person.mouth_y + 0.5
     canvas.stroke(np.array([[x * 2, y + 3.0], [x, y]]), tint(shot.prop, 0.3), 0.24, 0.9)
     canvas.fill(oval(x, y, 0.27, 0.33), (46, 46, 50), 0.9)
@@ -289,7 +291,7 @@ def draw_microphone(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_passer_by(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """Somebody's shoulder, out of focus, in a lower corner of the foreground."""
+    """Draw the shoulder of a passer-by in a lower corner of the foreground."""
     side = 1.0 if shot.light_x < 0 else -1.0
     outline = face_outline(person) * [0.9, 1.0]
     canvas.fill(outline * 1.05 + [side * 2.15, 1.9], tint(shot.prop, 0.55), 0.5)

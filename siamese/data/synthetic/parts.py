@@ -1,7 +1,7 @@
-"""The pencil of the synthetic faces: a posed drawing surface, and one function for every part of a portrait.
+"""Draw the parts of a face: the drawing surface `Canvas`, and a function for each part.
 
-Coordinates are those of the head: x to the right, y down, z towards the viewer, the origin between the eyes, and
-1.0 is half the width of an average face. `Canvas` turns them by the head's pose and puts them on the picture.
+Coordinates are relative to the head: x to the right, y down, z towards the viewer, the origin between the eyes; 1.0 is
+half the width of an average face. `Canvas` rotates them by the pose of the head and places them on the image.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 Floats: TypeAlias = NDArray[np.float64]
 Colour: TypeAlias = tuple[int, int, int]
 
-SUPERSAMPLE = 2  # crisp parts are drawn this much larger than the photo, then reduced: that smooths their edges
-NEUTRAL = 128  # value of the soft layer that changes nothing; it is a factor, so 64 halves and 192 is 1.5 times
+SUPERSAMPLE = 2  # sharp parts are drawn this much larger than the photo and reduced later, to smooth their edges
+NEUTRAL = 128  # value of the soft layer that stands for the factor 1: 64 is 0.5 and 192 is 1.5
 SOFT = 4  # soft parts are drawn this much smaller than the photo
 CROWN = -1.27  # y of the top of the skull
 NECK_Y = 1.75  # y where the neck meets the clothes
 
 
 def mix(a: Sequence[float], b: Sequence[float], t: float) -> Colour:
-    """The colour that lies the fraction `t` of the way from `a` to `b`, within 0..255."""
+    """Interpolate from colour `a` (t = 0) to `b` (t = 1); clipped to 0..255."""
     u = 1 - t
     red, green, blue = a[0] * u + b[0] * t + 0.5, a[1] * u + b[1] * t + 0.5, a[2] * u + b[2] * t + 0.5
     return int(min(255, max(0, red))), int(min(255, max(0, green))), int(min(255, max(0, blue)))
 
 
 def tint(colour: Sequence[float], factor: float) -> Colour:
-    """`colour` made darker (factor below 1) or lighter (above 1), within 0..255."""
+    """Make a colour darker (factor below 1) or lighter (above 1); clipped to 255."""
     red, green, blue = colour
     return (
         int(min(255, red * factor + 0.5)),
@@ -47,7 +47,7 @@ def tint(colour: Sequence[float], factor: float) -> Colour:
 
 @cache
 def _spline_weights(n: int) -> Floats:
-    """Weights (n, 4) of four neighbouring knots for `n` steps between the middle two: Catmull-Rom."""
+    """Catmull-Rom weights (n, 4) of four neighbouring knots, for `n` steps between the middle two."""
     t = np.linspace(0, 1, n, endpoint=False)
     return np.stack(
         [
@@ -61,7 +61,7 @@ def _spline_weights(n: int) -> Floats:
 
 
 def smooth(points: Sequence[tuple[float, float]], n: int = 8) -> Floats:
-    """A Catmull-Rom curve through `points`, `n` steps between neighbours: shape (n * (len - 1) + 1, 2)."""
+    """Return a Catmull-Rom curve through `points` with `n` steps between neighbours, shape (n * (len - 1) + 1, 2)."""
     knots = np.array([points[0], *points, points[-1]])
     spans = len(points) - 1
     curve = np.empty((n * spans + 1, 2))
@@ -79,27 +79,27 @@ def _circle(n: int) -> Floats:
 
 
 def oval(x: float, y: float, rx: float, ry: float, n: int = 20) -> Floats:
-    """`n` points around an axis-aligned ellipse, shape (n, 2)."""
+    """Return `n` points on an axis-aligned ellipse, shape (n, 2)."""
     return moved(_circle(n) * np.array((rx, ry)), x, y)
 
 
 def moved(points: Floats, x: float, y: float) -> Floats:
-    """Points of shape (n, 2), each shifted by the same vector."""
+    """Shift points of shape (n, 2) by (x, y)."""
     shifted: Floats = points + np.array((x, y))
     return shifted
 
 
 def surface(xy: Floats) -> Floats:
-    """Depth z of the face at points of shape (n, 2): an ellipsoid, 0 outside it."""
+    """Return the depth z of the face at points of shape (n, 2): an ellipsoid, 0 outside it."""
     x, y = xy[:, 0] / 1.08, (xy[:, 1] + 0.05) / 1.4
     return 0.85 * np.sqrt(np.maximum(0.0, 1 - x * x - y * y))
 
 
 class Canvas:
-    """A picture of `size` pixels a side, drawn with head coordinates under the pose of one shot.
+    """A drawing surface for a photo of `size` pixels on each side, in head coordinates with the pose of one shot.
 
-    It has two layers: `image`, RGB at SUPERSAMPLE times the size, for crisp shapes, and `soft`, RGB at a quarter of the
-    size, a factor around NEUTRAL that is blurred before it multiplies the picture: shadows, blush and highlights.
+    It has two layers. `image` (RGB, SUPERSAMPLE times the size) has sharp shapes. `soft` (RGB, a quarter of the size)
+    has shadows, blush and highlights as factors around NEUTRAL; it is blurred and then multiplied with the image.
     """
 
     def __init__(self, shot: Shot, size: int, background: Image.Image) -> None:
@@ -108,7 +108,7 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
         self.soft = Image.new("RGB", (size // SOFT, size // SOFT), (NEUTRAL,) * 3)
         self.soft_draw = ImageDraw.Draw(self.soft)
-        self.unit = size * SUPERSAMPLE * shot.scale  # pixels of the crisp layer in one head unit
+        self.unit = size * SUPERSAMPLE * shot.scale  # pixels of `image` in one head unit
         self.centre = np.array([0.5 + shot.shift_x, 0.47 + shot.shift_y]) * size * SUPERSAMPLE
         yaw, pitch, roll = shot.yaw, shot.pitch, shot.roll
         turn_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
@@ -118,9 +118,9 @@ class Canvas:
         self.upright: Floats = np.array([[1.0, 0, 0], [0, 1, 0]])
 
     def place(self, xy: Floats, z: Floats | float | None = None, *, body: bool = False) -> Floats:
-        """Pixels of the crisp layer for head points (n, 2); z is the face's own depth unless given.
+        """Convert head coordinates (n, 2) to pixels of `image`; z defaults to the depth of the face.
 
-        A `body` point ignores the head's turn.
+        Points of the `body` do not rotate with the head.
         """
         depth = surface(xy) if z is None else z
         points = np.empty((len(xy), 3))
@@ -129,7 +129,7 @@ class Canvas:
         return placed
 
     def fill(self, xy: Floats, colour: Colour, z: Floats | float | None = None, *, body: bool = False) -> None:
-        """A filled polygon with a crisp edge."""
+        """Fill a polygon."""
         self.draw.polygon(self.place(xy, z, body=body).ravel().tolist(), fill=colour)
 
     def stroke(
@@ -141,7 +141,7 @@ class Canvas:
         *,
         round_ends: bool = False,
     ) -> None:
-        """A line through the points, `width` in head units (at least a pixel)."""
+        """Draw a line through the points; `width` is in head units (at least one pixel)."""
         pixels = max(1, round(width * self.unit))
         placed = self.place(xy, z)
         self.draw.line(placed.ravel().tolist(), fill=colour, width=pixels, joint="curve" if pixels > 3 else None)
@@ -150,27 +150,27 @@ class Canvas:
                 self.draw.circle((x, y), pixels / 2, fill=colour)
 
     def strokes(self, xy: Floats, colours: Sequence[Colour], width: float, z: Floats) -> None:
-        """Many lines at once: points (lines, n, 2), depths (lines, n), colours taken in turn."""
+        """Draw many lines: points (lines, n, 2), depths (lines, n); colours are used in turn."""
         pixels = max(1, round(width * self.unit))
         lines = self.place(xy.reshape(-1, 2), z.ravel()).reshape(len(xy), -1).tolist()
         for k, line in enumerate(lines):
             self.draw.line(line, fill=colours[k % len(colours)], width=pixels)
 
     def shade(self, xy: Floats, factor: float | tuple[float, float, float], z: float | None = None) -> None:
-        """A polygon of the soft layer: what lies under it is multiplied by `factor` (one, or one per channel)."""
+        """Multiply a polygon of the photo softly by `factor` (one, or one per channel)."""
         factors = factor if isinstance(factor, tuple) else (factor,) * 3
         placed = self.place(xy, z) / (SOFT * SUPERSAMPLE)
         self.soft_draw.polygon(placed.ravel().tolist(), fill=tint(factors, NEUTRAL))
 
     def shade_line(self, xy: Floats, factor: float, width: float) -> None:
-        """A line of the soft layer, `width` in head units."""
+        """Multiply a line of the photo softly by `factor`; `width` is in head units."""
         placed = self.place(xy) / (SOFT * SUPERSAMPLE)
         pixels = max(1, round(width * self.unit / (SOFT * SUPERSAMPLE)))
         self.soft_draw.line(placed.ravel().tolist(), fill=tint((factor,) * 3, NEUTRAL), width=pixels)
 
 
 def face_outline(person: Person, grow: float = 0.0) -> Floats:
-    """The closed contour of the face without ears, (60, 2), clockwise from the right temple over the chin."""
+    """Return the closed contour of the face without ears, (60, 2), clockwise from the right temple via the chin."""
     angle = np.linspace(0, 2 * math.pi, 60, endpoint=False)
     cos, sin = np.cos(angle), np.sin(angle)
     below = sin > 0
@@ -182,7 +182,7 @@ def face_outline(person: Person, grow: float = 0.0) -> Floats:
 
 
 def draw_body(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """Shoulders, clothes and neck."""
+    """Draw shoulders, clothes and neck."""
     wide = person.neck
     half = [(wide, 0.6), (wide, 1.45), (wide + 0.12, NECK_Y - 0.12), (1.15, 1.98), (1.9, 2.25), (2.25, 2.7)]
     right = np.concatenate([smooth(half, 4), [[2.35, 4.6]]])
@@ -206,18 +206,18 @@ def draw_body(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_head(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """Ears, the skin of the face, and the soft shading that gives it volume."""
+    """Draw the ears, the skin of the face, and the shading that gives it volume."""
     outline = face_outline(person)
     for side in (-1, 1):
         ear = oval(side * person.face_width * 1.0, 0.08, person.ear, person.ear * 1.75)
         canvas.fill(ear, tint(person.skin, 0.9), -0.2)
         inner = oval(side * person.face_width * 1.03, 0.07, person.ear * 0.5, person.ear * 1.1)
         canvas.fill(inner, tint(person.skin, 0.72), -0.2)
-    # The shadow of the chin falls on the neck and not on the face: the face is laid over it, neutral again.
+    # The chin casts its shadow on the neck only, so the face is drawn over it.
     chin_shadow = outline * [0.86, 1.0] + [-0.12 * shot.light_x, 0.2]
     canvas.shade(chin_shadow[2:29], 0.62, 0.1)
     canvas.fill(outline, person.skin, 0.12)
-    # A dark rim with a lit oval inside it, off to the side of the light: the blur turns them into volume.
+    # A dark rim and a bright oval, shifted towards the light; blurring turns them into volume.
     canvas.shade(outline, 0.86, 0.12)
     middle = 0.14 * shot.light_x
     canvas.shade(oval(middle, -0.05, 0.84 * person.face_width, 0.93 * person.chin, 28), 0.95)
@@ -238,7 +238,7 @@ def draw_head(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_marks(canvas: Canvas, person: Person) -> None:
-    """Freckles, moles, a scar and wrinkles: permanent, at the person's own places."""
+    """Draw freckles, moles, a scar and wrinkles, which are the same in every photo of the person."""
     for x, y in person.freckles:
         canvas.fill(oval(x, y, 0.016, 0.016, 6), tint(person.skin, 0.76))
     for x, y in person.moles:
@@ -256,7 +256,7 @@ def draw_marks(canvas: Canvas, person: Person) -> None:
 
 
 def draw_eye(canvas: Canvas, person: Person, shot: Shot, side: int) -> None:
-    """One eye, -1 for the left of the picture and 1 for the right; the iris is cut by the lids."""
+    """Draw the eye on one side (-1: left side of the image, 1: right); the lids cover part of the iris."""
     x, y = side * person.eye_gap, person.eye_y
     t = np.linspace(-1, 1, 15)
     bow = np.maximum(0.0, 1 - np.abs(t) ** 2.0)
@@ -293,7 +293,7 @@ def draw_eye(canvas: Canvas, person: Person, shot: Shot, side: int) -> None:
 
 
 def draw_brow(canvas: Canvas, person: Person, shot: Shot, side: int) -> None:
-    """One eyebrow: a tapering arch with a few hairs that break its edge."""
+    """Draw the eyebrow on one side: a tapering arch with a few hairs at its edge."""
     u = np.linspace(0, 1, 12)
     x = side * (person.eye_gap - person.eye_width * 1.05 + u * person.eye_width * 2.35)
     arch = person.brow_arch * np.sin(np.pi * np.minimum(1.0, u * 0.9)) + person.brow_angle * (0.5 - u)
@@ -308,7 +308,7 @@ def draw_brow(canvas: Canvas, person: Person, shot: Shot, side: int) -> None:
 
 
 def draw_nose(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """Bridge in light and shadow, tip, wings and nostrils."""
+    """Draw the bridge of the nose in light and shadow, tip, wings and nostrils."""
     wide, tip, top = person.nose_width, person.nose_y, person.eye_y
     away = -1.0 if shot.light_x > 0 else 1.0
     bridge = 0.42 * wide
@@ -337,7 +337,7 @@ def draw_nose(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_mouth(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """Lips, and teeth and the dark between them when the mouth is open."""
+    """Draw the lips and, if the mouth is open, teeth."""
     t = np.linspace(-1, 1, 21)
     bow = 1 - t * t
     wide = person.mouth_width * (1 + 0.22 * shot.smile)
@@ -372,7 +372,7 @@ def draw_mouth(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_beard(canvas: Canvas, person: Person) -> None:
-    """Facial hair under the mouth, so to be drawn before it; the kinds are those of `Person.beard`."""
+    """Draw the facial hair that the mouth covers; call it before `draw_mouth`."""
     kind, colour = person.beard, person.beard_colour
     wide, mouth = person.face_width, person.mouth_y
     if kind in ("full", "stubble"):
@@ -396,7 +396,7 @@ def draw_beard(canvas: Canvas, person: Person) -> None:
 
 
 def draw_moustache(canvas: Canvas, person: Person, shot: Shot) -> None:
-    """The hair on the upper lip, over the mouth."""
+    """Draw the hair on the upper lip; call it after `draw_mouth`."""
     if person.beard not in ("moustache", "goatee", "full"):
         return
     colour, span = person.beard_colour, max(0.36, person.mouth_width * 1.05)
@@ -418,7 +418,7 @@ def draw_moustache(canvas: Canvas, person: Person, shot: Shot) -> None:
 
 
 def draw_earrings(canvas: Canvas, person: Person) -> None:
-    """Discs that hang from both ears."""
+    """Draw discs that hang from both ears."""
     if person.earrings:
         for side in (-1, 1):
             x, y = side * person.face_width * 1.04, 0.08 + person.ear * 1.7 + person.earrings
@@ -428,7 +428,7 @@ def draw_earrings(canvas: Canvas, person: Person) -> None:
 
 
 def draw_glasses(canvas: Canvas, person: Person) -> None:
-    """The person's spectacles: two rims, a bridge and the sides."""
+    """Draw the person's glasses: two rims, a bridge and the sides."""
     rx, ry = (0.31, 0.29) if person.glasses == "round" else (0.34, 0.22)
     power = 1.0 if person.glasses == "round" else 0.5
     width = {"thin": 0.035, "round": 0.06, "thick": 0.1}[person.glasses]
