@@ -152,7 +152,7 @@ train(TrainConfig.model_validate(json.loads(sys.argv[1])), RunFolder(Path(sys.ar
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux")
 def test_a_batch_that_does_not_fit_names_its_size(tiny_config: Make, tmp_path: Path) -> None:
     """In a separate process: some releases of torch compute nothing after memory has run out."""
-    config = tiny_config(batch_size=24, model={"name": "koch", "widths": [256, 128, 8, 8]})
+    config = tiny_config(batch_size=24, model={"name": "koch", "widths": [64, 32, 8, 8]})
     command = [sys.executable, "-c", NO_ROOM, json.dumps(to_plain(config)), str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert "TrainingError: out of memory with batch_size=24; give a smaller batch_size" in done.stderr.splitlines()[-1]
