@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,8 @@ from conftest import ROOT
 from shell import INLINE, PAGES, blocks, check, commands
 
 from siamese.data.lists import read_pairs
-from siamese.data.synthetic.tree import SyntheticSpec, write_lfw_tree
+from siamese.data.synthetic.plan import SyntheticSpec
+from siamese.data.synthetic.tree import write_lfw_tree
 
 SERVER = Path(__file__).with_name("python_server.py")
 PARTS = {"optimizer": "rmsprop", "objective": "hinge", "model": "mlp"}
@@ -99,6 +101,13 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
 
 def test_readme_is_short() -> None:
     assert len(text_of("README.md").splitlines()) <= 130
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    """They are written by ``python docs/generate.py``."""
+    pages = runpy.run_path(str(ROOT / "docs/generate.py"))["PAGES"]
+    for page, text in pages.items():
+        assert text_of(f"docs/{page}") == text(), f"docs/{page} is out of date: run python docs/generate.py"
 
 
 def a_copy(folder: Path) -> Path:
@@ -211,6 +220,24 @@ def test_the_commands_of_a_page_run(page: str, workplace: Callable[[str], None])
             workplace(block.text)
         elif block.language == "python":
             workplace(f"{sys.executable} - <<'END'\n{block.text}END")
+
+
+@pytest.mark.integration
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """A link to a missing page or heading is a warning, and ends the build."""
+    pytest.importorskip("zensical", reason="an extra")
+    for name in ("docs", "siamese", "conf", "mkdocs.yml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = tmp_path / "build/site"
+    assert "Verifier.load" in (site / "api.html").read_text(encoding="utf-8")
+    pages = [page.read_text(encoding="utf-8") for page in site.glob("*.html")]
+    assert len(pages) > len(PAGES) - 4
+    assert not any(re.search(r'(src="|<link[^>]+href=")https?://', page) for page in pages)
 
 
 @pytest.mark.slow
