@@ -24,14 +24,7 @@ PAGES = [
 FENCE = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>\S*)\n(?P<text>.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`((?:python (?:train\.py|eval\.py|-m (?:siamese|benchmarks))|make) [^`]+)`")
 STARTERS = {"torchrun", "srun"}
-OTHER_PROGRAMS = {
-    "source",
-    ".venv/bin/tensorboard",
-    "tensorboard",
-    "optuna-dashboard",
-    "pre-commit",
-    ".venv/bin/pre-commit",
-}
+OTHER_PROGRAMS = {"source", "optuna-dashboard", ".venv/bin/pre-commit", ".venv/bin/python"}
 
 SMALL_MODELS = {
     "koch": ["model.widths=[4,4,8,8]", "model.embedding_dim=16"],
