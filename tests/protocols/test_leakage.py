@@ -1,0 +1,68 @@
+"""An evaluation on other data must not test on people or images of the training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from siamese.config.schema import TrainConfig
+from siamese.errors import DataError
+from siamese.protocols.leakage import check_unseen, seen_by
+from siamese.runs.finished import FinishedRun
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import Membership, write_memberships
+
+Make = Callable[..., TrainConfig]
+
+MEMBERS = [
+    Membership("Ann/1.jpg", "Ann", "train"),
+    Membership("Bob/1.jpg", "Bob", "val"),
+    Membership("Cem/1.jpg", "Cem", "test"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_config: Make) -> RunFolder:
+    """The folder of a run on the user's own photos."""
+    folder = RunFolder(tmp_path / "run")
+    folder.start(tiny_config(), image_root="/photos")
+    write_memberships(folder.split, MEMBERS)
+    return folder
+
+
+def test_training_and_validation_images_count_as_seen(folder: RunFolder) -> None:
+    assert seen_by(folder) == {"Ann", "Ann/1.jpg", "Bob", "Bob/1.jpg"}
+
+
+def test_without_recorded_sets_the_lists_of_the_data_set_decide(folder: RunFolder, tiny_root: Path) -> None:
+    folder.split.unlink()
+    seen = seen_by(folder)
+    train = (tiny_root / "pairsDevTrain.txt").read_text().splitlines()[1:]
+    assert {name for line in train for name in line.split("\t") if not name.isdigit()} <= seen
+    tested = {
+        name for line in (tiny_root / "peopleDevTest.txt").read_text().splitlines()[1:] for name in line.split()[:1]
+    }
+    assert tested
+    assert not tested & seen
+
+
+@pytest.mark.parametrize("root", ["/photos", "/others"])
+def test_a_seen_person_is_an_error_in_the_same_folder_and_else_a_warning(
+    folder: RunFolder, tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, root: str
+) -> None:
+    assert folder.result is not None
+    run = FinishedRun(folder, folder.result, tiny_config())
+    evaluation = RunFolder(tmp_path / "evaluation")
+    evaluation.start(tiny_config(), image_root=root)
+    with caplog.at_level(logging.WARNING):
+        check_unseen(run, {"Cem", "Dot"}, evaluation)
+        assert caplog.text == ""
+        if root == "/photos":
+            with pytest.raises(DataError, match="/photos: Ann is in the test and was used for training or validation"):
+                check_unseen(run, {"Ann", "Dot"}, evaluation)
+        else:
+            check_unseen(run, {"Ann", "Dot"}, evaluation)
+            assert "Ann is in the test and was used for training or validation" in caplog.text
