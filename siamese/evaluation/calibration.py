@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: fitted on validation scores, judged on others.
+"""Calibration: fit a function from scores to probabilities, and measure how well probabilities are calibrated.
 
-Shapes: ``scores``, ``probabilities`` and ``labels`` are [N]; labels are 1 for a pair of the same person and 0 for
-one of different people. All arithmetic is in float64. Errors as in `siamese.evaluation.metrics`.
+Shapes: ``scores``, ``probabilities`` and ``labels`` are [N]. Labels are 1 for a same pair and 0 for a different pair.
+All computations are in float64. Errors are those of `siamese.evaluation.metrics`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,32 @@ from siamese.evaluation.metrics import as_scores, sigmoid
 MAX_STEPS = 100
 
 LEAST_SLOPE = 1e-6
-"""On scores of standard deviation 1: next to no difference in probability, but the order of the scores is kept."""
+"""Smallest slope on scores with standard deviation 1: probabilities are almost equal, but keep the order of scores."""
 
 
 class Calibration(NamedTuple):
-    """A line from scores to logits: the probability of "same" is ``sigmoid(slope * score + intercept)``.
+    """A linear function from scores to logits: the probability of "same" is ``sigmoid(slope * score + intercept)``.
 
-    The default leaves scores that are logits already as they are.
+    The default returns scores unchanged, for scores that are logits already.
     """
 
     slope: float = 1.0
     intercept: float = 0.0
 
     def logits(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Scores -> logits, float64 of the same shape."""
+        """Convert scores to logits, float64 of the same shape."""
         return self.slope * np.asarray(scores, dtype=np.float64) + self.intercept
 
 
 class ReliabilityBin(NamedTuple):
-    """Pairs with a probability in [low, high): how many, its mean, and the share of them that are "same"."""
+    """The pairs with a probability in [low, high); the last bin includes 1.
+
+    Attributes:
+        low, high: limits of the bin.
+        n: number of pairs.
+        probability: mean probability of "same".
+        frequency: share of same pairs.
+    """
 
     low: float
     high: float
@@ -45,19 +52,19 @@ class ReliabilityBin(NamedTuple):
 
 
 def fit_platt(scores: ArrayLike, labels: ArrayLike) -> Calibration:
-    """Platt's scaling: the logistic regression of labels on scores, with his softened targets.
+    """Fit Platt scaling: a logistic regression of labels on scores, with softened targets (Platt 1999).
 
-    Targets (n_same + 1) / (n_same + 2) and 1 / (n_different + 2) instead of 1 and 0 keep the slope finite where the
-    scores separate the classes (Platt 1999; minimised by Newton's method with step halving as in Lin, Lin and
-    Weng 2007). The slope is kept above 0, below which it would turn the order of the scores round.
+    The targets are (n_same + 1) / (n_same + 2) and 1 / (n_different + 2) instead of 1 and 0. They keep the slope finite
+    if the scores separate the classes. The fit uses Newton's method with step halving (Lin, Lin and Weng 2007). The
+    slope stays above 0: a negative slope would reverse the order of the scores.
 
     Raises:
-        ValueError: a class is missing, or as above.
+        ValueError: there are no same pairs or no different pairs, or the input is invalid.
     """
     score, same = _both_classes(scores, labels)
     centre, spread = float(score.mean()), float(score.std())
     if spread <= 1e-12 * float(np.abs(score).max()):
-        spread = 1.0  # all scores are equal, to rounding
+        spread = 1.0  # all scores are equal, apart from rounding
     x = np.stack([(score - centre) / spread, np.ones_like(score)])
     n_same = np.count_nonzero(same)
     target = np.where(same, (n_same + 1) / (n_same + 2), 1 / (len(score) - n_same + 2))
@@ -68,13 +75,13 @@ def fit_platt(scores: ArrayLike, labels: ArrayLike) -> Calibration:
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> Calibration:
-    """Temperature scaling: logits divided by the number that minimises the cross-entropy (Guo et al. 2017, sec. 4.2).
+    """Fit temperature scaling: divide logits by the number that minimizes the cross-entropy (Guo et al. 2017).
 
-    The decision at probability 0.5 stays as it is. Fitted to Platt's softened targets, so that the temperature of
-    separable logits is not 0; always positive.
+    Decisions at probability 0.5 do not change. The targets are softened as in `fit_platt`, so that the temperature of
+    separable logits is above 0.
 
     Raises:
-        ValueError: a class is missing, or as above.
+        ValueError: there are no same pairs or no different pairs, or the input is invalid.
     """
     logit, same = _both_classes(logits, labels)
     spread = float(np.abs(logit).mean()) or 1.0
@@ -88,16 +95,19 @@ FITS: dict[str, Callable[[ArrayLike, ArrayLike], Calibration]] = {"platt": fit_p
 
 
 def brier(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Mean squared difference of probability and label (Brier 1950, for two classes); 0.5 for every pair gives 0.25."""
+    """Compute the Brier score: the mean squared difference between probability and label (Brier 1950), in [0, 1].
+
+    Predicting 0.5 for every pair gives 0.25.
+    """
     probability, same = _as_probabilities(probabilities, labels)
     return float(np.mean((probability - same) ** 2))
 
 
 def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
-    """The reliability diagram in bins of equal width; empty bins are left out.
+    """Compute the reliability diagram with bins of equal width, without empty bins.
 
     Raises:
-        ValueError: besides the usual, ``bins`` is below 1.
+        ValueError: ``bins`` is below 1, or the input is invalid.
     """
     probability, same = _as_probabilities(probabilities, labels)
     if bins < 1:
@@ -113,17 +123,17 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> 
 
 
 def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error: the mean distance of probability and frequency over bins of equal width.
+    """Compute the expected calibration error: the mean difference between probability and frequency over bins.
 
-    Weighted by the pairs in each bin (Guo et al. 2017, eq. 3, for the probability of "same"). It is above 0 by chance
-    even for true probabilities, the more so with few pairs in a bin.
+    Bins have equal width and are weighted by their pairs (Guo et al. 2017, eq. 3, for the probability of "same"). By
+    chance the error is above 0 even for perfectly calibrated probabilities, especially with few pairs per bin.
     """
     found = reliability(probabilities, labels, bins)
     return sum(b.n * abs(b.probability - b.frequency) for b in found) / sum(b.n for b in found)
 
 
 def _minimise(x: NDArray[np.float64], target: NDArray[np.float64]) -> list[float]:
-    """The weights [K] of the logistic regression of ``target`` [N] on ``x`` [K, N]: Newton with step halving."""
+    """Fit a logistic regression of ``target`` [N] on ``x`` [K, N] by Newton's method; returns the weights [K]."""
 
     def loss(w: NDArray[np.float64]) -> float:
         logit = w @ x
@@ -150,7 +160,7 @@ def _minimise(x: NDArray[np.float64], target: NDArray[np.float64]) -> list[float
 def _both_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     score, same = as_scores(scores, labels)
     if same.all() or not same.any():
-        raise ValueError("there is nothing to fit with pairs of one label only")
+        raise ValueError("calibration needs at least one same pair (label 1) and one different pair (label 0)")
     return score, same
 
 

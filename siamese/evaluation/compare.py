@@ -1,7 +1,7 @@
-"""Whether one classifier beats another on the same test pairs, or only looks so.
+"""Compare two classifiers on the same test pairs: is one better, or is the difference due to chance?
 
-Both have decided the same pairs, so what the pairs have in common (an easy test set, a hard person) cancels in the
-difference, which is therefore surer than two intervals side by side suggest.
+Both classifiers decide the same pairs, so the difficulty of the pairs cancels in the difference. The difference is
+therefore more certain than two separate confidence intervals suggest.
 
 Shapes: P pairs, S and T runs (seeds) of the two classifiers.
 """
@@ -20,12 +20,12 @@ from siamese.evaluation.intervals import Interval
 
 
 class McNemar(NamedTuple):
-    """What only one of two classifiers decides rightly, and how surprising that is if they are equally good.
+    """The result of McNemar's test.
 
     Attributes:
-        only_first: pairs that the first decides rightly and the second wrongly.
-        only_second: the other way round.
-        p: two-sided, exact.
+        only_first: number of pairs that only the first classifier decides correctly.
+        only_second: number of pairs that only the second classifier decides correctly.
+        p: exact two-sided p-value.
     """
 
     only_first: int
@@ -34,16 +34,17 @@ class McNemar(NamedTuple):
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """McNemar's test in its exact form: of the pairs on which the two differ, half should fall to each.
+    """Run McNemar's exact test of two equally good classifiers (McNemar 1947; Dietterich 1998, section 3.1).
 
-    The probability, under a binomial distribution with 1/2, of a division at least as uneven (McNemar 1947; the exact
-    form as in Dietterich 1998, section 3.1). It is about these two trained networks: another seed trains others.
+    Of the pairs that only one classifier decides correctly, each should have about half. The p-value is the probability
+    of a division that is at least as uneven, under a binomial distribution with probability 1/2. It refers to these two
+    trained networks, not to networks trained with other seeds.
 
     Args:
-        first, second: bool [P], whether each pair is decided rightly.
+        first, second: bool [P], whether each pair is decided correctly.
 
     Raises:
-        ValueError: not of one shape [P], or empty.
+        ValueError: the decisions are empty or differ in shape.
     """
     a, b = _decisions(first), _decisions(second)
     if a.shape[0] != 1 or b.shape[0] != 1:
@@ -58,29 +59,31 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
 def accuracy_difference(
     people: Sequence[tuple[Hashable, Hashable]], first: ArrayLike, second: ArrayLike, level: float = 0.95
 ) -> Interval:
-    """Interval of ``accuracy(first) - accuracy(second)``: other test pairs of other people, and other seeds.
+    """Compute a confidence interval of ``accuracy(first) - accuracy(second)`` for other test people and other seeds.
 
-    Student's, with the sum of two variances. That over pairs lets pairs that share a person depend on each other (the
-    dyadic cluster-robust variance of Aronow, Samii and Assenova 2015), and is not taken for less than that of
-    independent pairs. That over seeds is the variance of the runs' mean accuracy, of each classifier with several runs;
-    what chance does to single pairs is in both, which makes the interval a little too wide rather than too narrow with
-    few runs. The degrees of freedom are Satterthwaite's (1946).
+    It is Student's interval. Its variance is the sum of two variances:
 
-    With one run of each the interval is about these two networks, not about their configurations.
+    - Over pairs: pairs that share a person may depend on each other (dyadic cluster-robust variance, Aronow, Samii and
+      Assenova 2015). The variance is at least that of independent pairs.
+    - Over seeds: the variance of the mean accuracy of the runs, for each classifier with several runs. Both variances
+      include the randomness of single pairs, so the interval is slightly too wide with few runs.
+
+    The degrees of freedom follow Satterthwaite (1946). With one run each, the interval refers to these two networks,
+    not to their configurations.
 
     Args:
-        people: the two identities of each pair, [P]; equal ones for a pair of the same person.
-        first: bool [P], or [S, P] for several runs: whether each pair is decided rightly.
-        second: bool [P], or [T, P].
+        people: both identities of each pair, [P]; equal for a same pair.
+        first: bool [P], or [S, P] for several runs: whether each pair is decided correctly.
+        second: bool [P] or [T, P].
         level: two-sided confidence level in (0, 1).
 
     Raises:
-        ValueError: the decisions are not about the P pairs, or the level is impossible.
+        ValueError: the number of pairs differs, or the level is not in (0, 1).
     """
     rows = _decisions(first), _decisions(second)
     _same_pairs(*rows)
     if rows[0].shape[1] != len(people):
-        raise ValueError(f"people of {len(people)} pairs for decisions on {rows[0].shape[1]}")
+        raise ValueError(f"people of {len(people)} pairs, but decisions on {rows[0].shape[1]} pairs")
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1")
     difference_P = rows[0].mean(0) - rows[1].mean(0)
@@ -97,14 +100,14 @@ def accuracy_difference(
 def _variance_over_pairs(
     people: Sequence[tuple[Hashable, Hashable]], value_P: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """Variance of the mean of ``value_P`` over other pairs, and its degrees of freedom."""
+    """Compute the variance of the mean of ``value_P`` over pairs, and its degrees of freedom."""
     residual_P = value_P - value_P.mean()
     number: dict[Hashable, int] = {}
     ends = np.array([[number.setdefault(person, len(number)) for person in pair] for pair in people])
     apart = ends[:, 0] != ends[:, 1]
     of_person = np.bincount(ends[:, 0], residual_P, len(number))
     of_person += np.bincount(ends[apart, 1], residual_P[apart], len(number))
-    # Two pairs of the same two people share both, and the sum over people has counted them twice.
+    # The sum over people counts pairs of the same two people twice.
     _, couple = np.unique(np.sort(ends[apart], axis=1), axis=0, return_inverse=True)
     twice = np.bincount(couple.reshape(-1), residual_P[apart])
     together, alone = (of_person**2).sum() - (twice**2).sum(), (residual_P**2).sum()
@@ -112,13 +115,13 @@ def _variance_over_pairs(
 
 
 def _decisions(right: ArrayLike) -> NDArray[np.bool_]:
-    """bool [runs, P]."""
+    """Check decisions and return them as bool [runs, P]."""
     rows = np.atleast_2d(np.asarray(right))
     if rows.ndim != 2 or not rows.size or not np.isin(rows, (0, 1)).all():
-        raise ValueError(f"decisions must be a filled array [P] or [runs, P] of booleans, not of shape {rows.shape}")
+        raise ValueError(f"decisions must be booleans of shape [P] or [runs, P], not empty; got shape {rows.shape}")
     return rows.astype(bool)
 
 
 def _same_pairs(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> None:
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"decisions on {a.shape[1]} and on {b.shape[1]} pairs: not of the same test set")
+        raise ValueError(f"decisions on {a.shape[1]} and on {b.shape[1]} pairs; give decisions on the same test pairs")

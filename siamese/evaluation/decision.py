@@ -1,4 +1,4 @@
-"""From the score of a pair to an answer: calibration, then a threshold on the probability."""
+"""Turn the score of a pair into a decision: calibration, then a threshold on the probability."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from siamese.evaluation.thresholds import choose_threshold
 
 
 class Decision(NamedTuple):
-    """What belongs to a network from its validation on: how scores become probabilities and these become answers.
+    """How the scores of a network become probabilities and decisions; chosen on its validation pairs.
 
     Attributes:
         calibration: scores -> logits.
-        threshold: "same" from this probability on.
+        threshold: smallest probability that is predicted as "same".
     """
 
     calibration: Calibration
     threshold: float
 
     def probabilities(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Scores -> probabilities of "same", float64 of the same shape."""
+        """Convert scores to probabilities of "same", float64 of the same shape."""
         return sigmoid(self.calibration.logits(scores))
 
     def predict(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Scores -> whether each pair is called "same"."""
+        """Return whether each score is predicted as "same", bool of the same shape."""
         return self.probabilities(scores) >= self.threshold
 
 
 def choose_decision(scores: ArrayLike, labels: ArrayLike, calibration: str, threshold: float | str) -> Decision:
-    """Fit on the validation pairs what is left to them.
+    """Choose calibration and threshold on the validation pairs.
 
     Args:
-        scores: float [N], of validation pairs; logits when ``calibration`` is ``none``.
+        scores: float [N]; logits if ``calibration`` is ``none``.
         labels: 0 or 1 [N].
-        calibration: ``none``, or one of `siamese.evaluation.calibration.FITS`.
-        threshold: a probability, or a rule of `siamese.evaluation.rules`.
+        calibration: ``none``, or a key of `siamese.evaluation.calibration.FITS`.
+        threshold: a probability, or a rule (`siamese.evaluation.thresholds.choose_threshold`).
 
     Raises:
         ValueError: as in `siamese.evaluation.calibration` and `siamese.evaluation.thresholds`.
     """
-    line = Calibration() if calibration == "none" else FITS[calibration](scores, labels)
+    fitted = Calibration() if calibration == "none" else FITS[calibration](scores, labels)
     if isinstance(threshold, str):
-        logits = line.logits(scores)
+        logits = fitted.logits(scores)
         chosen = choose_threshold(logits, labels, threshold)
         threshold, refused = float(sigmoid(chosen)), sigmoid(logits[logits < chosen])
-        if refused.size and threshold <= refused.max():  # neighbours that the sigmoid rounds to one probability
+        if refused.size and threshold <= refused.max():  # the sigmoid rounds both to one probability
             threshold = min(1.0, float(np.nextafter(refused.max(), np.inf)))
-    return Decision(line, threshold)
+    return Decision(fitted, threshold)

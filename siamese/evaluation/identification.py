@@ -1,7 +1,7 @@
-"""N-way one-shot identification: who of N people is this, given one photo of each (Koch et al. 2015, section 4.3).
+"""N-way one-shot identification: find a person among N people, given one image of each (Koch et al. 2015, sec. 4.3).
 
-A trial is a query photo, another photo of the same person, and one photo of each of N - 1 others; it is won when the
-photo of the same person has the highest score against the query. Whatever scores pairs can be tried.
+A trial consists of a query image, another image of the same person, and one image each of N - 1 other people. It is won
+if the image of the same person has the highest score with the query.
 """
 
 from __future__ import annotations
@@ -16,43 +16,48 @@ from siamese.evaluation.intervals import Interval, wilson
 
 
 class Trials(NamedTuple):
-    """T trials: queries int64 [T], and supports int64 [T, N] whose first column is the query's person."""
+    """T trials.
+
+    Attributes:
+        query: indices of the query images, int64 [T].
+        support: indices of the other images, int64 [T, N]; the first column shows the person of the query.
+    """
 
     query: NDArray[np.int64]
     support: NDArray[np.int64]
 
     @property
     def pairs(self) -> NDArray[np.int64]:
-        """int64 [T * N, 2]: the query beside each support, trial by trial."""
+        """The pairs to score: each query with each of its N images, trial by trial; int64 [T * N, 2]."""
         queries = np.repeat(self.query, self.support.shape[1])
         return np.stack([queries, self.support.ravel()], axis=1)
 
 
 def draw_trials(people: Sequence[Sequence[int]], ways: int, trials: int, seed: int = 0) -> Trials:
-    """Draw trials at random: people first, each as likely as another, then their photos.
+    """Draw random trials: first people, with equal probability, then their images.
 
     Args:
-        people: the photos of each person, as indices; the query's person is drawn among those with two or more.
-        ways: N, people in a trial.
-        trials: T.
-        seed: the same seed gives the same trials; another number of ways draws its own.
+        people: indices of each person's images; the person of a query needs at least two.
+        ways: N, number of people in a trial.
+        trials: T, number of trials.
+        seed: random seed; the trials also depend on ``ways``.
 
     Raises:
-        ValueError: fewer than two ways or one trial, too few people, or none with two photos.
+        ValueError: ``ways`` is below 2 or ``trials`` below 1, there are too few people, or none has two images.
     """
     if ways < 2 or trials < 1:
-        raise ValueError(f"ways={ways} and trials={trials}: there must be at least 2 and 1")
+        raise ValueError(f"ways={ways}, trials={trials}: give at least 2 ways and 1 trial")
     if len(people) < ways:
-        raise ValueError(f"ways={ways}: there are photos of {len(people)} people only")
+        raise ValueError(f"ways={ways}: there are only {len(people)} people; give fewer ways")
     repeated = [k for k, photos in enumerate(people) if len(photos) >= 2]
     if not repeated:
-        raise ValueError("nobody has two photos, one to ask for and one to be found")
+        raise ValueError("no person has two images; a trial needs two images of one person")
     rng = np.random.default_rng([seed, ways])
     query, support = np.empty(trials, np.int64), np.empty((trials, ways), np.int64)
     for t in range(trials):
         target = repeated[rng.integers(len(repeated))]
         query[t], support[t, 0] = rng.choice(people[target], 2, replace=False)
-        # Numbers below the number of others, made to skip the target.
+        # Drawn among the others: numbers from the target on are shifted by one.
         others = rng.choice(len(people) - 1, ways - 1, replace=False)
         for n, k in enumerate(others + (others >= target), start=1):
             support[t, n] = rng.choice(people[k])
@@ -60,27 +65,27 @@ def draw_trials(people: Sequence[Sequence[int]], ways: int, trials: int, seed: i
 
 
 class Identification(NamedTuple):
-    """Share of trials won, and its 95 % interval (Wilson; the trials treated as independent)."""
+    """Share of trials won, with its 95 % confidence interval (Wilson; trials are treated as independent)."""
 
     accuracy: float
     interval: Interval
 
 
 def identification_accuracy(scores: ArrayLike) -> Identification:
-    """Judge trials by their scores.
+    """Compute the share of trials won.
 
     Args:
-        scores: float [T, N], higher is more alike, the right answer in the first column. A tie for the first place
-            among k counts as 1 / k of a win: what a guess among them would give.
+        scores: float [T, N], higher means more similar; the first column is the right person. If k images share the
+            highest score and the right one is among them, the trial counts as 1 / k, the chance of a random guess.
 
     Raises:
-        ValueError: not of that shape, empty, or NaN among the scores.
+        ValueError: the scores are empty, have another shape, or contain NaN.
     """
     score = np.asarray(scores, dtype=np.float64)
     if score.ndim != 2 or score.shape[0] < 1 or score.shape[1] < 2:
         raise ValueError(f"scores must have the shape [trials, ways], not {score.shape}")
     if np.isnan(score).any():
-        raise ValueError("NaN among the scores")
+        raise ValueError("scores contain NaN")
     highest = score == score.max(1, keepdims=True)
     won = float((highest[:, 0] / highest.sum(1)).sum())
     return Identification(won / len(score), wilson(won, len(score)))

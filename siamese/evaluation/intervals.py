@@ -1,8 +1,8 @@
-"""Confidence intervals for the figures of one test set.
+"""Confidence intervals for the metrics of one test set.
 
-All of them treat the pairs as independent draws. LFW's are not quite: a person, even an image, is in several
-pairs, so the true uncertainty is somewhat larger. They say nothing about another seed, which trains another
-network. ``level`` is the two-sided confidence level everywhere, in (0, 1).
+They treat the pairs as independent. LFW's pairs are not quite independent, because a person or an image can be in
+several pairs: the true uncertainty is somewhat larger. They do not include the variation between seeds. ``level`` is
+the two-sided confidence level in (0, 1).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from scipy.special import stdtrit
 from siamese.evaluation.metrics import as_scores, midranks
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
-"""A figure of scores and labels, such as `siamese.evaluation.metrics.eer`."""
+"""A function of scores and labels, such as `siamese.evaluation.metrics.eer`."""
 
 
 class Interval(NamedTuple):
-    """Both ends of an interval; nan where it is not defined."""
+    """Both ends of an interval; NaN if it is undefined."""
 
     low: float
     high: float
@@ -33,17 +33,17 @@ UNDEFINED = Interval(math.nan, math.nan)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4).
+    """Compute Wilson's score interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001, eq. 4).
 
-    Unlike ``p +- z * sqrt(p (1 - p) / n)`` it stays within [0, 1] and is right near its ends too.
+    Unlike ``p +- z * sqrt(p (1 - p) / n)``, it stays within [0, 1] and is accurate near 0 and 1.
 
     Args:
-        successes: in [0, n]; usually a count, but any ``p * n`` will do.
-        n: trials, at least 1.
-        level: see the head of this module.
+        successes: number of successes in [0, n]; fractions are allowed.
+        n: number of trials, at least 1.
+        level: confidence level.
 
     Raises:
-        ValueError: impossible counts or level.
+        ValueError: ``successes``, ``n`` or ``level`` is out of range.
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of n={n}: need 0 <= successes <= n and n >= 1")
@@ -51,30 +51,30 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     p, shrink = successes / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # Rounding must not leave the estimate outside when all or none succeed.
+    # Rounding must not exclude the estimate if all or no trials succeed.
     return Interval(max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)))
 
 
 def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> Interval:
-    """DeLong's interval of the AUC, cut to [0, 1], in O(N log N).
+    """Compute DeLong's interval of the AUC, clipped to [0, 1], in O(N log N).
 
-    The variance is ``var(V10) / m + var(V01) / n`` over the structural components (DeLong, DeLong &
-    Clarke-Pearson 1988, eq. 5), which are differences of midranks (Sun & Xu 2014, algorithm 2).
+    The variance is ``var(V10) / m + var(V01) / n`` over the structural components (DeLong, DeLong & Clarke-Pearson
+    1988, eq. 5), which are differences of midranks (Sun & Xu 2014, algorithm 2).
 
-    Where that variance is 0, as when the classes are separated, it would claim certainty. The variance of an
-    AUC ``A`` never exceeds ``A (1 - A) / min(m, n)``, that of a mean of min(m, n) independent comparisons
-    (Hoeffding 1963, section 5), so the score interval with that bound is given instead: wide, but true.
+    If that variance is 0, for example because the classes are separated, the interval would have no width. The variance
+    of an AUC ``A`` is at most ``A (1 - A) / min(m, n)``, that of a mean of min(m, n) independent comparisons (Hoeffding
+    1963, section 5). Wilson's interval with this bound is returned instead, which is wide but valid.
 
     Args:
         scores: float [N], finite.
         labels: 0 or 1 [N].
-        level: see the head of this module.
+        level: confidence level.
 
     Returns:
-        nan at both ends when a class has fewer than two pairs.
+        the interval; NaN at both ends if there are fewer than two same pairs or two different pairs.
 
     Raises:
-        ValueError: as in `siamese.evaluation.metrics`, or an impossible level.
+        ValueError: the input is invalid (see `siamese.evaluation.metrics`), or ``level`` is out of range.
     """
     score, is_same = as_scores(scores, labels)
     z = _normal_quantile(level)
@@ -87,30 +87,30 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
     above = 1 - (ranks[m:] - midranks(different)) / m  # V01: share of same pairs above each different pair
     area = float(beaten.mean())
     variance = float(beaten.var(ddof=1) / m + above.var(ddof=1) / n)
-    if variance < 1e-24:  # rounding apart, 0
+    if variance < 1e-24:  # 0, apart from rounding
         return wilson(area * min(m, n), min(m, n), level)
     half = z * math.sqrt(variance)
     return Interval(max(0.0, area - half), min(1.0, area + half))
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Student's interval ``mean +- t * s / sqrt(N)`` of a mean, as of the losses of single pairs or of ten folds.
+    """Compute Student's interval of a mean: ``mean +- t * s / sqrt(N)``.
 
     t is the quantile of Student's distribution with N - 1 degrees of freedom.
 
     Args:
-        values: float [N].
-        level: see the head of this module.
+        values: float [N], for example the losses of single pairs.
+        level: confidence level.
 
     Returns:
-        nan at both ends for a single value, which shows no spread.
+        the interval; NaN at both ends for a single value.
 
     Raises:
-        ValueError: no values, not one dimension, or an impossible level.
+        ValueError: ``values`` is empty or not one-dimensional, or ``level`` is out of range.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size:
-        raise ValueError(f"values must be a filled array of one dimension, not of shape {array.shape}")
+        raise ValueError(f"values must be a one-dimensional array that is not empty, not of shape {array.shape}")
     upper = (1 + _checked(level)) / 2
     if len(array) < 2:
         return UNDEFINED
@@ -127,24 +127,25 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap over pairs (Efron & Tibshirani 1993, chapter 13), for figures without a formula.
+    """Compute a percentile bootstrap interval over pairs (Efron & Tibshirani 1993, chapter 13).
 
-    Each resample draws N pairs with replacement, so that its share of same pairs varies as in drawing a
-    test set. Resamples on which the statistic is nan, by lack of a class, are left out.
+    Each resample draws N pairs with replacement, so the share of same pairs varies. Resamples whose statistic is
+    NaN, because they lack a class, are skipped.
 
     Args:
-        statistic: called with float64 [N] scores and bool [N] labels.
+        statistic: function of scores, float64 [N], and labels, bool [N].
         scores: float [N], finite.
         labels: 0 or 1 [N].
-        resamples: at least 1; the cost is that many calls of the statistic.
-        seed: the same seed gives the same interval.
-        level: see the head of this module.
+        resamples: number of resamples, at least 1.
+        seed: random seed.
+        level: confidence level.
 
     Returns:
-        nan at both ends when the statistic is nan on every resample.
+        the interval; NaN at both ends if the statistic is NaN for every resample.
 
     Raises:
-        ValueError: as in `siamese.evaluation.metrics`, or an impossible level or number of resamples.
+        ValueError: the input is invalid (see `siamese.evaluation.metrics`), or ``level`` or ``resamples`` is out of
+            range.
     """
     score, same = as_scores(scores, labels)
     tail = (1 - _checked(level)) / 2
@@ -163,7 +164,7 @@ def bootstrap_interval(
 
 
 def _normal_quantile(level: float) -> float:
-    """1.96 for 95 %."""
+    """Return the quantile of the normal distribution for a two-sided level; 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + _checked(level)) / 2)
 
 

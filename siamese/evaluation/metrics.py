@@ -1,11 +1,10 @@
-"""Figures of a verifier as pure functions of scores and labels.
+"""Metrics of verification, as pure functions of scores and labels.
 
-Shapes: ``scores``, ``logits``, ``predicted`` and ``labels`` are [N]. Labels are 1 for a pair of the same
-person and 0 for one of different people; a higher score says "same". All arithmetic is in float64.
+Shapes: ``scores``, ``logits``, ``predicted`` and ``labels`` are [N]. Labels are 1 for a same pair and 0 for a different
+pair. A higher score means more similar. All computations are in float64.
 
-Every function raises ValueError for empty input, for arrays that are not one-dimensional or not equally long,
-for labels other than 0 and 1, and for scores that are NaN or infinite. A figure that needs both classes is
-nan when one is missing: that says something about the data, not about the call.
+Every function raises ValueError if an array is empty or not one-dimensional, if arrays differ in length, if a label is
+not 0 or 1, or if a score is NaN or infinite. A metric that needs both classes is NaN if one of them is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Confusion(NamedTuple):
-    """Counts of the four outcomes; "positive" is the answer "same person"."""
+    """Counts of true and false positives and negatives; "positive" means predicted as "same"."""
 
     tp: int
     fp: int
@@ -26,10 +25,15 @@ class Confusion(NamedTuple):
 
 
 class Roc(NamedTuple):
-    """The receiver operating characteristic as float64 arrays [K + 1], K the number of distinct scores.
+    """Receiver operating characteristic (ROC), for K distinct scores.
 
-    Point k is what the rule "same if score >= thresholds[k]" gives; thresholds fall, from inf, where every
-    pair is refused, to the lowest score, where every pair is accepted.
+    Point k has the rates of the rule "same if score >= thresholds[k]".
+
+    Attributes:
+        fpr: false positive rates, float64 [K + 1].
+        tpr: true positive rates, float64 [K + 1].
+        thresholds: float64 [K + 1], in falling order. The first is inf, which accepts no pair; the last is the lowest
+            score, which accepts every pair.
     """
 
     fpr: NDArray[np.float64]
@@ -47,16 +51,16 @@ def confusion(predicted: ArrayLike, labels: ArrayLike) -> Confusion:
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Share of pairs whose ``predicted`` (0 or 1, or bool) is their label."""
+    """Compute the share of pairs whose ``predicted`` (0 or 1, or bool) equals the label."""
     counts = confusion(predicted, labels)
     return (counts.tp + counts.tn) / sum(counts)
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Roc:
-    """The ROC with one point for each distinct score, from (0, 0) to (1, 1).
+    """Compute the ROC with one point for each distinct score, from (0, 0) to (1, 1).
 
-    Tied pairs enter together, so that the curve does not depend on their order (Fawcett, "An introduction to
-    ROC analysis", 2006, algorithm 1). The rate of a class that is missing is nan all along.
+    Pairs with equal scores enter together, so the curve does not depend on their order (Fawcett 2006, "An introduction
+    to ROC analysis", algorithm 1). The rates of a missing class are NaN.
     """
     score, same = as_scores(scores, labels)
     order = np.argsort(-score, kind="stable")
@@ -68,10 +72,11 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Roc:
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC; nan when a class is missing.
+    """Compute the area under the ROC curve (AUC); NaN if a class is missing.
 
-    Computed as the Mann-Whitney statistic: the chance that a random same pair scores higher than a random
-    different one, ties counted half. That is the trapezoidal area under `roc_curve` (Hanley & McNeil 1982).
+    It is computed as the Mann-Whitney statistic: the probability that a random same pair has a higher score than a
+    random different pair, with ties counted half. This equals the trapezoidal area under `roc_curve` (Hanley & McNeil
+    1982).
     """
     score, same = as_scores(scores, labels)
     n_same, n_different = int(np.count_nonzero(same)), int(np.count_nonzero(~same))
@@ -82,10 +87,9 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def eer(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Equal error rate: where false positive and false negative rate meet; nan when a class is missing.
+    """Compute the equal error rate: false positive and false negative rate are equal; NaN if a class is missing.
 
-    Between the two ROC points where the rates cross both are interpolated linearly, as on the ROC's segments:
-    the point where the ROC meets the diagonal from (0, 1) to (1, 0).
+    The ROC is interpolated linearly: the result is its intersection with the diagonal from (0, 1) to (1, 0).
     """
     fpr, tpr, _ = roc_curve(scores, labels)
     excess = fpr - (1 - tpr)  # rises from -1 to 1
@@ -98,13 +102,13 @@ def eer(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def tar_at_far(scores: ArrayLike, labels: ArrayLike, far: float) -> float:
-    """True accept rate at a false accept rate of at most ``far``; nan when a class is missing.
+    """Compute the true accept rate at a false accept rate of at most ``far``; NaN if a class is missing.
 
-    The highest true positive rate of a threshold whose false positive rate does not exceed ``far``: one
-    that can be set, nothing interpolated.
+    It is the highest true positive rate of any threshold whose false positive rate is at most ``far``, without
+    interpolation.
 
     Raises:
-        ValueError: besides the usual, ``far`` lies outside [0, 1].
+        ValueError: ``far`` is not in [0, 1], or the input is invalid.
     """
     if not 0 <= far <= 1:
         raise ValueError(f"far={far} must lie in [0, 1]")
@@ -115,10 +119,10 @@ def tar_at_far(scores: ArrayLike, labels: ArrayLike, far: float) -> float:
 
 
 def bce_with_logits(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Binary cross-entropy in nats of each pair, float64 [N].
+    """Compute the binary cross-entropy of each pair in nats, float64 [N].
 
-    ``-log sigmoid(z)`` for a same and ``-log(1 - sigmoid(z))`` for a different pair, both of which are
-    ``log(1 + exp(-+z))``; written with logaddexp, it stays exact where the sigmoid rounds to 0 or 1.
+    It is ``-log sigmoid(z)`` for a same pair and ``-log(1 - sigmoid(z))`` for a different pair. Both equal
+    ``log(1 + exp(-+z))``, and logaddexp stays accurate if the sigmoid rounds to 0 or 1.
     """
     logit, same = as_scores(logits, labels)
     losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(same, -logit, logit))
@@ -126,7 +130,7 @@ def bce_with_logits(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]
 
 
 def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
-    """Probability of "same" from a logit, float64 of the same shape; no overflow at either end."""
+    """Convert logits to probabilities of "same", float64 of the same shape, without overflow."""
     logit = np.asarray(logits, dtype=np.float64)
     small = np.exp(-np.abs(logit))
     probabilities: NDArray[np.float64] = np.where(logit >= 0, 1.0, small) / (1.0 + small)
@@ -134,7 +138,7 @@ def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
 
 
 def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1 of ``values`` [N], tied values sharing the mean of their ranks; O(N log N)."""
+    """Compute the ranks of ``values`` [N], starting at 1; equal values get the mean of their ranks. O(N log N)."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[inverse]
@@ -142,10 +146,10 @@ def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def as_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Checked input of every function here: scores as float64 [N], labels as bool [N].
+    """Check scores and labels; returns them as float64 [N] and bool [N].
 
     Raises:
-        ValueError: see the head of this module; the message says which and where.
+        ValueError: the input is invalid, see the top of this module.
     """
     score, same = np.asarray(scores, dtype=np.float64), as_flags(labels, "labels")
     _same_length(score, same, "scores")
@@ -156,7 +160,11 @@ def as_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64]
 
 
 def as_flags(values: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """Values 0 and 1 as bool [N]; ``name`` is for the message of a ValueError."""
+    """Check values 0 and 1; returns them as bool [N].
+
+    Raises:
+        ValueError: the values are invalid; the message contains ``name``.
+    """
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must have one dimension, not shape {array.shape}")
@@ -174,5 +182,5 @@ def _same_length(values: NDArray[np.generic], same: NDArray[np.bool_], name: str
 
 
 def _rate(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Cumulated counts as a share of the last; nan when there is nothing to count."""
+    """Divide cumulative counts by the last one; NaN if that is 0."""
     return counts / counts[-1] if counts[-1] else np.full(len(counts), np.nan)

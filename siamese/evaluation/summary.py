@@ -1,4 +1,4 @@
-"""The figures of one set of scored pairs, ready for ``result.json``."""
+"""All metrics of a set of scored pairs, in the form of ``result.json``."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ Figure = float | list[float] | None
 
 
 def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> dict[str, Figure]:
-    """Loss, accuracy, AUC and EER with their 95 % intervals, and the four outcomes.
+    """Compute loss, accuracy, AUC and equal error rate (EER) with 95 % confidence intervals, and other metrics.
 
-    A pair is called "same" when sigmoid(logit) >= ``threshold``. The intervals, which treat the pairs as
-    independent: Wilson (accuracy), DeLong (AUC), Student (loss), bootstrap over pairs (EER).
+    A pair is predicted as "same" if sigmoid(logit) >= ``threshold``. The intervals treat the pairs as independent. They
+    are those of Wilson (accuracy), DeLong (AUC) and Student (loss), and a bootstrap over pairs (EER).
 
     Args:
         logits: float [N], finite.
         labels: 0 or 1 [N].
-        threshold: on the probability, in [0, 1].
+        threshold: decision boundary on the probability, in [0, 1].
 
     Returns:
         ``loss``, ``acc``, ``auc``, ``eer``, ``brier``, ``ece`` (float); ``loss_ci``, ``acc_ci``, ``auc_ci``,
-        ``eer_ci`` ([low, high]); ``tp``, ``fp``, ``tn``, ``fn`` (int). Plain Python numbers; None, since JSON has no
-        nan, where a figure is not defined: AUC and EER without both classes, an interval with too few pairs.
+        ``eer_ci`` ([low, high]); ``tp``, ``fp``, ``tn``, ``fn`` (int). All are plain Python numbers. An undefined value
+        is None, because JSON has no NaN: AUC and EER without both classes, an interval with too few pairs.
 
     Raises:
-        ValueError: as in `siamese.evaluation.metrics`, or an impossible threshold.
+        ValueError: the input is invalid (see `siamese.evaluation.metrics`), or ``threshold`` is not in [0, 1].
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold} must lie in [0, 1]: it is one on the probability")
+        raise ValueError(f"threshold={threshold} must lie in [0, 1]: it is a probability")
     losses = bce_with_logits(logits, labels)
     probabilities = sigmoid(logits)
     counts = confusion(probabilities >= threshold, labels)
     right, n = counts.tp + counts.tn, sum(counts)
-    # AUC and EER from the logits: where the sigmoid rounds to 0 or 1 the probabilities have lost their order.
+    # AUC and EER need the logits: probabilities that the sigmoid rounds to 0 or 1 have lost their order.
     return {
         "loss": float(losses.mean()),
         "loss_ci": _ends(mean_interval(losses)),

@@ -1,6 +1,6 @@
-"""Where to draw the line between "same" and "different", chosen on validation scores and used from then on.
+"""Choose a threshold on validation scores: a pair with at least this score is predicted as "same".
 
-A threshold ``t`` is used as "same if score >= t". Scores and labels as in `siamese.evaluation.metrics`, errors too.
+Scores, labels and errors are those of `siamese.evaluation.metrics`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,27 @@ from siamese.evaluation.metrics import roc_curve
 
 
 def choose_threshold(scores: ArrayLike, labels: ArrayLike, rule: str) -> float:
-    """The threshold that ``rule`` picks on these scores.
+    """Choose the threshold for these scores.
 
-    ``accuracy``: the most pairs decided rightly; ``eer``: false accept and false reject rates nearest to each other;
-    ``far:RATE``: the most true accepts with a false accept rate of at most RATE. It lies midway between two
-    neighbouring scores, so that a score just beside the last accepted one decides nothing. Of several equally good
-    gaps, ``accuracy`` takes the middle of the one in the middle.
+    The threshold lies midway between two neighbouring scores.
+
+    Args:
+        scores: float [N], finite.
+        labels: 0 or 1 [N].
+        rule: ``accuracy``: maximize the accuracy; of several equally good thresholds, take the middle one. ``eer``:
+            make false accept rate and false reject rate as equal as possible. ``far:RATE``: maximize the true accept
+            rate with a false accept rate of at most RATE.
 
     Raises:
-        ValueError: an unknown rule, a class is missing, or invalid scores and labels.
+        ValueError: the rule is unknown, there are no same pairs or no different pairs, or the input is invalid.
     """
     far = far_of(rule)
     fpr, tpr, thresholds = roc_curve(scores, labels)
     if np.isnan(fpr).any() or np.isnan(tpr).any():
-        raise ValueError("a threshold needs pairs of both labels to be chosen on")
+        raise ValueError("choosing a threshold needs at least one same pair (label 1) and one different pair (label 0)")
     if rule == "accuracy":
         n_same = np.count_nonzero(np.asarray(labels) == 1)
-        # In pairs, not rates: equal numbers must compare equal.
+        # Whole numbers of pairs, because rounded rates could differ although the numbers are equal.
         right = np.rint(tpr * n_same + (1 - fpr) * (np.size(labels) - n_same))
         ties = np.flatnonzero(right == right.max())
         point = int(ties[len(ties) // 2])
@@ -42,9 +46,9 @@ def choose_threshold(scores: ArrayLike, labels: ArrayLike, rule: str) -> float:
 
 
 def _above(thresholds: NDArray[np.float64], point: int) -> float:
-    """Midway between the lowest score accepted at an ROC point and the highest refused one."""
+    """Return the mean of the lowest accepted and the highest rejected score at an ROC point."""
     if point == len(thresholds) - 1:
-        return float(thresholds[point])  # every pair is accepted
+        return float(thresholds[point])  # accepts every pair
     if point == 0:
-        return float(np.nextafter(thresholds[1], np.inf))  # none is
+        return float(np.nextafter(thresholds[1], np.inf))  # accepts no pair
     return float((thresholds[point] + thresholds[point + 1]) / 2)

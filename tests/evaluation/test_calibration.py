@@ -78,7 +78,7 @@ def test_scores_the_wrong_way_round_are_not_turned():
 
 @pytest.mark.parametrize("fit", [fit_platt, fit_temperature])
 def test_one_label_is_nothing_to_fit(fit):
-    with pytest.raises(ValueError, match="one label only"):
+    with pytest.raises(ValueError, match="at least one same pair"):
         fit([0.1, 0.2], [1, 1])
 
 

@@ -35,10 +35,10 @@ def test_trials_follow_the_seed():
 @pytest.mark.parametrize(
     ("people", "ways", "trials", "what"),
     [
-        (PEOPLE, 1, 5, "at least 2 and 1"),
-        (PEOPLE, 2, 0, "at least 2 and 1"),
-        (PEOPLE, 7, 5, "6 people only"),
-        ([[0], [1]], 2, 5, "two photos"),
+        (PEOPLE, 1, 5, "at least 2 ways and 1 trial"),
+        (PEOPLE, 2, 0, "at least 2 ways and 1 trial"),
+        (PEOPLE, 7, 5, "only 6 people"),
+        ([[0], [1]], 2, 5, "two images"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(people, ways, trials, what):

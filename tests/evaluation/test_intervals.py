@@ -81,7 +81,7 @@ def test_mean_interval():
     )  # Student's t of 3 degrees of freedom
     assert intervals.mean_interval([5, 5, 5]) == (5, 5)
     assert all(map(math.isnan, intervals.mean_interval([3])))
-    with pytest.raises(ValueError, match="filled"):
+    with pytest.raises(ValueError, match="not empty"):
         intervals.mean_interval([])
 
 

@@ -44,5 +44,5 @@ def test_an_unknown_rule_is_told(rule):
 
 
 def test_a_threshold_needs_both_labels():
-    with pytest.raises(ValueError, match="both labels"):
+    with pytest.raises(ValueError, match="at least one same pair"):
         choose_threshold([0.0, 1.0], [1, 1], "eer")
