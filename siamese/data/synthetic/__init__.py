@@ -1,1 +1,1 @@
-"""Drawn faces: `plan` (people and pairs), `traits` (what faces look like), `faces` (draw a photo), `tree` (write all)."""
+"""Drawn faces: `plan` (people and pairs), `traits` (what faces look like), `faces` (one photo), `tree` (the data set)."""

@@ -21,9 +21,7 @@ COLUMNS = 40  # steps of the grid of the hair from ear to ear
 class Cut:
     """A hair style. Lengths are in head units, x of `line` in half widths of the person's face."""
 
-    line: tuple[
-        tuple[float, float], ...
-    ]  # hairline from the left ear to the middle or the right ear
+    line: tuple[tuple[float, float], ...]  # hairline from the left ear to the middle or the right ear
     top: float = 0.15  # distance from the skull at the crown
     side: float = 0.08  # distance from the skull at the temples
     ear: float = -0.05  # y of its end at the sides
