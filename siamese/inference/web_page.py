@@ -190,7 +190,7 @@ def build_app(view: PairView) -> FastAPI:
 
 
 def serve(run: Path, port: int) -> None:
-    """Serve the page of a run until it is interrupted, then delete the dropped photos.
+    """Serve the web page of a run until it is interrupted, then delete the dropped photos.
 
     Args:
         run: folder of a finished run.

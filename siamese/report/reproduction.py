@@ -174,8 +174,8 @@ def _table(jobs: Sequence[Job]) -> list[str]:
             number(experiment.epochs, str), spread(one.figures("epochs"), 1), spread(one.figures("train_seconds"), 0),
         ])  # fmt: skip
     head = [
-        "experiment", "test accuracy: report", "ours", "verdict", "test loss: report", "ours", "verdict", "seeds",
-        "epochs: report", "ours", "seconds",
+        "experiment", "test accuracy: course report", "ours", "verdict", "test loss: course report", "ours", "verdict",
+        "seeds", "epochs: course report", "ours", "seconds",
     ]  # fmt: skip
     return [
         *markdown_table(head, rows), "",
@@ -206,7 +206,7 @@ def _differences(jobs: Sequence[Job]) -> list[str]:
             ])  # fmt: skip
     if not rows:
         return []
-    head = ["test accuracy, points", "report", "ours", "95 % CI", "significant", "McNemar p per seed", "seeds"]
+    head = ["test accuracy, points", "course report", "ours", "95 % CI", "significant", "McNemar p per seed", "seeds"]
     return [
         "", *markdown_table(head, rows), "",
         ABOUT_INTERVALS,
@@ -259,7 +259,9 @@ def _final(jobs: Sequence[Job]) -> list[str]:
     lines = ["", f"The final model, {count(len(one.jobs), 'seed')}:", ""]
     counts = [spread(one.figures(key), 0) for key in FINAL_COUNTS]
     titles = [f"{pair}, predicted {other}" for pair in ("same", "different") for other in ("same", "different")]
-    lines += markdown_table(["test pairs", *titles], [["report", *map(str, FINAL_COUNTS.values())], ["ours", *counts]])
+    lines += markdown_table(
+        ["test pairs", *titles], [["course report", *map(str, FINAL_COUNTS.values())], ["ours", *counts]]
+    )
     epochs = []
     histories = [history(job) for job in one.jobs]
     for i, printed in enumerate(FINAL_EPOCHS):
@@ -267,5 +269,5 @@ def _final(jobs: Sequence[Job]) -> list[str]:
         measured = (spread([row[key] for row in reached], 4) for key in printed)
         cells = (f"{theirs:.4f} / {ours}" for theirs, ours in zip(printed.values(), measured, strict=True))
         epochs.append([str(i + 1), *cells])
-    head = ["epoch", "training loss: report / ours", "training accuracy", "validation loss", "validation accuracy"]
-    return [*lines, "", *markdown_table(head, epochs)]
+    titles = ["training loss: course report / ours", "training accuracy", "validation loss", "validation accuracy"]
+    return [*lines, "", *markdown_table(["epoch", *titles], epochs)]

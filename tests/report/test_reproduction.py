@@ -109,7 +109,7 @@ def test_seeds_are_averaged_and_compared(make: Make, tmp_path: Path) -> None:
         "64.2 %",
         "61.0 ± 1.0 %",
         "lower",
-    ]  # 3.2 points difference; two standard errors are 3.0
+    ]  # 3.2 points; two standard errors are 3.0
     assert adam[4:8] == ["0.8784", "0.8600 ± 0.0100", "agrees", "2"]
     assert cells(text, "3 batch normalization |")[1:8] == [
         "66.8 %", "66.0 %", "agrees", "0.6475", "0.6000", "lower", "1",
