@@ -8,7 +8,7 @@ import pytest
 from configs import section
 
 from siamese.data.lists import Pair, people_of
-from siamese.data.protocol import count_folds, read_listed, read_test_people
+from siamese.data.protocol import count_folds, list_files, read_listed, read_test_people
 from siamese.errors import DataError
 
 UNRESTRICTED = section("protocol", name="view1", setting="unrestricted")
@@ -60,3 +60,26 @@ def test_real_view_1_shares_nobody(lfw_root) -> None:
     assert not set(listed.people) & set(test)
     assert people_of(listed.test) <= set(test)
     assert people_of(listed.train) <= set(listed.people)
+
+
+def test_lists_of_different_numbers_of_folds(tiny_data: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
+    root = with_list(tiny_root, tmp_path, "people.txt", "peopleDevTest.txt")
+    protocol = section("protocol", name="view2", setting="unrestricted", fold=1)
+    with pytest.raises(DataError, match=r"people\.txt: 1 subsets, but pairs\.txt has 10 folds"):
+        read_listed(section("data", **tiny_data | {"root": str(root)}), protocol)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "files"),
+    [
+        ({"name": "view1", "setting": "restricted"}, ["pairsDevTrain.txt", "pairsDevTest.txt"]),
+        (
+            {"name": "view1", "setting": "unrestricted"},
+            ["pairsDevTrain.txt", "pairsDevTest.txt", "peopleDevTrain.txt"],
+        ),
+        ({"name": "view2", "setting": "restricted"}, ["pairs.txt"]),
+        ({"name": "view2", "setting": "unrestricted"}, ["pairs.txt", "people.txt"]),
+    ],
+)
+def test_list_files_of_each_protocol(protocol: dict[str, str], files: list[str]) -> None:
+    assert list_files(section("protocol", **protocol)) == files

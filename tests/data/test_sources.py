@@ -13,7 +13,7 @@ from configs import section
 
 from siamese.config.data import LfwData
 from siamese.data import download
-from siamese.data.sources import LAYOUTS, check_data, prepare_data
+from siamese.data.sources import LAYOUTS, check_data, has_outside_data, image_root, prepare_data, recognise, title
 from siamese.errors import DataError
 
 Fetched = list[tuple[Path, list[str]]]
@@ -100,6 +100,33 @@ def test_a_failed_download_suggests_synthetic_faces(
     monkeypatch.setattr(download, "download_lfw", fail)
     with pytest.raises(DataError, match=r"no network; or use data=synthetic"):
         prepare_data(lfw())
+
+
+def test_lists_of_people_can_only_be_placed_by_hand(tiny_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    lay_out(root, tiny_root, "lfw")
+    shutil.copy(tiny_root / "pairs.txt", root)
+    view2 = {setting: section("protocol", name="view2", setting=setting) for setting in ("restricted", "unrestricted")}
+    check_data(lfw(root=str(root)), view2["restricted"])
+    with pytest.raises(DataError, match=r"missing .*people\.txt; place it there by hand"):
+        check_data(lfw(root=str(root)), view2["unrestricted"])
+    shutil.copy(tiny_root / "people.txt", root)
+    check_data(lfw(root=str(root)), view2["unrestricted"])
+
+
+def test_a_data_set_is_recognised_by_its_path(tiny_root: Path, tmp_path: Path) -> None:
+    lay_out(tmp_path / "aligned", tiny_root, "lfw_a")
+    (tmp_path / "pairs.csv").touch()
+    people = recognise(tiny_root / "lfw", {"test_fraction": 0.3})
+    listed = recognise(tmp_path / "pairs.csv")
+    assert [recognise(tiny_root).name, recognise(tmp_path / "aligned").name] == ["lfw", "lfw_a"]
+    assert [people.name, listed.name] == ["folder", "pairs"]
+    assert [title(people), title(listed), title(lfw())] == ["folder lfw", "list pairs.csv", "lfw"]
+    assert [image_root(people), image_root(listed)] == [tiny_root / "lfw", tmp_path]
+    assert has_outside_data(lfw("lfw_a"))
+    assert not has_outside_data(lfw()) | has_outside_data(people)
+    with pytest.raises(DataError, match="no such file or folder; choose LFW's root"):
+        recognise(tmp_path / "none")
 
 
 @pytest.mark.integration

@@ -1,1 +1,1 @@
-"""Drawn faces: `plan` (people and pairs), `traits` (what faces look like), `faces` (one photo), `tree` (the data set)."""
+"""Drawn faces: `plan` (people and pairs), `traits` (looks of a person), `faces` (one photo), `tree` (the data set)."""
