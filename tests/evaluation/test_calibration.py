@@ -1,4 +1,4 @@
-"""Calibration, against slow second implementations, and against data whose truth is known."""
+"""Calibration, against slow second implementations and against simulated data."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from siamese.evaluation.metrics import auc, bce_with_logits, sigmoid
 
 
 def drawn(slope, intercept, n, seed=0):
-    """Scores, and labels drawn with the probability that the line gives them."""
+    """Random scores, and labels drawn with the probabilities of a known calibration."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0.3, 0.2, n)
     return scores, (rng.random(n) < sigmoid(slope * scores + intercept)).astype(int)
 
 
-def test_platt_finds_the_line_that_the_labels_were_drawn_from():
+def test_platt_finds_the_calibration_of_the_simulation():
     found = fit_platt(*drawn(12.0, -4.0, 200_000))
     assert found.slope == pytest.approx(12.0, rel=0.02)
     assert found.intercept == pytest.approx(-4.0, rel=0.03)
 
 
-def test_temperature_finds_how_overconfident_logits_are():
+def test_temperature_finds_the_factor_of_overconfident_logits():
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, 200_000)
     labels = (rng.random(200_000) < sigmoid(logits)).astype(int)
@@ -70,19 +70,19 @@ def test_separated_scores_give_a_finite_slope():
         assert bce_with_logits(found.logits(np.arange(100) - 49.5), labels).mean() < 0.2
 
 
-def test_scores_the_wrong_way_round_are_not_turned():
+def test_the_order_of_inverted_scores_is_kept():
     found = fit_platt([3.0, 2.0, 1.0, 0.0], [0, 0, 1, 1])
     assert 0 < found.slope < 1e-5
     assert sigmoid(found.logits([9.0]))[0] == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("fit", [fit_platt, fit_temperature])
-def test_one_label_is_nothing_to_fit(fit):
+def test_one_label_is_an_error(fit):
     with pytest.raises(ValueError, match="at least one same pair"):
         fit([0.1, 0.2], [1, 1])
 
 
-def test_no_calibration_leaves_logits_as_they_are():
+def test_no_calibration_leaves_logits_unchanged():
     np.testing.assert_array_equal(Calibration().logits([-1.5, 2.0]), [-1.5, 2.0])
 
 
@@ -97,7 +97,7 @@ def test_reliability_brier_and_ece_by_hand():
     assert brier(probabilities, labels) == pytest.approx((0.95**2 + 0.45**2 + 0.58**2) / 5)
 
 
-def test_true_probabilities_have_next_to_no_calibration_error():
+def test_true_probabilities_have_almost_no_calibration_error():
     scores, labels = drawn(12.0, -4.0, 200_000)
     truth = sigmoid(Calibration(12.0, -4.0).logits(scores))
     assert ece(truth, labels) < 0.01
@@ -105,6 +105,6 @@ def test_true_probabilities_have_next_to_no_calibration_error():
 
 
 @pytest.mark.parametrize("figure", [brier, ece, reliability])
-def test_what_is_no_probability_is_refused(figure):
+def test_values_outside_0_and_1_are_an_error(figure):
     with pytest.raises(ValueError, match="must lie in"):
         figure([0.2, 1.5], [0, 1])

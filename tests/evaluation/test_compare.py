@@ -28,10 +28,10 @@ def test_mcnemar_is_a_probability_and_symmetric(decisions: list[tuple[bool, bool
     assert (found.only_first, found.only_second, found.p) == (mirrored.only_second, mirrored.only_first, mirrored.p)
 
 
-def test_mcnemar_rejects_as_often_as_it_says() -> None:
+def test_mcnemar_rejects_at_its_level() -> None:
     rng = np.random.default_rng(0)
     found = [mcnemar(rng.random(300) < 0.7, rng.random(300) < 0.7).p for _ in range(400)]
-    assert np.mean(np.array(found) < 0.05) <= 0.07  # exact tests reject a little less often
+    assert np.mean(np.array(found) < 0.05) <= 0.07  # exact tests reject slightly less often
 
 
 def test_thousands_of_pairs_do_not_overflow() -> None:
@@ -45,19 +45,19 @@ def draw_people(rng: np.random.Generator, pairs: int, people: int) -> list[tuple
     return [(int(a), int(b)) for a, b in ends]
 
 
-def test_difference_lies_around_the_plain_one() -> None:
+def test_the_interval_is_centred_on_the_difference() -> None:
     rng = np.random.default_rng(1)
     people = draw_people(rng, 1000, 400)
     first, second = rng.random(1000) < 0.8, rng.random(1000) < 0.7
     low, high = accuracy_difference(people, first, second)
     assert (low + high) / 2 == pytest.approx(first.mean() - second.mean())
-    assert low > 0  # ten points on a thousand pairs are shown
+    assert low > 0  # ten percentage points are significant with a thousand pairs
     assert accuracy_difference(people, second, first) == pytest.approx((-high, -low))
     assert accuracy_difference(people, first, first) == (0.0, 0.0)
 
 
 def test_the_variance_lets_pairs_that_share_a_person_depend_on_each_other() -> None:
-    """The sum over all pairs of pairs, written out; two are of the same two people, one of a person alone."""
+    """The explicit sum over all pairs of pairs; two of them show the same two people, one is a same pair."""
     people = [("a", "b"), ("b", "a"), ("a", "a"), ("a", "c"), ("d", "e"), ("c", "d")]
     first, second = np.array([1, 1, 1, 1, 0, 0], bool), np.zeros(6, bool)
     residual = first - first.mean()
@@ -70,7 +70,7 @@ def test_the_variance_lets_pairs_that_share_a_person_depend_on_each_other() -> N
     assert accuracy_difference(people, first, second) == pytest.approx((first.mean() - half, 1.0), rel=1e-5)
 
 
-def test_people_that_stand_and_fall_together_widen_it() -> None:
+def test_errors_that_depend_on_the_person_widen_it() -> None:
     rng = np.random.default_rng(2)
     people = [(i // 20, i // 20) for i in range(1000)]  # fifty people, twenty pairs each
     by_person = np.repeat(rng.random(50) < 0.5, 20)
@@ -93,17 +93,17 @@ def test_seeds_that_differ_widen_it() -> None:
 @pytest.mark.parametrize(
     ("seeds", "person", "seed_effect"), [(1, 0.0, 0.0), (1, 0.9, 0.0), (3, 0.9, 0.0), (3, 0.9, 0.1), (8, 0.6, 0.2)]
 )
-def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, person: float, seed_effect: float) -> None:
-    """Neither less often nor nearly always. People as in LFW's list: most are in one or two pairs."""
+def test_the_interval_contains_the_truth_at_its_level(seeds: int, person: float, seed_effect: float) -> None:
+    """Not less often, and not almost always. As in LFW's lists, most people are in one or two pairs."""
     rng = np.random.default_rng(4)
     people = draw_people(rng, 1000, 960)
     first_of, second_of = np.array(people).T
     held, widths, found = 0, [], []
     for _ in range(300):
-        hard = rng.normal(0, 1.0, 1000)  # for both
+        hard = rng.normal(0, 1.0, 1000)  # difficulty of a pair, for both classifiers
         rows = []
         for _ in range(2):
-            effect = rng.normal(0, person, 960)  # of the classifier on a person
+            effect = rng.normal(0, person, 960)  # of a person, for this classifier
             logit = 0.9 + hard + (effect[first_of] + effect[second_of]) / 2 + rng.normal(0, 0.8, 1000)
             logit = logit + rng.normal(0, seed_effect, (seeds, 1)) + rng.normal(0, 0.5, (seeds, 1000))
             rows.append(rng.random((seeds, 1000)) < 1 / (1 + np.exp(-logit)))
@@ -124,7 +124,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, person: fl
         ([2, 0], [1, 0], [(0, 1)] * 2),
     ],
 )
-def test_what_is_not_about_the_same_pairs_is_refused(
+def test_decisions_on_different_pairs_are_an_error(
     first: list[int], second: list[int], people: list[tuple[int, int]]
 ) -> None:
     with pytest.raises(ValueError, match=r"pairs|decisions"):

@@ -10,8 +10,8 @@ from siamese.evaluation.decision import choose_decision
 
 
 @given(scored_pairs(), st.sampled_from(["none", "platt"]), st.sampled_from([0, 0.1]), st.floats(1, 60))
-def test_a_false_accept_rate_is_kept_by_what_decides(pairs, calibration, far, scale):
-    """Also where the sigmoid leaves of neighbouring scores one probability."""
+def test_a_decision_keeps_the_false_accept_rate(pairs, calibration, far, scale):
+    """Even if the sigmoid rounds neighbouring scores to the same probability."""
     scores, labels = pairs
     scores = scores * scale
     decision = choose_decision(scores, labels, calibration, f"far:{far}")

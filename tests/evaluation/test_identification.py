@@ -1,4 +1,4 @@
-"""N-way one-shot trials: what they are made of, and how they are judged."""
+"""N-way one-shot trials: how they are drawn, and the share of trials won."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PERSON = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 4, 4, 5])
 
 
 @pytest.mark.parametrize("ways", [2, 6])
-def test_a_trial_shows_its_person_once_more_and_others_once_each(ways):
+def test_a_trial_has_another_image_of_its_person_and_one_of_each_other(ways):
     trials = draw_trials(PEOPLE, ways, 500)
     who = PERSON[trials.support]
     assert trials.support.shape == (500, ways)
     assert (who[:, 0] == PERSON[trials.query]).all()
     assert (trials.support[:, 0] != trials.query).all()
     assert all(len(set(row)) == ways for row in who.tolist())
-    assert set(PERSON[trials.query].tolist()) == {0, 2, 4}  # those with two photos
+    assert set(PERSON[trials.query].tolist()) == {0, 2, 4}  # people with two images
     assert set(trials.support[:, 1:].ravel().tolist()) == set(range(12))
     assert trials.pairs.tolist()[: ways + 1] == [
         *[[trials.query[0], other] for other in trials.support[0]],
@@ -41,18 +41,18 @@ def test_trials_follow_the_seed():
         ([[0], [1]], 2, 5, "two images"),
     ],
 )
-def test_what_cannot_be_drawn_is_told(people, ways, trials, what):
+def test_impossible_trials_are_an_error(people, ways, trials, what):
     with pytest.raises(ValueError, match=what):
         draw_trials(people, ways, trials)
 
 
-def test_the_share_of_trials_won_with_ties_shared():
+def test_ties_count_as_a_share_of_a_win():
     won = identification_accuracy([[3.0, 1.0, 2.0], [1.0, 2.0, 0.0], [5.0, 5.0, 0.0], [1.0, 1.0, 1.0]])
     assert won.accuracy == pytest.approx((1 + 0 + 1 / 2 + 1 / 3) / 4)
     assert won.interval.low < won.accuracy < won.interval.high
 
 
-def test_scores_without_a_clue_win_by_chance():
+def test_random_scores_win_by_chance():
     scores = np.random.default_rng(0).random((20_000, 5))
     assert identification_accuracy(scores).accuracy == pytest.approx(0.2, abs=0.01)
     assert identification_accuracy(np.zeros((10, 5))).accuracy == pytest.approx(0.2)

@@ -36,7 +36,7 @@ class TestWilson:
     @fast
     @given(st.integers(1, 300), st.data(), st.sampled_from([0.5, 0.9, 0.95, 0.999]))
     def test_inverts_the_score_test(self, n, data, level):
-        """Its ends are where |p - p0| is exactly z standard errors under p0."""
+        """At its ends p0, |p - p0| is exactly z standard errors under p0."""
         k = data.draw(st.integers(0, n))
         low, high = intervals.wilson(k, n, level)
         assert 0 <= low <= k / n <= high <= 1
@@ -69,7 +69,7 @@ class TestAucInterval:
         else:
             assert high - low > 0.1
 
-    def test_separated_classes_claim_no_certainty(self):
+    def test_separated_classes_give_an_interval_with_a_width(self):
         low, high = intervals.auc_interval(np.arange(100), np.arange(100) >= 50)
         assert (low, high) == (intervals.wilson(50, 50).low, 1.0)
         assert 0.9 < low < 0.95
@@ -111,7 +111,7 @@ class TestBootstrap:
 
 
 def test_intervals_cover_the_truth():
-    """On 300 test sets each interval holds the true value about 95 times in 100 (+- 4 standard errors)."""
+    """Each interval contains the true value in about 95 % of 300 test sets (+- 4 standard errors)."""
     rng = np.random.default_rng(3)
     truth_auc = 0.7602499  # Phi(1 / sqrt 2)
     truth_acc = 0.6914625  # Phi(1 / 2), at the threshold 1 / 2

@@ -27,14 +27,14 @@ def slow_auc(scores, labels):
 
 
 def slow_roc(scores, labels):
-    """The rates of "same if score >= threshold" for every threshold that could matter."""
+    """The rates of "same if score >= threshold" for every distinct threshold."""
     same, different = scores[labels == 1], scores[labels == 0]
     thresholds = [math.inf, *sorted(set(scores.tolist()), reverse=True)]
     return [((different >= t).mean(), (same >= t).mean(), t) for t in thresholds]
 
 
 def slow_eer(scores, labels):
-    """Bisection along the polyline of the ROC, whose points come from the brute force."""
+    """Bisection along the ROC curve of `slow_roc`."""
     points = slow_roc(scores, labels)
 
     def at(position):
@@ -163,7 +163,7 @@ class TestTarAtFar:
         expected = max(tpr for fpr, tpr, _ in slow_roc(scores, labels) if fpr <= far)
         assert metrics.tar_at_far(scores, labels, far) == expected
 
-    def test_takes_a_threshold_that_can_be_set(self):
+    def test_does_not_interpolate(self):
         scores, labels = [5, 4, 3, 2, 1, 0], [1, 0, 1, 0, 1, 0]
         assert metrics.tar_at_far(scores, labels, 0.0) == 1 / 3
         assert metrics.tar_at_far(scores, labels, 0.32) == 1 / 3

@@ -13,7 +13,7 @@ from siamese.evaluation.summary import summarise
 
 
 class TestSummary:
-    def test_holds_what_the_functions_say(self):
+    def test_has_the_results_of_the_functions(self):
         rng = np.random.default_rng(1)
         labels = rng.integers(0, 2, 80)
         logits = rng.normal(2 * labels - 1, 2)
@@ -30,14 +30,14 @@ class TestSummary:
         assert json.loads(json.dumps(figures, allow_nan=False)) == figures
         assert all(type(v) in (int, float) for f in figures.values() for v in (f if isinstance(f, list) else [f]))
 
-    def test_threshold_is_on_the_probability_and_belongs_to_same(self):
+    def test_a_probability_equal_to_the_threshold_is_same(self):
         logits = [math.log(3), math.log(3) - 1e-6, 0.0]  # probabilities 3/4, a little less, 1/2
         assert summarise(logits, [1, 1, 0], threshold=0.75)["tp"] == 1
         assert summarise(logits, [1, 1, 0], threshold=0.5)["fp"] == 1
         with pytest.raises(ValueError, match=r"threshold=1\.5"):
             summarise(logits, [1, 1, 0], threshold=1.5)
 
-    def test_order_of_saturated_scores_counts(self):
+    def test_auc_uses_the_order_of_saturated_scores(self):
         assert summarise([60.0, 50.0, 40.0], [1, 1, 0])["auc"] == 1.0
 
     @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0]])
