@@ -1,12 +1,12 @@
-// Batch statistics, and affine map + 2x2 max-pooling + ReLU with its gradient, over channels-last maps in memory.
+// Batch statistics; and scaling, 2x2 max-pooling and ReLU as one operation, with its gradient.
 //
-// A map is [images][H][W][C], float32 or bf16; sums and products are float32. Each function goes once over the maps,
-// one thread an image, and sums over images in their order: the result does not depend on the number of threads.
+// Feature maps are channels-last, [images][H][W][C], float32 or bf16; arithmetic is float32. Each function reads the
+// maps once, with one thread per image. Results do not depend on the number of threads.
 
 #include <cstdint>
 #include <cstring>
 
-// One library for all processors: the loader picks the copy that this one runs best.
+// Functions are compiled for several processors; the loader selects the fastest version for the current one.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #elif defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -38,9 +38,9 @@ INLINE void store(bf16 *p, float value) {
     p->bits = uint16_t(value != value ? 0x7fc0 : rounded);
 }
 
-constexpr long BLOCK = 64;  // pixels, and channels: what is read twice lies in the first cache
+constexpr long BLOCK = 64;  // pixels and channels per block, so that values read twice stay in the L1 cache
 
-// Mean and sum of squared deviations of `n` <= BLOCK channels, of `pixels` pixels, joined to those of `before` pixels.
+// Update mean and sum of squared deviations of `n` <= BLOCK channels, after `before` pixels, with `pixels` more.
 template <typename T>
 INLINE void join_block(const T *x, long pixels, long stride, long n, long before, float *mean, float *m2) {
     float sum[BLOCK] = {0}, square[BLOCK] = {0};
@@ -67,7 +67,7 @@ INLINE void image_moments(const T *x, long pixels, long channels, float *mean, f
         long rows = pixels - p < BLOCK ? pixels - p : BLOCK;
         for (long c = 0; c < channels; c += BLOCK) {
             const T *block = x + p * channels + c;
-            if (channels - c >= BLOCK)  // a constant that the compiler can unroll
+            if (channels - c >= BLOCK)  // the compiler can unroll a constant length
                 join_block(block, rows, channels, BLOCK, p, mean + c, m2 + c);
             else
                 join_block(block, rows, channels, channels - c, p, mean + c, m2 + c);
@@ -75,8 +75,8 @@ INLINE void image_moments(const T *x, long pixels, long channels, float *mean, f
     }
 }
 
-// The row of x, and of y, at which a window lies: `where` tells the place of its maximum, 0 to 3 row by row, or 4 where
-// ReLU cuts it off; `largest` is the element of x there. Both are null where no gradient is wanted.
+// Pool the windows at one position, for all channels. `where` gets the position of the maximum, 0 to 3 row by row, or 4
+// if ReLU sets it to 0; `largest` gets the element of x at that position. Both are null if no gradient is needed.
 template <typename T, bool KEEP>
 INLINE void window_pool(
     const T *__restrict x0, const T *__restrict x2, long channels, const float *__restrict scale,
@@ -90,7 +90,7 @@ INLINE void window_pool(
         float z0 = a * v0 + b, z1 = a * v1 + b, z2 = a * v2 + b, z3 = a * v3 + b;
         float best = z0, raw = v0;
         uint32_t place = 0;
-        // The first of equals, and a number that is none, as torch's pooling.
+        // Like PyTorch, choose the first of several equal maxima, and NaN over any number.
         bool larger = (z1 > best) | (z1 != z1);
         best = larger ? z1 : best, raw = larger ? v1 : raw, place = larger ? 1 : place;
         larger = (z2 > best) | (z2 != z2);
@@ -121,7 +121,7 @@ INLINE void image_pool(
         }
 }
 
-// Sums over one image of g, and of g (x - mean), where the gradient g passes.
+// Sums over one image of g and of g (x - mean), at the positions where the gradient g passes ReLU.
 template <typename T>
 INLINE void image_sums(
     const T *g, const uint8_t *where, const T *largest, const float *mean, long pixels, long channels, float *sum,
@@ -138,7 +138,7 @@ INLINE void image_sums(
         }
 }
 
-// gx = scale * (g, where it came from) + constant + linear * x, for the pixels x0, x0 + 1, x2, x2 + 1 of a window.
+// gx = scale * (g at the position of the maximum, else 0) + constant + linear * x, for the four pixels of a window.
 template <typename T>
 INLINE void window_gradient(
     const T *__restrict x0, const T *__restrict x2, const T *__restrict g, const uint8_t *__restrict where,
@@ -180,7 +180,7 @@ INLINE void image_gradient(
             }
 }
 
-// What runs for one image, compiled for each processor and each type.
+// The functions for one image, compiled for each processor and each type.
 #define OF_IMAGE(T)                                                                                                    \
     FOR_EACH_PROCESSOR void moments_of(const T *x, long pixels, long channels, float *mean, float *m2) {               \
         image_moments(x, pixels, channels, mean, m2);                                                                  \
@@ -267,7 +267,7 @@ void gradient(
 
 }  // namespace
 
-// What Python calls; `shape` is {images, H, W, C} of the map that is pooled.
+// The functions that Python calls; `shape` is {images, H, W, C} of the map to pool.
 #define LIBRARY(T, NAME)                                                                                               \
     extern "C" void moments_##NAME(const Shape *shape, const T *x, float *mean, float *m2, int threads) {              \
         moments(*shape, x, mean, m2, threads);                                                                         \

@@ -58,7 +58,7 @@ def test_each_side_has_its_own_batch_statistics() -> None:
     assert not torch.allclose(both[:4], network.embed(a), atol=1e-3)
 
 
-def test_dropout_acts_in_training_only_and_not_on_the_embedding() -> None:
+def test_dropout_acts_only_in_training_and_not_on_the_embedding() -> None:
     network = make_network({**SMALL_KOCH, "dropout": 0.5}, 1, 65)
     x = torch.rand(2, 1, 65, 65)
     assert not torch.equal(network.train().embed(x), network.embed(x))

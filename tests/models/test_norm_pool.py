@@ -29,7 +29,7 @@ def pair(norm: bool, channels: int) -> tuple[nn.Module, nn.Module]:
     ours = BatchNormMaxPoolReLU2d(channels)
     with torch.no_grad():
         ours.weight.copy_(torch.linspace(-1, 2, channels))  # a negative scale turns minima into maxima
-        ours.weight[ours.weight.abs() < 0.05] = 0  # all maxima are equal; nearly so, they would be in float32 alone
+        ours.weight[ours.weight.abs() < 0.05] = 0  # else nearly equal maxima would be equal in float32 only
         ours.bias.copy_(torch.linspace(1, -1, channels))
     reference = nn.BatchNorm2d(channels)
     reference.load_state_dict(ours.state_dict())
@@ -89,7 +89,7 @@ def test_the_number_of_threads_does_not_matter(norm: bool) -> None:
     not (shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").is_file()),
     reason="no compiler, or Python without its headers",
 )
-def test_it_is_built_where_there_is_a_compiler() -> None:
+def test_the_library_is_built_if_there_is_a_compiler() -> None:
     """Installation does not report that building failed, and the tests here would all be skipped."""
     assert library() is not None
 

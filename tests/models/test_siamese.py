@@ -26,7 +26,7 @@ def test_heads_by_hand() -> None:
     assert CosineHead()(z1.bfloat16(), z2.bfloat16()).dtype == torch.float32
 
 
-def test_autocast_leaves_kochs_head_its_digits() -> None:
+def test_kochs_head_computes_in_float32_under_autocast() -> None:
     head, z1, z2 = L1Head(64, init="torch"), torch.rand(500, 64), torch.rand(500, 64)
     with torch.autocast("cpu", torch.bfloat16):
         logits = head(z1, z2)
@@ -49,7 +49,7 @@ def test_the_head_compares_as_the_objective_trains(objective: dict[str, str], he
 
 
 @pytest.mark.parametrize("objective", ["bce", "ntxent"])
-def test_flip_averaging_makes_mirror_images_equal_in_evaluation_alone(objective: str) -> None:
+def test_flip_averaging_makes_mirror_images_equal_only_in_evaluation(objective: str) -> None:
     network = make_network(SMALL_KOCH, 1, 65, objective=objective, flip_average=True)
     x1, x2 = torch.rand(3, 1, 65, 65), torch.rand(3, 1, 65, 65)
     assert not torch.allclose(network.embed(x1), network.embed(x1.flip(-1)), atol=1e-6)

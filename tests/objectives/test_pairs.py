@@ -22,7 +22,7 @@ def test_contrastive_is_the_papers_sum(dtype):
     )
 
 
-def test_contrastive_leaves_what_is_far_enough_alone():
+def test_contrastive_ignores_different_pairs_beyond_the_margin():
     score = torch.tensor([0.2, -0.9], requires_grad=True)
     Contrastive("cosine", margin=0.5)(score, torch.zeros(2)).backward()
     assert score.grad.tolist() == [0.0, 0.0]
