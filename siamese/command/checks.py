@@ -19,7 +19,6 @@ from siamese.config.data import DataConfig, LfwData
 from siamese.config.load import Composed, load_eval, load_train, without_hydra
 from siamese.config.protocol import OneShotProtocol, TrainProtocol
 from siamese.config.schema import TrainConfig
-from siamese.data.sources import check_data, prepare_data
 from siamese.errors import ConfigError, UnknownKeyError, UserError
 from siamese.runs.finished import find_runs
 from siamese.runs.folder import RunFolder
@@ -42,6 +41,9 @@ def check_job(config: Composed, config_name: str, folder: Path | None, fetch: bo
         UserError: the configuration, data, device or output folder cannot be used.
     """
     data, protocol, test_only = (_check_train if config_name == "train" else _check_eval)(config, folder)
+    # Here, because it loads numpy: --help and a wrong key need not wait for that.
+    from siamese.data.sources import check_data, prepare_data
+
     check_data(data, protocol, test_only)
     if fetch and isinstance(data, LfwData):
         prepare_data(data, sys.stderr.isatty(), protocol)
