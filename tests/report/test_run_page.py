@@ -1,4 +1,4 @@
-"""The page of one run, from fake run folders on disk."""
+"""The run page, from run folders that the tests write."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def run(tmp_path, images, monkeypatch) -> FakeRun:
 
 
 class TestFinishedRun:
-    def test_headline_figures_stand_with_intervals_and_what_they_are_of(self, page, done):
+    def test_headline_results_have_intervals_and_context(self, page, done):
         result = done.result
         low, high = result["test/acc_ci"]
         assert f"Test accuracy {100 * result['test/acc']:.1f} %" in page.text
@@ -182,7 +182,7 @@ class TestFinishedRun:
             "Threshold 0.5 on the probability: fixed by the configuration before training",
         ],
     )  # fmt: skip
-    def test_tells_what_the_run_was(self, page, fact):
+    def test_facts_about_the_run(self, page, fact):
         assert fact in page.text
 
     def test_needs_no_network_and_no_other_file(self, page):
@@ -203,7 +203,7 @@ class TestFinishedRun:
                 image.load()
                 assert kind == f"data:image/{image.format.lower()}"
 
-    def test_pictures_lie_beside_the_page(self, page, done):
+    def test_figures_are_saved_beside_the_page(self, page, done):
         for name in PICTURES:
             with Image.open(done.folder / f"{name}.png") as image:
                 image.load()
@@ -304,7 +304,7 @@ class TestUnfinishedRuns:
             assert f"{name} is missing." in page.text
         assert tmp_path.name in page.text
 
-    def test_damaged_files_are_told_and_the_rest_is_shown(self, run):
+    def test_damaged_files_are_listed_and_the_rest_is_shown(self, run):
         folder = run.write()
         (folder / "config.yaml").write_text("a: [1,\n")
         with (folder / "history.csv").open("a") as file:
@@ -321,11 +321,11 @@ class TestUnfinishedRuns:
         assert "4 0.1000 90.0 % – – – –" in page.text
 
     @pytest.mark.parametrize("content", ["{", "[1, 2]", "", '"text"'])
-    def test_result_that_is_none(self, content, tmp_path):
+    def test_unusable_result(self, content, tmp_path):
         (tmp_path / "result.json").write_text(content)
         assert "unknown" in build(tmp_path).text
 
-    def test_predictions_of_another_run_are_noticed(self, run):
+    def test_predictions_of_another_run_are_a_problem(self, run):
         run.write()
         run.result["tp"] += 1
         (run.folder / "result.json").write_text(json.dumps(run.result))
@@ -388,7 +388,7 @@ class TestNotes:
         assert note in page.text
         assert ("View 1 of LFW" in page.text) == ("synthetic" not in changes.values())
 
-    def test_evaluation_misses_no_history_and_tells_what_it_scored(self, tmp_path):
+    def test_evaluation_has_no_history_and_names_the_run(self, tmp_path):
         (tmp_path / "result.json").write_text(json.dumps({"status": "done", "run": "/runs/7", "test/acc": 0.7}))
         (tmp_path / ".hydra").mkdir()
         (tmp_path / ".hydra" / "overrides.yaml").write_text("- run=/runs/7\n- 'name=a b'\n")
@@ -398,8 +398,8 @@ class TestNotes:
         assert "python eval.py run=/runs/7 'name=a b'" in page.text
         assert "history.csv" not in page.text
 
-    def test_an_unfinished_view_2_misses_nothing(self, tmp_path):
-        """What each fold has, the folder of all need not have."""
+    def test_unfinished_view_2_has_no_missing_files(self, tmp_path):
+        """The folds have the files that are missing in the folder of the whole run."""
         (tmp_path / "result.json").write_text(json.dumps({"status": "interrupted", "protocol": "view2"}))
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
         (tmp_path / "fold_01").mkdir()

@@ -1,4 +1,4 @@
-"""The sweep's tables from files on disk, whatever state the jobs are in."""
+"""The tables and the page of a sweep, from run folders that the tests write."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
     assert varied(read_jobs(tmp_path)) == ["optimizer.name", "weight_decay"]
 
 
-def test_of_many_settings_a_row_tells_what_is_not_as_usual(tmp_path: Path) -> None:
+def test_many_settings_become_one_column_of_changes(tmp_path: Path) -> None:
     usual = {"learning_rate": 0.1, "objective": {"name": "ntxent", "temperature": 0.05}, **dict.fromkeys("abcdef", 1)}
     changes: list[dict[str, object]] = [{}, *({key: 2} for key in "abcdef"), {"a": 3, "b": 4}]
     changes += [
@@ -73,12 +73,12 @@ def test_of_many_settings_a_row_tells_what_is_not_as_usual(tmp_path: Path) -> No
         job(tmp_path, number, 0.9 - number / 100, **{**usual, **change})
     rows, table = tables(tmp_path)
     assert rows[1]["a"] == "2"
-    assert rows[0]["b"] == "1"  # results.csv has them all
+    assert rows[0]["b"] == "1"  # results.csv has a column for each
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    told = ["–", "a=2", "b=2", "c=2", "d=2", "e=2", "f=2", "a=3, b=4", "objective.name=triplet"]
-    told.append("objective.temperature=0.1")
+    changed = ["–", "a=2", "b=2", "c=2", "d=2", "e=2", "f=2", "a=3, b=4", "objective.name=triplet"]
+    changed.append("objective.temperature=0.1")
     assert lines[0][:2] == ["| change", "n"]
-    assert [line[0] for line in lines[2:12]] == [f"| {change}" for change in told]
+    assert [line[0] for line in lines[2:12]] == [f"| {change}" for change in changed]
     about = "Changes are relative to: a=1, b=1, c=1, d=1, e=1, f=1, objective.name=ntxent, objective.temperature=0.05."
     assert about in table
     assert "Chosen by validation accuracy: no change" in table
@@ -87,7 +87,7 @@ def test_of_many_settings_a_row_tells_what_is_not_as_usual(tmp_path: Path) -> No
     assert page.count("<td>a=3, b=4</td>") >= 2  # among the configurations and the jobs
 
 
-def test_a_setting_that_only_some_have_tells_them_apart(tmp_path: Path) -> None:
+def test_setting_that_only_some_jobs_have_separates_groups(tmp_path: Path) -> None:
     job(tmp_path, 0, 0.7, scheduler={"name": "cosine"})
     job(tmp_path, 1, 0.9, scheduler={"name": "cosine", "warmup_epochs": 2})
     assert varied(read_jobs(tmp_path)) == ["scheduler.warmup_epochs"]
@@ -95,7 +95,7 @@ def test_a_setting_that_only_some_have_tells_them_apart(tmp_path: Path) -> None:
     assert "±" not in table.splitlines()[4]
 
 
-def test_a_seed_counts_once(tmp_path: Path) -> None:
+def test_seed_counts_once(tmp_path: Path) -> None:
     job(tmp_path, 0, 0.7)
     job(tmp_path, 1, 0.9)
     job(tmp_path, 2, 0.7, seed=1)
@@ -105,7 +105,7 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     assert "1 job with the same configuration and seed as another" in page_of(tmp_path)
 
 
-def test_what_is_not_measured_comes_last(tmp_path: Path) -> None:
+def test_groups_without_results_come_last(tmp_path: Path) -> None:
     for number, accuracy in enumerate((0.70, 0.71, 0.72)):
         folder = job(tmp_path, number, accuracy, batch_size=2**number)
         if number == 1:
@@ -139,7 +139,7 @@ def test_unfinished_damaged_and_foreign_folders(tmp_path: Path) -> None:
     assert "- job 10: failed. a \\| b c" in table
 
 
-def test_no_jobs_no_tables(tmp_path: Path) -> None:
+def test_without_jobs_there_are_no_tables(tmp_path: Path) -> None:
     write_sweep_page(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -152,7 +152,7 @@ def test_spread(values: list[float], digits: int, expected: str) -> None:
 
 
 def predictions(folder: Path, right: list[bool]) -> None:
-    """Decisions on pairs of two people each, every other of the same one."""
+    """Write decisions on alternating different and same pairs; no person is in two pairs."""
     with (folder / "predictions.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["split", "image1", "image2", "label", "score", "probability", "predicted", "outcome"])
@@ -176,7 +176,7 @@ def test_groups_have_mean_error_and_range_of_every_figure(tmp_path: Path) -> Non
     assert float(seeds["epochs max"]) == 8
 
 
-def test_validation_chooses_and_the_test_pairs_claim(tmp_path: Path) -> None:
+def test_validation_chooses_not_the_test_pairs(tmp_path: Path) -> None:
     for number, (batch, validation, test) in enumerate([(32, 0.74, 0.66), (64, 0.72, 0.70)]):
         folder = job(tmp_path, number, validation, batch_size=batch)
         result = json.loads((folder / "result.json").read_text())
@@ -203,7 +203,7 @@ def test_differences_on_the_same_pairs(tmp_path: Path) -> None:
     assert (worse, shown_too, p_too) == ("-40.0", "yes", "< 0.001")
 
 
-def test_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
+def test_mcnemar_for_each_seed(tmp_path: Path) -> None:
     good, poor = [i % 10 != 0 for i in range(200)], [i % 2 == 0 for i in range(200)]
     for number, (batch, seed) in enumerate([(32, 0), (32, 1), (64, 0), (64, 1), (64, 2)]):
         accuracy, right = (0.9, good) if batch == 32 else (0.7, poor)
@@ -310,7 +310,7 @@ def test_grid_is_the_largest_with_all_else_equal() -> None:
     assert largest_grid([], settings) is None
 
 
-def test_runs_of_any_depth_are_one_report(tmp_path: Path) -> None:
+def test_runs_at_any_depth_are_on_one_page(tmp_path: Path) -> None:
     job(tmp_path / "singles", 0, 0.7, name="first")
     job(tmp_path / "grid" / "again", 10, 0.72, batch_size=64, name="second")
     job(tmp_path / "grid" / "again", 9, 0.71, name="third", seed=1)
@@ -318,15 +318,15 @@ def test_runs_of_any_depth_are_one_report(tmp_path: Path) -> None:
     (evaluated / "result.json").write_text(json.dumps({"status": "done", "run": "singles/0"}))
     jobs = read_jobs(tmp_path)
     assert [one.name for one in jobs] == ["grid/again/9", "grid/again/10", "singles/0"]
-    assert 'href="grid/again/10/report.html"' not in page_of(tmp_path)  # it has no page
+    assert 'href="grid/again/10/report.html"' not in page_of(tmp_path)  # it has no run page
     (tmp_path / "grid/again/10/report.html").touch()
     assert 'href="grid/again/10/report.html"' in page_of(tmp_path)
     _, table = tables(tmp_path)
-    assert "| third, first | 32 | 2 |" in table  # a name makes no other configuration
+    assert "| third, first | 32 | 2 |" in table  # the name is not a setting
     assert "| second | 64 | 1 |" in table
 
 
-def test_a_changed_job_is_read_again(tmp_path: Path) -> None:
+def test_changed_job_is_read_again(tmp_path: Path) -> None:
     folder = job(tmp_path, 0, status="running")
     assert "0 done" not in page_of(tmp_path)
     shutil.rmtree(folder)
@@ -339,6 +339,6 @@ def test_building_the_page_again_changes_nothing(grid: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", ["history.csv", "predictions.csv", "config.yaml"])
-def test_a_damaged_file_costs_no_other_job(grid: Path, damaged: str) -> None:
+def test_damaged_file_does_not_affect_other_jobs(grid: Path, damaged: str) -> None:
     (grid / "0" / damaged).write_bytes(b"\xff{")
     assert page_of(grid).count('<td class="status') == 10
