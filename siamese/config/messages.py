@@ -40,6 +40,8 @@ def _explain(detail: Any, plain: Any, schema: type[BaseModel]) -> str:
         return f"{key} is missing"
     if kind == "union_tag_invalid":
         return f"{key}={detail['ctx']['tag']} is not possible here; give one of {detail['ctx']['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return f"{key}.name is missing; choose an option of the group {key}"
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message

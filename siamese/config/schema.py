@@ -1,7 +1,7 @@
 """The configuration of ``train.py`` and ``eval.py``: the keys of ``conf/train.yaml`` and ``conf/eval.yaml``.
 
 To add a key, add it to the YAML file that sets its default and to the class that checks it: a key of the group
-``conf/GROUP/`` to ``siamese/config/GROUP.py``, any other key to this module. Then run ``make docs-reference``.
+``conf/GROUP/`` to ``siamese/config/GROUP.py``, any other key to this module. Then run ``python docs/generate.py``.
 
 This module checks the values of top-level keys, and combinations of keys of several groups. It imports neither torch
 nor Lightning, so that an invalid value is reported within a second.

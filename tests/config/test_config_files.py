@@ -10,7 +10,7 @@ import torch
 from conftest import NEEDS, OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 
-from siamese.config import schema as configuration
+from siamese.config.load import load_train
 from siamese.config.schema import TrainConfig
 from siamese.data.lists import read_pairs
 from siamese.data.sources import LAYOUTS
@@ -68,7 +68,7 @@ def test_every_config_file_runs(
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             cfg = compose("train", [*overrides, "trainer=gpu"])
         with pytest.raises(ConfigError, match="no GPU"):
-            run(configuration.load_train(cfg), folder)
+            run(load_train(cfg), folder)
         return
     elif group == "model" and option != "koch":
         overrides = [o for o in overrides if not o.startswith("model.")] + [f"model={option}", "model.embedding_dim=8"]
@@ -79,7 +79,7 @@ def test_every_config_file_runs(
         if compose("train", overrides).model.name in ("resnet", "multicrop"):
             overrides += ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"]
         cfg = compose("train", overrides)
-    config = configuration.load_train(cfg)
+    config = load_train(cfg)
     result = train_folds(config, folder) if option == "view2" else run(config, folder)
     assert result["status"] == "done"
     assert np.isfinite(result["test/loss"])

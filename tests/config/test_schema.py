@@ -7,46 +7,89 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import NEEDS, OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from siamese.config import schema as configuration
+from siamese.config.data import DOWNLOADED_ROOT
+from siamese.config.defaults import group_defaults
+from siamese.config.load import compose_train
 from siamese.config.schema import TrainConfig
+from siamese.config.section import Section, to_plain
 from siamese.data.synthetic.plan import SyntheticSpec
 from siamese.errors import ConfigError
+from siamese.runs.records import config_text, read_config
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def load(*overrides: str) -> TrainConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides))
-    return configuration.load_train(cfg)
+    return compose_train(overrides)
 
 
 def test_defaults_are_the_reports_first_run() -> None:
     config = load()
     assert (config.optimizer.name, config.learning_rate, config.batch_size) == ("adam", 1e-4, 128)
     assert (config.model.batchnorm, config.model.dropout, config.weight_decay) == (False, 0.0, 0.0)
-    assert configuration.to_plain(config.scheduler) == {"name": "step", "step_size": 10, "gamma": 0.1}
+    assert to_plain(config.scheduler) == {"name": "step", "step_size": 10, "gamma": 0.1}
     assert (config.max_epochs, config.patience, config.monitor, config.threshold) == (20, 5, "val/loss", 0.5)
 
 
-def test_a_recipe_takes_photos_of_ones_own() -> None:
+def test_a_recipe_takes_the_users_own_photos() -> None:
     config = load("experiment=best/quick", "data=folder", "data.root=photos")
     assert (config.data.name, config.data.crop, config.protocol.name) == ("folder", 0.48, "holdout")
     assert config.unrestricted
     assert not load("experiment=best/restricted", "data=pairs", "data.list=a.csv").unrestricted
-    with pytest.raises(ConfigError, match="data=pairs tells no names"):
+    with pytest.raises(ConfigError, match="data=pairs has no identities"):
         load("experiment=best/quick", "data=pairs", "data.list=a.csv", "protocol.setting=unrestricted")
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_config_file_composes(group: str, option: str) -> None:
-    assert load(f"{group}='{option}'", *NEEDS.get((group, option), []))
+    """And `group_defaults`, which reads the files without Hydra, finds the same values."""
+    needs = NEEDS.get((group, option), [])
+    config = load(f"{group}='{option}'", *needs)
+    if group in TrainConfig.model_fields:
+        defaults, composed = group_defaults(group, option), to_plain(getattr(config, group))
+        assert defaults.keys() == composed.keys()
+        given = {need.partition("=")[0].removeprefix(f"{group}.") for need in needs}
+        resolved = {key for key, value in defaults.items() if isinstance(value, str) and "${" in value}
+        assert all(defaults[key] == composed[key] for key in defaults.keys() - given - resolved)
+
+
+def test_no_option_but_the_base_of_others() -> None:
+    with pytest.raises(ConfigError, match=r"data\.name is missing; choose an option of the group data"):
+        load("data=_images")
+
+
+def sections(kind: type[Section] = Section) -> list[type[Section]]:
+    """Every section in ``siamese.config``."""
+    found = [kind, *(found for child in kind.__subclasses__() for found in sections(child))]
+    return [section for section in found if section.__module__.startswith("siamese.config.") and section is not Section]
+
+
+def classes(annotation: object) -> list[type]:
+    """The classes that an annotation is made of."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in classes(part)]
+
+
+def test_every_key_is_described_and_only_its_file_has_a_default() -> None:
+    assert {"TrainConfig", "FolderData", "MulticropModel"} <= {section.__name__ for section in sections()}
+    for section in sections():
+        for key, field in section.model_fields.items():
+            is_group = any(issubclass(kind, Section) for kind in classes(field.annotation))
+            assert field.description or is_group, f"{section.__name__}.{key}"
+            assert field.is_required() or section.__name__ == "EvalConfig", f"{section.__name__}.{key}"
+
+
+def test_the_folder_of_downloads_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LFW_ROOT", raising=False)
+    assert load("data=lfw").data.root == DOWNLOADED_ROOT
 
 
 def test_every_group_of_the_defaults_list_is_tested() -> None:
@@ -67,14 +110,14 @@ def test_experiments_of_the_report_are_its_rows() -> None:
         "grid": ("adam", True, 0.0, 128, 0.0),
     }
     assert {option for _, option in OPTIONS if option.startswith("report/")} == {f"report/{row}" for row in rows}
-    first = configuration.to_plain(load())
+    first = to_plain(load())
     for name, expected in rows.items():
         config = load(f"experiment=report/{name}")
         model = config.model
         assert (
             config.optimizer.name, model.batchnorm, model.dropout, config.batch_size, config.weight_decay
         ) == expected  # fmt: skip
-        plain = configuration.to_plain(config)
+        plain = to_plain(config)
         others = set(plain) - {"optimizer", "model", "batch_size", "weight_decay", "name"}
         assert {key: plain[key] for key in others} == {key: first[key] for key in others}
 
@@ -106,18 +149,18 @@ def test_lfw_root_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_yaml_round_trip(tmp_path: Path) -> None:
     config = load("weight_decay=1e-6", "learning_rate=1e-4", "name=2024", "data.crop=150")
     file = tmp_path / "config.yaml"
-    file.write_text(configuration.config_text(config), encoding="utf-8")
-    assert configuration.read_config(file) == config
+    file.write_text(config_text(config), encoding="utf-8")
+    assert read_config(file) == config
 
 
 def test_errors_of_a_recorded_configuration_name_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("batch_size: [", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read"):
-        configuration.read_config(file)
+        read_config(file)
     file.write_text("batch_size: 3", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config\.yaml: name is missing"):
-        configuration.read_config(file)
+        read_config(file)
 
 
 def documented_commands() -> list[str]:
@@ -135,7 +178,7 @@ def test_documented_commands_compose(command: str) -> None:
     words = [word for word in re.split(r"\s{2,}", command)[0].split() if not word.startswith("-")]
     if "hydra/launcher=ray" in words:
         pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="an extra that is not in dev")
-    words = ["debug='nan'" if word == "debug=nan" else word for word in words]  # as `siamese.cli.run_app` does
+    words = ["debug='nan'" if word == "debug=nan" else word for word in words]  # as `run_app` does
     for word in words:
         key, _, values = word.partition("=")
         for value in [values] if values.startswith("[") else values.split(","):
