@@ -48,7 +48,7 @@ def serve(address: str) -> None:
                     os.dup2(outputs[1], 2)
                     os._exit(run(smaller(words), request["folder"], request["environment"]))
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-                if code == 0 and words[0].endswith(".py") and not any("dir=" in word for word in words):
+                if code == 0 and words[0].endswith(".py") and "resume=true" not in words:
                     finished.add(tuple(words))
             for descriptor in outputs:
                 os.close(descriptor)
