@@ -1,14 +1,11 @@
-"""Pydantic's findings about a configuration as one line each: the key, its value, what is wrong, the nearest key."""
+"""Check a configuration against its schema; errors are one line with the key, its value and what was expected."""
 
 from __future__ import annotations
 
 import difflib
 from typing import Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from siamese.errors import ConfigError, UnknownKeyError
 
@@ -16,12 +13,12 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def explained(error: ValidationError, plain: Any, schema: type[BaseModel]) -> ConfigError:
-    """The first of the findings as the error to raise; an `UnknownKeyError` where a key is unknown.
+    """Turn pydantic's error into a `ConfigError` about the first problem; an `UnknownKeyError` if a key is unknown.
 
     Args:
-        error: of validating ``plain``.
+        error: pydantic's error on ``plain``.
         plain: the configuration as nested dicts and lists.
-        schema: what it was to be.
+        schema: the section that ``plain`` was checked against.
     """
     details = error.errors(include_url=False)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
@@ -32,7 +29,7 @@ def explained(error: ValidationError, plain: Any, schema: type[BaseModel]) -> Co
 
 
 def _explain(detail: Any, plain: Any, schema: type[BaseModel]) -> str:
-    """One of pydantic's findings as ``key=value: what is wrong``."""
+    """Describe one of pydantic's problems as ``key=value: what is wrong``."""
     key, kind = _key(detail, plain), detail["type"]
     if kind == "extra_forbidden":
         return unknown_key(key, _known_keys(schema, plain, key.split(".")[:-1]))
@@ -49,10 +46,10 @@ def _explain(detail: Any, plain: Any, schema: type[BaseModel]) -> str:
 
 
 def _key(detail: Any, plain: Any) -> str:
-    """The key that one of pydantic's findings is about, as ``section.key``."""
+    """Return the key that one of pydantic's problems is about, as ``section.key``."""
     path, node = [], plain
     for part in detail["loc"]:
-        # In the location pydantic names the branch of a union too; only what is in the configuration is a key.
+        # Pydantic's location also contains the branch of a union, which is not a key of the configuration.
         is_branch = isinstance(node, dict) and part == node.get("name") and part not in node
         if (
             isinstance(part, int)
@@ -65,7 +62,7 @@ def _key(detail: Any, plain: Any) -> str:
 
 
 def _known_keys(schema: type[BaseModel], plain: Any, path: list[str]) -> list[str]:
-    """The keys that the section at ``path`` may hold."""
+    """Return the valid keys of the section at ``path``."""
     sections = [schema]
     for part in path:
         plain = plain.get(part) if isinstance(plain, dict) else None
@@ -87,7 +84,7 @@ def _sections_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def unknown_key(key: str, known: list[str]) -> str:
-    """That a key is unknown, with the nearest of those that are known."""
+    """Describe an unknown key, with the most similar valid key or all of them."""
     prefix, _, last = key.rpartition(".")
     near = difflib.get_close_matches(last, known, n=1)
     where = f" of {prefix}" if prefix else ""

@@ -1,19 +1,19 @@
-"""The names of rules for a threshold; apart from what applies them, so that a configuration is checked in no time."""
+"""Names of the rules that choose a threshold; `siamese.evaluation.thresholds` applies them."""
 
 from __future__ import annotations
 
 import re
 
-RULES = "accuracy, eer, or far:RATE with a false accept rate from 0 to below 1, as far:0.01"
+RULES = "accuracy, eer, or far:RATE with a false accept rate from 0 to below 1, such as far:0.01"
 
 _FAR = re.compile(r"far:(?P<rate>[0-9.eE+-]+)")
 
 
 def far_of(rule: str) -> float | None:
-    """The false accept rate that a rule asks for; None for the other two.
+    """Return the false accept rate of a rule ``far:RATE``; None for the other two rules.
 
     Raises:
-        ValueError: not one of `RULES`.
+        ValueError: the rule is not one of `RULES`.
     """
     if rule in ("accuracy", "eer"):
         return None
@@ -23,5 +23,5 @@ def far_of(rule: str) -> float | None:
     except ValueError:
         rate = -1.0
     if not 0 <= rate < 1:
-        raise ValueError(f"{rule!r} is no rule for a threshold: give {RULES}")
+        raise ValueError(f"{rule!r} is not a rule for the threshold; give {RULES}")
     return rate

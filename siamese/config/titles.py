@@ -1,4 +1,4 @@
-"""What data sets and protocols are called in logs and on pages."""
+"""Titles of data sets and protocols in logs and on pages."""
 
 DATASETS = {
     "lfw": "LFW, original images",
@@ -11,5 +11,5 @@ PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot", 
 
 
 def titled(name: object, titles: dict[str, str]) -> str:
-    """The title of a data set or protocol; the name itself if it has no title."""
+    """Return the title of a data set or protocol; the name itself if it has no title."""
     return titles.get(str(name), str(name))
