@@ -72,7 +72,6 @@ fuzz: $(READY)  ## feed random lists and images to the readers, FUZZ_SECONDS=600
 
 docs: $(READY)  ## build the site from docs/ into build/site
 	$(PIP) --editable '.[docs]'
-	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --strict
 
 format: $(READY)  ## format the code, and let ruff fix what it can
