@@ -18,6 +18,10 @@ from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Set before torch is imported: one thread for each of the test processes, which would wait for one another's.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from siamese.config.schema import TrainConfig
 from siamese.data.synthetic.plan import SyntheticSpec
 from siamese.data.synthetic.tree import write_lfw_tree
