@@ -33,7 +33,7 @@ BAD = {
     "negative seed": (["seed=-1"], "seed=-1: input should be greater than or equal to 0"),
     "unknown choice": (["monitor=train/loss"], "monitor='train/loss': input should be 'val/loss', 'val/acc' or"),
     "threshold that is no probability": (["threshold=1.5"], "threshold: 1.5 is neither a probability between 0 and 1"),
-    "unknown rule for the threshold": (["threshold=best"], "threshold: 'best' is not a rule for the threshold; give acc"),
+    "unknown rule for the threshold": (["threshold=best"], "threshold: 'best' is not a rule for the threshold; give "),
     "impossible rate": (["threshold=far:2"], "threshold: 'far:2' is not a rule for the threshold"),
     "similarities taken for logits": (["objective=ntxent", "calibration=none"], "give calibration=platt"),
     "names in the restricted setting": (["objective=arcface"], "give protocol.setting=unrestricted"),

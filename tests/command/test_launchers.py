@@ -30,7 +30,10 @@ def basic() -> dict[str, list[dict[str, str]]]:
     return {}
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher",
+    ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)],
+)
 def test_a_sweep_is_the_same_under_every_launcher(
     run_script: Run, tiny_overrides: list[str], tmp_path: Path, launcher: str, basic: dict[str, list[dict[str, str]]]
 ) -> None:

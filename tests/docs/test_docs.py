@@ -26,7 +26,12 @@ SERVER = Path(__file__).with_name("python_server.py")
 PARTS = {"optimizer": "rmsprop", "objective": "hinge", "model": "mlp"}
 OTHERS = SyntheticSpec(train_people=10, test_people=10, train_pairs=30, test_pairs=20, view2_pairs=20, seed=1)
 LANGUAGES = {"sh", "python", "yaml", "diff", "text"}
-RUN_PAGES = [page for page in PAGES if any(block.language == "sh" and not block.reason for block in blocks(page))]
+QUICK_PAGES = ("README.md", "docs/tutorial.md")
+RUN_PAGES = [
+    pytest.param(page, marks=[] if page in QUICK_PAGES else pytest.mark.slow)
+    for page in PAGES
+    if any(block.language == "sh" and not block.reason for block in blocks(page))
+]
 EXTRAS = {"docs/sweeps.md": "optuna", "docs/using-a-model.md": "onnxscript"}
 """Pages whose commands need a package that is not installed by default."""
 EXAMPLES = re.compile(
