@@ -77,7 +77,7 @@ def fit(
     network = network_of(config, arithmetic.dft)
     dataset = data_set(data, root)
     times = StepTimes()
-    with tempfile.TemporaryDirectory() as folder, global_settings(), exact_convolutions():
+    with tempfile.TemporaryDirectory() as folder, global_settings(), exact_convolutions(device):
         io = build.build_checkpoint_io(config)
         logger, _ = build_logger(config.logger, Path(folder), config.name)
         trainer = build.build_trainer(config, RunFolder(Path(folder)), device, arithmetic, io, logger)
@@ -321,7 +321,7 @@ def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:
     pixels, indices = dataset.pixels.to(where), dataset.test.indices
 
     @torch.inference_mode()
-    @exact_convolutions()
+    @exact_convolutions(where)
     def pairwise() -> Any:
         parts = [network(*(to_float(pixels[rows[:, side]]) for side in (0, 1))) for rows in indices.split(128)]
         return torch.cat(parts).cpu().numpy()

@@ -122,7 +122,7 @@ def swept_values() -> str:
         parsed = OverridesParser.create().parse_overrides(list(recorded["overrides"]["task"]))
         keys = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         keys |= set(recorded["sweeper"].get("params") or {})
-    except (OSError, HydraException, yaml.YAMLError):
+    except (OSError, KeyError, TypeError, ValueError, HydraException, yaml.YAMLError):
         return ""
     return ",".join(override for override in hydra.overrides.task if override.partition("=")[0] in keys)
 

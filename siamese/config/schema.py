@@ -33,6 +33,7 @@ HOW_IT_IS_STARTED = ("resume", "print_config")
 """Keys that may differ if a run is resumed."""
 
 Label = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1, max_length=120)]
+FolderName = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1)]
 
 
 def _text_of_32(value: object) -> object:
@@ -204,9 +205,15 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """The configuration of one evaluation. A key that is null leaves the run as it was trained and scored."""
+    """The configuration of one evaluation. A key that is null leaves the run as it was trained and scored.
 
-    run: Label | list[Label] = Field(description="folder of a finished run; a list of folders: an ensemble of runs")
+    Null is the default here, not only in ``conf/eval.yaml``, because `siamese.runs.finished.find_run` gives no more
+    than the run.
+    """
+
+    run: FolderName | list[FolderName] = Field(
+        description="folder of a finished run; a list of folders: an ensemble of runs"
+    )
     data: DataConfig | None = None
     protocol: EvalProtocol | None = None
     backend: BackendConfig | None = None

@@ -27,6 +27,7 @@ from siamese.data.dataset import to_float
 from siamese.errors import ConfigError, TrainingError
 from siamese.files import replacing, write_bytes_atomically, write_text_atomically
 from siamese.inference.verifier import Verifier
+from siamese.runs.finished import PREPROCESSING
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
         if not differences[name] <= AGREES:
             raise TrainingError(f"{file}: differs from PyTorch by {differences[name]:.1e}, more than {AGREES:.0e}")
         log.info("%s: differs from PyTorch by at most %.1e", file, differences[name])
-    facts = {key: getattr(options, key) for key in ("image_size", "color", "crop", "interpolation")}
+    facts = {key: getattr(options, key) for key in PREPROCESSING}
     facts |= {
         "threshold": verifier.decision.threshold,
         "embedding_dim": dimensions,

@@ -72,7 +72,7 @@ def occlusion_maps(verifier: Verifier, first: Photo, second: Photo) -> Occlusion
     side = x_2CHW.shape[-1]
     window = max(1, round(WINDOW * side))
     maps = []
-    with torch.no_grad(), exact_convolutions():
+    with torch.no_grad(), exact_convolutions(verifier.device):
         z_2D = encoder(x_2CHW)
         for k in (0, 1):
             other_1D = z_2D[1 - k : 2 - k]

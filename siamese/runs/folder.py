@@ -112,7 +112,7 @@ class RunFolder:
         """Add facts to ``result.json`` and return the whole record.
 
         Args:
-            facts: keys of `Result`, either as its attributes or as in the file (``test/acc``); NaN becomes null.
+            facts: keys of ``result.json`` (``test/acc``); NaN becomes null.
 
         Raises:
             pydantic.ValidationError: a key is not documented in `Result`, or a value has the wrong type.

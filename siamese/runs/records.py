@@ -10,9 +10,8 @@
 ``folds.csv``             a row per fold of View 2
 ========================  ==========================================================
 
-Every writer replaces the whole file at once. Every reader takes ``problems``. If it is None, a missing or damaged file
-is an error. If it is a list, as for the pages, the reader appends one line per problem to it and returns what it could
-read.
+Every writer replaces the whole file at once. A damaged file is an error. For the pages most readers take a list of
+``problems``: they then append one line per missing or damaged file to it and return what they could read.
 """
 
 from __future__ import annotations
@@ -198,17 +197,20 @@ def _is_documented(key: str) -> bool:
 
 
 def read_result(file: Path, problems: list[str] | None = None) -> Result | None:
-    """Read a ``result.json``; return None if there is no such file.
+    """Read a ``result.json``; return None (with ``problems``: an empty record) if there is no such file.
 
     Raises:
         ConfigError: it is damaged (without ``problems``).
     """
     if problems is None:
         try:
-            return Result.model_validate(json.loads(file.read_text(encoding="utf-8")))
+            plain = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(plain, dict):
+                raise ValueError("not a JSON object")
+            return validate(plain, Result)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except (ConfigError, OSError, ValueError, RecursionError) as error:
             raise _unreadable(file, error) from None
     plain = read_mapping(file, json.loads, problems)
     try:

@@ -33,12 +33,15 @@ def pick_device(config: TrainConfig) -> torch.device:
 
 
 @contextlib.contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Context in which float32 convolutions on a GPU use float32.
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Context in which float32 convolutions on a GPU use float32; does nothing for the CPU.
 
     By default PyTorch rounds their inputs to the ten bits of TF32, and a GPU would score a run differently than a CPU.
     (It does not round the inputs of matrix products.)
     """
+    if device.type != "cuda":
+        yield
+        return
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -51,7 +51,7 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
     except FileNotFoundError:
         raise DataError(f"{source}: no such checkpoint; give the folder of a run that kept its weights") from None
     except UNREADABLE as error:
-        raise DataError(f"{source}: is not a checkpoint that can be loaded safely ({first_line(error)})") from None
+        raise DataError(f"{source}: is not a checkpoint that can be loaded safely ({first_sentence(error)})") from None
     prefix = "average.module." if "average.n_averaged" in state else "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     with torch.device("meta"):  # allocates and draws nothing: the tensors of the checkpoint become the parameters
@@ -59,7 +59,7 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise DataError(f"{source}: the weights do not fit the run's config.yaml ({first_line(error)})") from None
+        raise DataError(f"{source}: the weights do not fit the run's config.yaml ({first_sentence(error)})") from None
     return network.eval()
 
 
@@ -93,12 +93,12 @@ def load_backend(file: Path, config: BackendConfig, embedding_dim: int) -> nn.Mo
         raise DataError(f"{file}: no such file; fit the back end again: eval.py backend={name}") from None
     except UNREADABLE as error:
         raise DataError(
-            f"{file}: is not a fitted backend={name} ({first_line(error)}); fit it again: eval.py backend={name}"
+            f"{file}: is not a fitted backend={name} ({first_sentence(error)}); fit it again: eval.py backend={name}"
         ) from None
     return head
 
 
-def first_line(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
     """Return the first sentence of an error message, at most 300 characters."""
     return " ".join(str(error).split(". ")[0].split())[:300] or type(error).__name__
 

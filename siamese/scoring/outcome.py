@@ -66,17 +66,17 @@ def record_predictions(
 
 
 def log_test_figures(result: Result) -> None:
-    """Log the accuracy on the test pairs and what it was measured on."""
-    low, high = result.test_acc_ci or (float("nan"), float("nan"))
-    spread = (
-        "" if result.folds is None
-        else f", standard error over {result.folds} folds {100 * (result.test_acc_se or 0):.1f}"
-    )  # fmt: skip
+    """Log the figures of the test pairs and what they were measured on; "-" for a figure that is not defined."""
+
+    def shown(value: float | None, digits: int, factor: float = 1.0) -> str:
+        return "-" if value is None else f"{factor * value:.{digits}f}"
+
+    low, high = (shown(end, 1, 100) for end in result.test_acc_ci or (None, None))
+    folds = f", standard error over {result.folds} folds {shown(result.test_acc_se, 1, 100)}" if result.folds else ""
     log.info(
-        "test accuracy %.1f %% (95 %% confidence interval: %.1f - %.1f%s)  loss %.4f  AUC %s  EER %s  "
+        "test accuracy %s %% (95 %% confidence interval: %s - %s%s)  loss %s  AUC %s  EER %s %%  "
         "(%d pairs of %s, %s, %s)",
-        100 * (result.test_acc or 0), 100 * low, 100 * high, spread, result.test_loss,
-        "-" if result.test_auc is None else f"{result.test_auc:.3f}",
-        "-" if result.test_eer is None else f"{100 * result.test_eer:.1f} %",
-        result.n_test, result.dataset, titled(result.protocol, PROTOCOLS), result.setting,
+        shown(result.test_acc, 1, 100), low, high, folds, shown(result.test_loss, 4), shown(result.test_auc, 3),
+        shown(result.test_eer, 1, 100), result.n_test, result.dataset, titled(result.protocol, PROTOCOLS),
+        result.setting,
     )  # fmt: skip

@@ -84,6 +84,6 @@ def embed_images(
         [B, D] on ``device``; bfloat16 under autocast, else float32.
     """
     network = network.to(device).eval()
-    with exact_convolutions(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with exact_convolutions(device), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         parts = [network.embed(to_float(pixels[chunk].to(device))) for chunk in rows.split(CHUNK)]
     return torch.cat(parts) if parts else torch.empty(0, device=device)

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from siamese.errors import DataError
 from siamese.files import replacing
-from siamese.scoring.networks import UNREADABLE, first_line
+from siamese.scoring.networks import UNREADABLE, first_sentence
 
 NEEDED_TO_RESUME = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
 """Keys of a checkpoint without which training cannot be resumed."""
@@ -52,7 +52,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             missing = NEEDED_TO_RESUME - checkpoint.keys()
         except UNREADABLE as error:
             raise DataError(
-                f"{path}: cannot resume from this file ({first_line(error)}); delete it to start again"
+                f"{path}: cannot resume from this file ({first_sentence(error)}); delete it to start again"
             ) from None
         if missing:
             raise DataError(f"{path}: cannot resume from this file (no {min(missing)}); delete it to start again")

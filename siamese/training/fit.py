@@ -120,7 +120,7 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
         logging_redirect_tqdm(),
         helpers_and_signals(config, folder),
         explained_failures(config, folder),
-        exact_convolutions(),
+        exact_convolutions(session.device),
     ):
         trainer.fit(module, build_data_module(config, data), ckpt_path=resumed, weights_only=True)
     if profiler is not None:

@@ -23,7 +23,8 @@ EXPECTED_WARNINGS = (
 def global_settings() -> Iterator[None]:
     """Context of a run, also as a decorator: silence `EXPECTED_WARNINGS` and info messages of Lightning.
 
-    Afterwards the settings are as before, including torch's deterministic mode, which Lightning's Trainer switches on.
+    Afterwards warnings, log levels and torch's deterministic mode, which Lightning's Trainer switches on, are as
+    before. The random generators stay seeded, and the environment variables of ``seed_everything`` stay set.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

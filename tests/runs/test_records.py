@@ -314,3 +314,12 @@ def test_a_mapping_for_the_page(tmp_path: Path, content: str, expected: dict[str
     assert records.read_mapping(file, yaml.safe_load, problems) == expected
     assert len(problems) == (problem is not None)
     assert not problems or problems[0].startswith(problem or "")
+
+
+def test_a_damaged_result_is_one_line_that_names_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text('{"status": "done", "n_test": "many"}')
+    with pytest.raises(ConfigError) as error:
+        records.read_result(file)
+    what = "n_test='many': input should be a valid integer"
+    assert str(error.value) == f"{file}: cannot be read ({what}); restore it or choose another folder"
