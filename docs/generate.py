@@ -64,7 +64,7 @@ COLUMNS = {
     "val/auc": "area under the ROC curve of the validation pairs",
     "lr": "learning rate",
     "seconds": "time of the epoch, validation included",
-    "split": "`train`, `val` or `test`",
+    "split": "`val` or `test`; in `split.csv` also `train`",
     "image1": "first image, relative to the image folder",
     "image2": "second image, relative to the image folder",
     "label": "1: same pair, 0: different pair",

@@ -130,14 +130,16 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for command in HYDRA:
         purpose = {"train": "train, test and report a network", "eval": "score a finished run"}[command]
-        commands.add_parser(command, add_help=False, help=f"{purpose}; arguments as of {command}.py: key=value ...")
+        commands.add_parser(
+            command, add_help=False, help=f"{purpose}; takes the same arguments as {command}.py: key=value ..."
+        )
     _add_reports(commands.add_parser)
     _add_questions(commands.add_parser)
 
     searched = commands.add_parser("search", help="search for hyperparameters by validation, with Optuna")
     searched.add_argument("space", help="YAML file with a search space, or the name of one in conf/search: quick")
     searched.add_argument("folder", type=Path, help="output folder of the search; an existing search there is resumed")
-    searched.add_argument("override", nargs="*", help="key=value for every trial, as for train")
+    searched.add_argument("override", nargs="*", help="key=value that applies to all trials, as for train")
     searched.add_argument("--trials", type=int, metavar="N", help="total number of trials (overrides the file)")
 
     exported = commands.add_parser("export", help="write a run's network in ONNX or torch.export format")
@@ -164,7 +166,9 @@ def _add_reports(add: AddParser) -> None:
     data.add_argument(
         "path", type=Path, help="a folder of one folder per person, the root folder of LFW, or a CSV file of pairs"
     )
-    data.add_argument("option", nargs="*", help="key=value of the configuration's group data, such as split_seed=1")
+    data.add_argument(
+        "option", nargs="*", help="key=value that sets a key of the configuration group data, such as split_seed=1"
+    )
     data.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     data.add_argument("--contact-sheet", type=Path, metavar="FILE", help="write images of some people to FILE")
 
@@ -173,7 +177,7 @@ def _add_questions(add: AddParser) -> None:
     """Add the subcommands that apply a finished run to photos."""
     verify = add("verify", help="decide whether two photos show the same person, as JSON")
     verify.add_argument("run", type=Path, help="folder of a finished run")
-    verify.add_argument("photo", type=Path, nargs="*", help="two image files")
+    verify.add_argument("photo", type=Path, nargs="*", help="two image files (or use --pairs)")
     verify.add_argument(
         "--pairs", type=Path, metavar="FILE", help="CSV file with the columns image1, image2 and optionally label"
     )
@@ -186,7 +190,9 @@ def _add_questions(add: AddParser) -> None:
 
     identify = add("identify", help="rank the people of a gallery for a photo, as JSON")
     identify.add_argument("run", type=Path, help="folder of a finished run")
-    identify.add_argument("gallery", type=Path, help="folder with a folder of photos, or one photo, for each person")
+    identify.add_argument(
+        "gallery", type=Path, help="folder that contains, for each person, a subfolder of photos or one photo"
+    )
     identify.add_argument("photo", type=Path, help="the photo to identify")
     identify.add_argument("--top", type=int, default=5, help="number of people to print (default 5)")
 

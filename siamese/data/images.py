@@ -1,7 +1,8 @@
 """How a photo becomes the network's input: open, turn upright, make grey or RGB, crop, resize.
 
 `crop_box` is the only place that decides which part of a photo the network sees; `siamese.data.image_cache` decodes
-all images of a data set and keeps the result on disk.
+all images of a data set and keeps the result on disk. If you change how images are decoded or cropped, raise ``FORMAT``
+there; otherwise old pixels are used.
 """
 
 from __future__ import annotations

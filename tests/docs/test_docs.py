@@ -196,7 +196,9 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert done.returncode == 0, f"{script}\n{done.stdout}"
 
         run("python train.py optimizer=adam model.batchnorm=true hydra.run.dir=RUN")
-        for name in ("RUN1", "RUN2", "RUN3", "FOLDER", "FOLDER1", "FOLDER2", "FOLDER3", "outputs/DATE/TIME"):
+        for name in (
+            "STOPPED_RUN", "RUN1", "RUN2", "RUN3", "FOLDER", "FOLDER1", "FOLDER2", "FOLDER3", "outputs/DATE/TIME",
+        ):  # fmt: skip
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(folder / "RUN")
         yield run
