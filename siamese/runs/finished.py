@@ -130,7 +130,9 @@ def _check_protocol(config: EvalConfig, trained: TrainConfig, own: bool) -> None
         )
     # Setting and fold are the run's. Their values in conf/protocol/*.yaml count as "not given", and the setting of the
     # user's own data comes with its group.
-    for key, not_given in () if own else (("setting", "restricted"), ("fold", None)):
+    defaults = group_defaults("protocol", config.protocol.name) if config.protocol else {}
+    for key in () if own else ("setting", "fold"):
+        not_given = defaults.get(key)
         asked, given = getattr(config.protocol, key, not_given), getattr(trained.protocol, key, None)
         if asked not in (not_given, given):
             raise ConfigError(f"protocol.{key}={asked}: the run was trained with protocol.{key}={given}; leave it out")
