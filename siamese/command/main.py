@@ -137,7 +137,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_questions(commands.add_parser)
 
     searched = commands.add_parser("search", help="search for hyperparameters by validation, with Optuna")
-    searched.add_argument("space", help="YAML file with a search space, or the name of one in conf/search: quick")
+    searched.add_argument(
+        "space", help="YAML file with a search space, or a name in conf/search such as quick"
+    )
     searched.add_argument("folder", type=Path, help="output folder of the search; an existing search there is resumed")
     searched.add_argument("override", nargs="*", help="key=value that applies to all trials, as for train")
     searched.add_argument("--trials", type=int, metavar="N", help="total number of trials (overrides the file)")
@@ -154,7 +156,9 @@ def _add_reports(add: AddParser) -> None:
     report = add("report", help="rebuild run pages and sweep pages from the files of the runs")
     report.add_argument("folder", type=Path, help="a run folder, or a folder with runs below it, such as a sweep")
     report.add_argument(
-        "--explain", action="store_true", help="add occlusion maps to the gallery of a run page (needs the network)"
+        "--explain",
+        action="store_true",
+        help="add occlusion maps to the gallery of a run page (loads the weights)",
     )
 
     reproduction = add("reproduction", help="compare runs with the figures of the course report, as Markdown tables")
@@ -164,7 +168,7 @@ def _add_reports(add: AddParser) -> None:
 
     data = add("data", help="summarise a data set and list its problems")
     data.add_argument(
-        "path", type=Path, help="a folder of one folder per person, the root folder of LFW, or a CSV file of pairs"
+        "path", type=Path, help="a folder with one subfolder per person, the root folder of LFW, or a CSV file of pairs"
     )
     data.add_argument(
         "option", nargs="*", help="key=value that sets a key of the configuration group data, such as split_seed=1"
