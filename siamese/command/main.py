@@ -137,9 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_questions(commands.add_parser)
 
     searched = commands.add_parser("search", help="search for hyperparameters by validation, with Optuna")
-    searched.add_argument(
-        "space", help="YAML file with a search space, or a name in conf/search such as quick"
-    )
+    searched.add_argument("space", help="YAML file with a search space, or a name in conf/search such as quick")
     searched.add_argument("folder", type=Path, help="output folder of the search; an existing search there is resumed")
     searched.add_argument("override", nargs="*", help="key=value that applies to all trials, as for train")
     searched.add_argument("--trials", type=int, metavar="N", help="total number of trials (overrides the file)")
