@@ -188,7 +188,7 @@ class CohortHead(nn.Module):
         self.register_buffer("bias", torch.zeros(size, dtype=torch.float64))
 
     def fit(self, z_CD: Tensor) -> None:
-        """Set the cohort: embeddings [C, D] of one image each of many people, none of whom will be scored."""
+        """Set the cohort: embeddings [C, D] of one image each of many people who are not scored."""
         _, self.key, self.bias = self.head.factors(z_CD)
 
     def statistics(self, z_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The configuration: every file composes, and what cannot work is told in one line before anything is written."""
+"""The configuration: every file composes, and impossible values are one-line errors before anything is written."""
 
 from __future__ import annotations
 
