@@ -31,7 +31,8 @@ python train.py --help
 
 Set a key as `key=value` and choose an option of a group as `group=option`. `-m` runs all combinations of `key=a,b,c`.
 The first command changes two keys and one group. The second prints all keys with their defaults. `--cfg job` instead of
-`--help` prints the configuration of a run and exits. The defaults are the first run of the course report.
+`--help` prints the configuration of a run and exits. The default model and training settings are those of row 1 of the
+[course report](reproduction.md).
 """
 
 RECORDS = """# Records
@@ -40,7 +41,8 @@ RECORDS = """# Records
 python train.py data=synthetic hydra.run.dir=outputs/mine
 ```
 
-This command writes the files below into `outputs/mine/`. [Run folder](run-folder.md) lists the other files of a run.
+This command writes its run folder, `outputs/mine/`. The sections below document the keys and columns of its files.
+`split.csv` is written only for your own photos. [Run folder](run-folder.md) lists all files of a run.
 
 ## `result.json`
 
@@ -50,7 +52,7 @@ under the ROC curve) of pairs that all have the same label.
 
 FILES = {
     "experiment": "A file that sets several keys and groups. Other overrides are applied on top of it.",
-    "regularization": "A shortcut that sets one key. The same key on the command line wins.",
+    "regularization": "A shortcut that sets one key. The same key on the command line overrides it.",
     "debug": "A mode for debugging: [debug a run](debugging.md).",
 }
 """Groups that have no keys of their own -> what their files are."""
@@ -58,13 +60,13 @@ FILES = {
 COLUMNS = {
     "epoch": "epoch, counted from 1",
     "train/loss": "mean training loss of the epoch",
-    "train/acc": "training accuracy, only for objectives on labelled pairs that give logits",
+    "train/acc": "training accuracy, only with `objective=bce`",
     "val/loss": "binary cross-entropy of the validation pairs",
     "val/acc": "accuracy on the validation pairs",
     "val/auc": "area under the ROC curve of the validation pairs",
     "lr": "learning rate",
-    "seconds": "time of the epoch, validation included",
-    "split": "`val` or `test`; in `split.csv` also `train`",
+    "seconds": "time of the epoch, including validation",
+    "split": "set of the pair or image: `val` or `test`, in `split.csv` also `train`",
     "image1": "first image, relative to the image folder",
     "image2": "second image, relative to the image folder",
     "label": "1: same pair, 0: different pair",

@@ -136,16 +136,18 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reports(commands.add_parser)
     _add_questions(commands.add_parser)
 
-    searched = commands.add_parser("search", help="search for hyperparameters by validation, with Optuna")
+    searched = commands.add_parser(
+        "search", help="find the hyperparameters with the best validation figure, using Optuna"
+    )
     searched.add_argument("space", help="YAML file with a search space, or a name in conf/search such as quick")
     searched.add_argument("folder", type=Path, help="output folder of the search; an existing search there is resumed")
-    searched.add_argument("override", nargs="*", help="key=value that applies to all trials, as for train")
+    searched.add_argument("override", nargs="*", help="key=value as for train; applies to all trials")
     searched.add_argument("--trials", type=int, metavar="N", help="total number of trials (overrides the file)")
 
     exported = commands.add_parser("export", help="write a run's network in ONNX or torch.export format")
     exported.add_argument("run", type=Path, help="folder of a finished run")
     exported.add_argument("folder", type=Path, help="output folder; created if missing")
-    exported.add_argument("--format", default="onnx", help="onnx (default) or pt2")
+    exported.add_argument("--format", default="onnx", help="onnx (default), or pt2 for torch.export")
     return parser
 
 
@@ -156,10 +158,10 @@ def _add_reports(add: AddParser) -> None:
     report.add_argument(
         "--explain",
         action="store_true",
-        help="add occlusion maps to the gallery of a run page (loads the weights)",
+        help="also add occlusion maps to the gallery of a single run's page (loads the weights)",
     )
 
-    reproduction = add("reproduction", help="compare runs with the figures of the course report, as Markdown tables")
+    reproduction = add("reproduction", help="print Markdown tables that compare runs with the course report")
     reproduction.add_argument(
         "folder", type=Path, nargs="+", help="a folder with runs of experiment=report/... below it"
     )
@@ -177,7 +179,7 @@ def _add_reports(add: AddParser) -> None:
 
 def _add_questions(add: AddParser) -> None:
     """Add the subcommands that apply a finished run to photos."""
-    verify = add("verify", help="decide whether two photos show the same person, as JSON")
+    verify = add("verify", help="decide whether two photos show the same person; print JSON")
     verify.add_argument("run", type=Path, help="folder of a finished run")
     verify.add_argument("photo", type=Path, nargs="*", help="two image files (or use --pairs)")
     verify.add_argument(
@@ -187,10 +189,10 @@ def _add_questions(add: AddParser) -> None:
 
     embed = add("embed", help="write the embeddings of all photos in a folder")
     embed.add_argument("run", type=Path, help="folder of a finished run")
-    embed.add_argument("folder", type=Path, help="folder of photos, at any depth")
+    embed.add_argument("folder", type=Path, help="folder of photos; subfolders are included")
     embed.add_argument("out", type=Path, help="output file, .npy or .csv")
 
-    identify = add("identify", help="rank the people of a gallery for a photo, as JSON")
+    identify = add("identify", help="rank the people of a gallery by their similarity to a photo; print JSON")
     identify.add_argument("run", type=Path, help="folder of a finished run")
     identify.add_argument(
         "gallery", type=Path, help="folder that contains, for each person, a subfolder of photos or one photo"

@@ -10,7 +10,7 @@ from siamese.config.section import Section
 
 
 class BackendConfig(Section):
-    """What scores a pair of embeddings of the trained network."""
+    """How a pair of embeddings is scored after training."""
 
     name: Literal["network", "l1", "lda", "plda"] = Field(
         description="the network's own output, or a model that is fitted to the training images' embeddings"
@@ -19,12 +19,12 @@ class BackendConfig(Section):
         gt=0, le=1, description="l1: weight of the L2 penalty; lda, plda: shrinkage of the within-person covariance"
     )
     within: float = Field(
-        gt=0, description="lda, plda: factor on the within-person covariance; above 1 if the network fits its training "
-        "people more tightly than others",
+        gt=0, description="lda, plda: factor on the within-person covariance; use more than 1 if the embeddings of a "
+        "training person vary less than those of a new person",
     )  # fmt: skip
     cohort: int = Field(
-        ge=0, description="lda, plda: normalize each score by the scores against this many of the most similar images "
-        "of other training people (adaptive s-norm); 0: off",
+        ge=0, description="lda, plda: normalize each score by the mean and standard deviation of this many highest "
+        "scores against images of other training people (adaptive s-norm); 0: off",
     )  # fmt: skip
 
     @model_validator(mode="after")

@@ -26,7 +26,8 @@ class ImageOptions(Section):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(description="method for resizing")
     cache: str = Field(min_length=1, description="folder of the cache of decoded images")
     split: Literal["pairs", "people"] = Field(
-        description="what training and validation may not share: pairs (a person may be in both), or people"
+        description="how validation is kept apart: by pairs (a person may be in both training and validation), or by "
+        "people (no person is in both)"
     )
     val_fraction: float = Field(
         gt=0, lt=1, description="fraction of the training pairs (data=folder: of the people) used for validation"
@@ -48,7 +49,7 @@ class LfwData(ImageOptions):
 
 
 class SyntheticData(ImageOptions):
-    """Synthetic faces, drawn and written to ``root`` in LFW's layout at first use."""
+    """Synthetic faces, rendered at first use and written to ``root`` in LFW's layout."""
 
     name: Literal["synthetic"] = Field(description="the data set")
     root: str = Field(min_length=1, description="folder to write the data set to, or to read it from")
@@ -66,12 +67,12 @@ class OwnData(ImageOptions):
     """What ``data=folder`` and ``data=pairs`` share: the user's own photos."""
 
     test_fraction: float = Field(
-        gt=0, lt=1, description="fraction of the people (data=pairs: of the pairs) used for the test"
+        gt=0, lt=1, description="fraction of the people (data=pairs: of the pairs) used for testing"
     )
 
 
 class FolderData(OwnData):
-    """One folder of photos per person. ``split_seed`` decides who is in which set, and which pairs are formed."""
+    """One folder of photos per person. ``split_seed`` seeds the assignment of people to sets and the draw of pairs."""
 
     name: Literal["folder"] = Field(description="the data set")
     root: str = Field(min_length=1, description="folder that holds one folder per person")

@@ -35,13 +35,15 @@ class ResidualModel(Section):
     )
     blocks: list[Positive] = Field(min_length=1, max_length=6, description="residual blocks of each stage")
     pooling: Literal["average", "flatten"] = Field(
-        description="how the last feature map becomes a vector: mean over positions, or all positions"
+        description="how the last feature map becomes a vector: mean over its positions (average), or all positions "
+        "(flatten)"
     )
     stem: Literal["pool", "conv"] = Field(
-        description="how the image is halved first: max pooling, or the stride of the first block (slower)"
+        description="first step that halves the image: max pooling (pool), or the stride of the first block (conv, "
+        "slower)"
     )
     dropout: float = Field(ge=0, lt=1, description="dropout probability before the embedding layer; 0: off")
-    embedding_dim: int = Field(ge=1, description="length of the embedding; model=multicrop: of each network's")
+    embedding_dim: int = Field(ge=1, description="length of the embedding; model=multicrop: of each network")
 
     @model_validator(mode="after")
     def _stages_agree(self) -> ResidualModel:
@@ -71,10 +73,11 @@ class TorchvisionModel(Section):
 
     name: Literal["torchvision"] = Field(description="the network")
     backbone: Literal["resnet18", "resnet34", "resnet50", "mobilenet_v3_small", "mobilenet_v3_large"] = Field(
-        description="torchvision's name of the network"
+        description="name of the network in torchvision"
     )
     weights: Literal["imagenet"] | None = Field(
-        description="pretrained weights, downloaded at first use; they count as outside data; null: random weights"
+        description="imagenet: pretrained weights, downloaded at first use, which set outside_data in result.json; "
+        "null: random weights"
     )
     dropout: float = Field(ge=0, lt=1, description="dropout probability before the embedding layer; 0: off")
     embedding_dim: int = Field(ge=1, description="length of the embedding")

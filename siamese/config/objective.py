@@ -36,7 +36,7 @@ class NtxentObjective(GroupObjective):
     name: Literal["ntxent"] = Field(description="the loss")
     temperature: float = Field(gt=0, description="divisor of the cosine similarities")
     pair_weight: float = Field(
-        ge=0, description="weight of the added binary cross-entropy of the listed pairs (restricted setting); 0: off"
+        ge=0, description="weight of an additional binary cross-entropy on listed pairs (restricted setting); 0: off"
     )
 
 
@@ -47,8 +47,8 @@ class TripletObjective(GroupObjective):
     distance: Literal["cosine", "euclidean"] = Field(description="distance of two embeddings, scaled to length 1")
     margin: float = Field(gt=0, description="distance by which a negative should be farther away than a positive")
     mining: Literal["all", "semihard", "hard"] = Field(
-        description="negatives used: all within the margin, only those of them that are farther away than the positive "
-        "(semihard), or only those that are nearer (hard)"
+        description="negatives used: those within the margin (all); of these, only those farther away than the "
+        "positive (semihard); or only those nearer than the positive (hard)"
     )
 
 

@@ -31,7 +31,7 @@ class View2Protocol(Section):
 
 
 class HoldoutProtocol(Section):
-    """The test of the user's own data: pairs of people who are not in the training set."""
+    """Test on your own photos: pairs of people who are not in the training set."""
 
     name: Literal["holdout"] = Field(description="the protocol")
     setting: Setting = Field(description=SETTING)

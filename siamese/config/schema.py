@@ -63,8 +63,8 @@ class TrainConfig(Section):
         description="validation figure that selects the best epoch and stops training early"
     )
     calibration: Literal["auto", "none", "platt", "temperature"] = Field(
-        description="how scores become probabilities, fitted to the validation pairs; auto: none if objective=bce and "
-        "backend=network, else platt"
+        description="how scores become probabilities: none (the scores are logits), or a method that is fitted to the "
+        "validation pairs; auto: none if objective=bce and backend=network, else platt"
     )
     threshold: Annotated[float | str, PlainValidator(_threshold)] = Field(
         description="decision boundary on the probability: a number between 0 and 1, or a rule that chooses it on the "
@@ -80,15 +80,16 @@ class TrainConfig(Section):
     )  # fmt: skip
     ema_decay: float = Field(
         ge=0, lt=1,
-        description="decay per step of an exponential moving average of the weights, which is validated and kept "
-        "instead of the weights themselves; 0: off",
+        description="decay per step of an exponential moving average of the weights; validation and test then use "
+        "the average instead of the weights; 0: off",
     )  # fmt: skip
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text_of_32)] = Field(
         description="number format: float32, mixed precision with bfloat16, or auto: bf16 where this machine is much "
         "faster with it"
     )
     convolution: Literal["auto", "direct", "dft"] = Field(
-        description="algorithm for the convolutions of model=koch: direct, by Fourier transform (dft), or the faster"
+        description="algorithm for the convolutions of model=koch: direct, dft (discrete Fourier transform), or auto: "
+        "the faster of the two"
     )
     checkpoint: Annotated[CheckpointConfig, BeforeValidator(as_section)]
     resume: bool = Field(description="resume the run in the output folder")

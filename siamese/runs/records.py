@@ -56,11 +56,17 @@ def _key(name: str, description: str, unit: str = "", present: str = DONE) -> An
 KEY_PATTERNS = (
     (r"version/\w+", "version/PACKAGE", "version of Python, of this package, and of the main libraries", "", START),
     (r"oneshot/\d+/acc", "oneshot/N/acc", "accuracy of N-way one-shot identification", "fraction", ONESHOT),
-    (r"oneshot/\d+/acc_ci", "oneshot/N/acc_ci", "its 95 % confidence interval (Wilson)", "fraction", ONESHOT),
+    (
+        r"oneshot/\d+/acc_ci",
+        "oneshot/N/acc_ci",
+        "95 % confidence interval of `oneshot/N/acc` (Wilson)",
+        "fraction",
+        ONESHOT,
+    ),
     (
         r"oneshot/\d+/pixels",
         "oneshot/N/pixels",
-        "its accuracy for the nearest image by pixels",
+        "accuracy of choosing the image with the nearest pixels instead",
         "fraction",
         ONESHOT,
     ),
@@ -85,18 +91,20 @@ class Result(BaseModel):
     run: str | list[str] | None = _key(
         "run", "folder of the evaluated run, or folders of an ensemble", present=EVALUATION
     )
-    trained_on: str | None = _key("trained_on", "data set of the evaluated run", present=EVALUATION)
+    trained_on: str | None = _key("trained_on", "data set that the evaluated run was trained on", present=EVALUATION)
     dataset: str | None = _key("dataset", "data set", present=START)
     protocol: str | None = _key("protocol", "`view1`, `view2`, `holdout` or `oneshot`", present=START)
     setting: str | None = _key("setting", "`restricted` or `unrestricted`", present=START)
     outside_data: bool | None = _key(
-        "outside_data", "whether images other than the data set's own shaped the images or the weights", present=START
+        "outside_data",
+        "whether images from outside the data set were used to align its images or to pretrain the weights",
+        present=START,
     )
     image_root: str | None = _key("image_root", "folder that image names are relative to", present=START)
     seed: int | None = _key("seed", "seed of the weights, the order of the data and dropout", present=START)
-    precision: str | None = _key("precision", "`32` or `bf16`, as used", present=START)
-    convolution: str | None = _key("convolution", "`direct` or `dft`, as used", present=START)
-    device: str | None = _key("device", "processor or GPU, with its number of threads", present=START)
+    precision: str | None = _key("precision", "precision that was used: `32` or `bf16`", present=START)
+    convolution: str | None = _key("convolution", "convolution that was used: `direct` or `dft`", present=START)
+    device: str | None = _key("device", "GPU, or processor with its number of threads", present=START)
     git_commit: str | None = _key("git_commit", "commit of the source tree (in a clone)", present=START)
     git_dirty: bool | None = _key("git_dirty", "whether the source tree had uncommitted changes", present=START)
 
@@ -113,37 +121,39 @@ class Result(BaseModel):
     val_acc: float | None = _key("val/acc", "accuracy on the validation pairs", "fraction")
     val_auc: float | None = _key("val/auc", "area under the ROC curve of the validation pairs", "fraction")
     test_loss: float | None = _key("test/loss", "binary cross-entropy on the test pairs", "nats")
-    test_loss_ci: Interval | None = _key("test/loss_ci", "its 95 % confidence interval (Student)", "nats")
+    test_loss_ci: Interval | None = _key("test/loss_ci", "95 % confidence interval of `test/loss` (Student)", "nats")
     test_acc: float | None = _key("test/acc", "accuracy on the test pairs; View 2: mean over the folds", "fraction")
     test_acc_ci: Interval | None = _key(
-        "test/acc_ci", "its 95 % confidence interval (Wilson; View 2: Student over the folds)", "fraction"
+        "test/acc_ci", "95 % confidence interval of `test/acc` (Wilson; View 2: Student over the folds)", "fraction"
     )
     test_acc_se: float | None = _key("test/acc_se", "standard error of the mean over the folds", "fraction", FOLDS)
     test_auc: float | None = _key("test/auc", "area under the ROC curve of the test pairs", "fraction")
-    test_auc_ci: Interval | None = _key("test/auc_ci", "its 95 % confidence interval (DeLong)", "fraction")
+    test_auc_ci: Interval | None = _key("test/auc_ci", "95 % confidence interval of `test/auc` (DeLong)", "fraction")
     test_eer: float | None = _key("test/eer", "equal error rate on the test pairs", "fraction")
-    test_eer_ci: Interval | None = _key("test/eer_ci", "its 95 % confidence interval (bootstrap)", "fraction")
+    test_eer_ci: Interval | None = _key("test/eer_ci", "95 % confidence interval of `test/eer` (bootstrap)", "fraction")
     test_brier: float | None = _key("test/brier", "Brier score of the test pairs")
     test_ece: float | None = _key("test/ece", "expected calibration error on the test pairs", "fraction")
-    tp: int | None = _key("tp", "test pairs: same, predicted same", "pairs")
-    fp: int | None = _key("fp", "test pairs: different, predicted same", "pairs")
-    tn: int | None = _key("tn", "test pairs: different, predicted different", "pairs")
-    fn: int | None = _key("fn", "test pairs: same, predicted different", "pairs")
+    tp: int | None = _key("tp", "true positives: test pairs with label 1 (same), predicted as same", "pairs")
+    fp: int | None = _key("fp", "false positives: test pairs with label 0 (different), predicted as same", "pairs")
+    tn: int | None = _key("tn", "true negatives: test pairs with label 0 (different), predicted as different", "pairs")
+    fn: int | None = _key("fn", "false negatives: test pairs with label 1 (same), predicted as different", "pairs")
 
     threshold: float | None = _key("threshold", "decision boundary on the probability", "probability")
     threshold_origin: str | None = _key(
         "threshold_origin", "rule that chose the threshold on the validation pairs, if any"
     )
-    calibration_slope: float | None = _key("calibration/slope", "logit = slope * score + intercept")
-    calibration_intercept: float | None = _key("calibration/intercept", "see `calibration/slope`")
-    best_epoch: int | None = _key("best_epoch", "epoch of the tested weights, counted from 1", "epochs")
+    calibration_slope: float | None = _key("calibration/slope", "slope in logit = slope * score + intercept")
+    calibration_intercept: float | None = _key("calibration/intercept", "intercept, see `calibration/slope`")
+    best_epoch: int | None = _key("best_epoch", "epoch whose weights are tested, counted from 1", "epochs")
     epochs: int | None = _key("epochs", "epochs trained", "epochs")
     folds: int | None = _key("folds", "folds of View 2", "folds", FOLDS)
     parameters: int | None = _key("parameters", "parameters of the network, or of all networks of an ensemble")
-    train_seconds: float | None = _key("train_seconds", "training and validation, all epochs", "seconds")
-    score_seconds: float | None = _key("score_seconds", "fitting the back end and scoring all pairs", "seconds")
+    train_seconds: float | None = _key("train_seconds", "time of training and validation over all epochs", "seconds")
+    score_seconds: float | None = _key("score_seconds", "time to fit the back end and score all pairs", "seconds")
     total_seconds: float | None = _key(
-        "total_seconds", "the run's last process, without imports and run page", "seconds"
+        "total_seconds",
+        "time of the run without imports and run page; after a resume, of the last process only",
+        "seconds",
     )
 
     @model_validator(mode="after")
