@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from siamese.report.glossary import explained
 from siamese.report.text import fixed, number, percent, photo_title, probability
 
 
@@ -34,6 +35,7 @@ def render_page(template: str, **context: Any) -> str:
         "photo_title": photo_title,
         "breakable": _breakable,
         "csp_hash": _csp_hash,
+        "explained": explained,
     }
     return environment.get_template(template).render(**context)
 

@@ -89,6 +89,7 @@ class Page(HTMLParser):
     """What a page shows: its text, its tags and their attributes."""
 
     VOID = frozenset({"meta", "img", "br"})
+    INLINE = frozenset({"a"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -98,11 +99,17 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        self._end_word(tag)
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag, f"</{tag}> closes something else"
+        self._end_word(tag)
+
+    def _end_word(self, tag):
+        if tag not in self.INLINE:
+            self.texts.append(" ")
 
     def handle_data(self, data):
         if "style" not in self.open:
@@ -110,7 +117,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
+        return " ".join("".join(self.texts).split())
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
