@@ -71,9 +71,9 @@ def check_output(option: str, file: Path, kinds: tuple[str, ...]) -> None:
     shown = f"{option} {file}".strip()
     if file.suffix.lower().removeprefix(".") not in kinds:
         *first, last = (f".{kind}" for kind in kinds)
-        raise ConfigError(f"{shown}: name a file that ends in {', '.join(first)} or {last}")
+        raise ConfigError(f"{shown}: give a file name that ends in {', '.join(first)} or {last}")
     if not file.parent.is_dir():
-        raise ConfigError(f"{shown}: no such folder; make {file.parent} first")
+        raise ConfigError(f"{shown}: folder {file.parent} does not exist; create it first")
 
 
 def _no_bar() -> bool | None:

@@ -104,6 +104,6 @@ def read_pairs_to_verify(path: Path) -> list[ListedPair]:
     for where, row in read_table(path, ("image1", "image2"), "image1,image2 and optionally label"):
         image1, image2, label = row["image1"], row["image2"], row.get("label") or None
         if not image1 or not image2 or label not in (None, "0", "1"):
-            raise DataError(f"{where}: expected two files, and as label 1 (same), 0 (different) or nothing")
+            raise DataError(f"{where}: expected two file names, and a label that is 1 (same), 0 (different) or empty")
         listed.append(ListedPair(image1, image2, None if label is None else int(label)))
     return listed

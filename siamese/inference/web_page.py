@@ -149,8 +149,8 @@ def build_page(view: PairView) -> Blocks:
             photos = [gr.Image(label=f"{which} photo", elem_id=which.lower(), **options) for which in WHICH]
         answer = gr.HTML(elem_id="answer")
         with gr.Group(visible=False, elem_id="maps") as group:
-            gr.HTML("<h3>Occlusion maps</h3><p>Green parts raise the probability, magenta parts lower it.</p>",
-                    padding=True)  # fmt: skip
+            gr.HTML("<h3>Occlusion maps</h3><p>Green parts raise the probability of “same person”, magenta parts lower "
+                    "it.</p>", padding=True)  # fmt: skip
             with gr.Row():
                 maps = [
                     gr.Image(label=which, format="png", interactive=False, buttons=[], height=260, elem_id=f"map-{k}")

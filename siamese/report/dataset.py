@@ -272,13 +272,14 @@ def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[s
                 yield f"{count(len(across), 'duplicate')} in both {one} and {other}: {shown}"
     person = {image: who for part in parts.values() for who, images in part.people.items() for image in images}
     if contradictory := [group for group in duplicates if len({person[i] for i in group if i in person}) > 1]:
-        yield f"{count(len(contradictory), 'duplicate')} under two people: {_some(map(' = '.join, contradictory))}"
+        shown = _some(map(" = ".join, contradictory))
+        yield f"{count(len(contradictory), 'duplicate')} under the names of several people: {shown}"
     twin = {image: k for k, group in enumerate(duplicates) for image in group}
     pairs = [pair for part in parts.values() for pair in part.pairs]
     itself = [p for p in pairs if p.image1 in twin and twin[p.image1] == twin.get(p.image2)]
     for label, what in ((1, "same"), (0, "different")):
         if named := [f"{p.image1} and {p.image2}" for p in itself if p.label == label]:
-            yield f"{count(len(named), f'{what} pair')} of duplicates: {_some(named)}"
+            yield f"{count(len(named), f'{what} pair')} of identical images: {_some(named)}"
     repeated = [" and ".join(sorted(p)) for p, n in Counter(frozenset(p[:2]) for p in pairs).items() if n > 1]
     if repeated:
         yield f"{count(len(repeated), 'pair')} listed more than once: {_some(sorted(repeated))}"

@@ -181,7 +181,8 @@ def _table(jobs: Sequence[Job]) -> list[str]:
         *markdown_table(head, rows), "",
         "Ours: mean ± standard error over the seeds. The accuracy agrees if the difference is at most two standard "
         "errors of an accuracy on the 1,000 test pairs (2.9 points at 70 %); the loss agrees if the difference is at "
-        "most two standard errors of the mean loss on these pairs. Empty: not measured.",
+        "most two standard errors of the mean loss on these pairs. Empty: not measured. –: not given in "
+        "the course report.",
     ]  # fmt: skip
 
 

@@ -27,16 +27,17 @@ def _oneshot(run: Run) -> str:
         "An N-way trial takes a photo of a test person and compares it with another photo of that person and one photo "
         "of each of N - 1 other test people, all drawn at random. The trial is won if the photo of the same person has "
         "the highest score. The confidence intervals (Wilson) treat the trials as independent, although they share "
-        "photos. “Nearest pixels” decides the same trials by the distance between the pixels."
+        "photos. For comparison, “Nearest pixels” chooses the photo with the smallest distance between the pixels."
     )
 
 
 def _intervals(run: Run) -> str:
-    accuracy = "Wilson" if run.result.folds is None else "Student, over the folds"
+    accuracy = "Wilson’s" if run.result.folds is None else "Student’s (over the folds)"
     return (
         "The confidence intervals treat the pairs as independent. They are not quite independent, because a person or "
-        "an image can occur in several pairs, so the true uncertainty is somewhat larger. Methods: accuracy: "
-        f"{accuracy}; AUC: DeLong; loss: Student; equal error rate: bootstrap over the pairs, 1,000 resamples."
+        "an image can occur in several pairs, so the true uncertainty is somewhat larger. The interval of the "
+        f"accuracy is {accuracy}, that of the AUC is DeLong’s, and that of the loss is Student’s. The interval of the "
+        "equal error rate is a bootstrap over the pairs with 1,000 resamples."
     )
 
 
@@ -73,7 +74,7 @@ def _outside_data(run: Run) -> str:
     if not run.result.outside_data:
         return ""
     return (
-        "Outside data was used: images other than LFW's own shaped the alignment of the images or the initial weights. "
+        "Outside data was used: images from outside LFW were used to align LFW's images or to pretrain the weights. "
         "Compare only with results that use outside data too."
     )
 
@@ -82,8 +83,8 @@ def _unrestricted(run: Run) -> str:
     if run.result.setting != "unrestricted":
         return ""
     return (
-        "Unrestricted setting: further training pairs were formed from the names of the training people. Compare only "
-        "with results of this setting."
+        "Unrestricted setting: additional training pairs were formed from the names of the training people. Compare "
+        "only with results of this setting."
     )
 
 
@@ -94,7 +95,7 @@ def _folds(run: Run) -> str:
     return (
         f"Accuracy is the mean over {result.folds} folds; its standard error is {number(result.test_acc_se, percent)}. "
         "The network and the threshold of each fold were chosen without the pairs of that fold. The training sets of "
-        "the folds overlap, so the folds vary a little less than networks trained on new data would. All other figures "
+        "the folds overlap, so their results vary a little less than with independent training sets. All other figures "
         "are computed on the pairs of all folds together; each fold's own calibration makes their scores comparable."
     )
 
@@ -104,8 +105,8 @@ def _losses(run: Run) -> str:
     if not run.history or not isinstance(objective, dict) or objective.get("name") == "bce":
         return ""
     return (
-        f"The training loss is the objective's ({objective.get('name')}). Validation and test loss are the "
-        "cross-entropy of the calibrated probabilities. The two cannot be compared."
+        f"The training loss is that of the objective {objective.get('name')}. Validation and test loss are the "
+        "cross-entropy of the calibrated probabilities. Do not compare training loss and validation loss."
     )
 
 

@@ -154,7 +154,9 @@ def _reason(run: Run) -> str:
         case "done":
             return ""
         case "running":
-            return "Recorded as running: it is still running, or it was killed before it could record its end."
+            return (
+                "Recorded as running: it is still running, or it was killed before it could record that it had ended."
+            )
         case "interrupted":
             how = "To resume it, start it with the same output folder and resume=true."
             return error or f"The run was interrupted. {how}"

@@ -248,10 +248,10 @@ def _notes(sweep: Sweep) -> list[str]:
     ]
     again = sum(job.status == "done" for job in jobs) - sum(len(one.jobs) for one in groups)
     if again:
-        notes.append(f"{count(again, 'job')} with the same configuration and seed as another: each seed counts once.")
+        notes.append(f"Not counted: {count(again, 'job')} with the same configuration and seed as another job.")
     if any(len(one.jobs) > 1 for one in groups):
         notes.append(
-            "mean ± standard error is over the seeds. It shows how much the mean would change with other seeds, not "
+            "“Mean ± standard error” is over the seeds. It shows how much the mean would change with other seeds, not "
             "with other test pairs."
         )
     if any(job.result.protocol == "view1" and job.result.dataset != "synthetic" for job in jobs):

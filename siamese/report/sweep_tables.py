@@ -93,7 +93,7 @@ def markdown(sweep: Sweep) -> str:
     rows = [[*sweep.label(one), len(one.jobs), *(column.of(one) for column in COLUMNS)] for one in sweep.groups]
     lines = [f"# Sweep {sweep.title}", ""]
     lines += markdown_table([*sweep.head, "n", *(column.title for column in COLUMNS)], rows)
-    lines += ["", "Sorted by validation accuracy. n: seeds; for several seeds, mean ± standard error."]
+    lines += ["", "Sorted by validation accuracy. n is the number of seeds. With several seeds: mean ± standard error."]
     if sweep.is_wide:
         lines += ["", sweep.about_changes]
     lines += about_chance(sweep.groups)

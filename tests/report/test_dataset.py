@@ -58,8 +58,8 @@ def test_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     problems = "\n".join(found["problems"])  # type: ignore[arg-type]
     assert "1 duplicate in both train and test" in problems
-    assert "1 duplicate under two people" in problems
-    assert "1 same pair of duplicates" in problems
+    assert "1 duplicate under the names of several people" in problems
+    assert "1 same pair of identical images" in problems
     assert list(found["unusable"]) == [f"{other}/broken.png"]  # type: ignore[call-overload]
     assert main(["data", str(photos)]) == 0
     text = capsys.readouterr().out
@@ -124,8 +124,8 @@ def test_lfw_layout_and_contact_sheet(tiny_root: Path, tmp_path: Path, capsys: p
         (["photos", "split_sed=1"], "unknown key 'data.split_sed'; did you mean data.split_seed?"),
         (["photos", "test_fraction=2"], "data.test_fraction=2"),
         (["photos", "split_seed=["], "split_seed=[: the value is not valid YAML"),
-        (["photos", "--contact-sheet", "none/x.png"], "none/x.png: no such folder; make none first"),
-        (["photos", "--contact-sheet", "x.psd"], "x.psd: name a file that ends in .png, .jpg or .webp"),
+        (["photos", "--contact-sheet", "none/x.png"], "none/x.png: folder none does not exist; create it first"),
+        (["photos", "--contact-sheet", "x.psd"], "x.psd: give a file name that ends in .png, .jpg or .webp"),
         (["photos", "split=pairs"], "data=folder always splits people"),
     ],
 )

@@ -385,7 +385,7 @@ class TestNotes:
             ({"threshold_origin": "best on validation"}, "Threshold 0.5 on the probability: best on validation."),
             ({"calibration/slope": 3.0, "calibration/intercept": -1.0}, "The probabilities were calibrated on"),
             ({"run": ["/runs/7", "/runs/8"]}, "An ensemble of 2 runs"),
-            ({"folds": 10, "test/acc_se": 0.01}, "accuracy: Student, over the folds"),
+            ({"folds": 10, "test/acc_se": 0.01}, "The interval of the accuracy is Student’s (over the folds)"),
         ],
     )
     def test_follow_the_result(self, changes, note, tmp_path):
