@@ -99,7 +99,8 @@ def _load_with_hint(config: Composed) -> TrainConfig:
         experiment = config.hydra.runtime.choices.get("experiment")
         if experiment and not any(error.key in override for override in config.hydra.overrides.task):
             raise ConfigError(
-                f"{error}; experiment={experiment} sets it for another choice: remove it with ~{error.key}"
+                f"{error}; experiment={experiment} sets this key for another option of its group; remove it with "
+                f"~{error.key}"
             ) from None
         raise
 

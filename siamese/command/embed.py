@@ -31,7 +31,7 @@ def embed(run: Path, folder: Path, out: Path) -> None:
     verifier = load_verifier(run)
     read, unusable = read_photos(verifier, folder, names)
     if not read:
-        raise DataError(f"{folder}: none of its {len(names)} photos can be used; the first: {min(unusable.values())}")
+        raise DataError(f"{folder}: none of its {len(names)} photos can be used; for example {min(unusable.values())}")
     embeddings = embed_photos(verifier, list(read.values()))
     _write(out, list(read), embeddings)
     for problem in unusable.values():

@@ -56,7 +56,9 @@ def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
 def _people_of_gallery(gallery: Path) -> dict[str, list[str]]:
     """Return the photos of each person, relative to the gallery."""
     if not gallery.is_dir():
-        raise DataError(f"{gallery}: no such folder; name one with a folder of photos, or one photo, for each person")
+        raise DataError(
+            f"{gallery}: no such folder; give a folder with a subfolder of photos, or one photo, for each person"
+        )
     if any(entry.is_dir() and not entry.name.startswith(".") for entry in gallery.iterdir()):
         return find_people(gallery, str(gallery))
     people: dict[str, list[str]] = {}

@@ -99,7 +99,7 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
                 folder.record_failure(error, f"{hydra.job.name}.log")
         hint = ""
         if folder.last.exists() and not isinstance(error, Interrupted | UserError | TrainingError):
-            hint = "; resume from the last checkpoint with the same command, its folder and resume=true"
+            hint = "; to resume from the last checkpoint, repeat the command with its output folder and resume=true"
         if isinstance(error, Interrupted) or not in_sweep:
             end(error, hint)
         raise JobFailedError(f"job {hydra.job.num} failed: {reason(error)}{hint}") from None

@@ -94,13 +94,13 @@ def open_study(plan: SearchConfig, folder: Path, overrides: Sequence[str]) -> St
     database = folder / "search.db"
     foreign = folder.exists() and (not folder.is_dir() or any(file.name[0] != "." for file in folder.iterdir()))
     if foreign and not database.exists():
-        raise ConfigError(f"{folder} holds something else; name another folder for the search")
+        raise ConfigError(f"{folder} holds files that are not of a search; give another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _database_lock(folder):
             return _open(plan, database, overrides)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); give another folder") from None
 
 
 def _open(plan: SearchConfig, database: Path, overrides: Sequence[str]) -> Study:
@@ -121,9 +121,9 @@ def _open(plan: SearchConfig, database: Path, overrides: Sequence[str]) -> Study
     if begun is None:
         study.set_user_attr("begun", asked)
     elif begun != asked:
-        what = "another space" if begun["overrides"] == asked["overrides"] else shlex.join(begun["overrides"])
+        what = "another search space" if begun["overrides"] == asked["overrides"] else shlex.join(begun["overrides"])
         raise ConfigError(
-            f"{database.parent} holds a search with {what or 'no overrides'}; name another folder for this one"
+            f"{database.parent} already holds a search with {what or 'no overrides'}; give another folder"
         )
     return study
 
@@ -152,7 +152,7 @@ def next_trial(plan: SearchConfig, study: Study, folder: Path, wanted: int) -> t
             study.enqueue_trial({}, user_attrs={FOLDER: number})  # so that the attribute is there from the start
         lock = _trial_lock(folder, number)
         if lock is None:
-            raise ConfigError(f"{folder}/.{number}.lock is held by another process; wait until it has ended")
+            raise ConfigError(f"{folder}/.{number}.lock is held by another process; wait until that process ends")
         study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=plan.random, seed=int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0]),
             constant_liar=True,

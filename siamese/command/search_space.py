@@ -105,7 +105,7 @@ def space_file(name: str) -> Path:
     if (file := folder / f"{name}.yaml").is_file():
         return file
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    raise ConfigError(f"{name}: no such file; name a YAML file with a search space, or one of {known}")
+    raise ConfigError(f"{name}: no such file; give a YAML file with a search space, or one of {known}")
 
 
 def check_space(plan: SearchConfig, overrides: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class CheckpointConfig(Section):
     @model_validator(mode="after")
     def _something_is_saved(self) -> CheckpointConfig:
         if self.keep == "none" and self.every != "epoch":
-            raise ValueError(f"every={self.every} with keep=none: nothing is saved; leave one of them out")
+            raise ValueError(f"keep=none saves nothing, so every={self.every} has no effect; leave one of them out")
         return self
 
 

@@ -34,7 +34,7 @@ def load_train(cfg: Composed) -> TrainConfig:
 def load_eval(cfg: Composed) -> EvalConfig:
     """Check the configuration of an evaluation; errors as in `load_train`."""
     if OmegaConf.is_missing(cfg, "run"):
-        raise ConfigError("run is missing; name the folder of a finished run, as in eval.py run=outputs/DATE/TIME")
+        raise ConfigError("run is missing; give the folder of a finished run, as in eval.py run=outputs/DATE/TIME")
     return _load(cfg, EvalConfig)
 
 

@@ -180,7 +180,7 @@ def _usable_pairs(listed: Listed, images: ImageArray, root: Path) -> dict[str, l
         if len({pair.label for pair in part}) < 2 and (pairs[name] or name == listed.test_list):
             example = next((f"; for example {image}: {reason}" for image, reason in images.excluded.items()), "")
             raise DataError(
-                f"{root}: {len(part)} of the {len(pairs[name])} pairs in {name} are usable, without at least one same "
+                f"{root}: the usable pairs in {name} ({len(part)} of {len(pairs[name])}) need at least one same pair "
                 f"and one different pair; check data.root (excluded.csv has the reason for each file){example}"
             )
     return usable

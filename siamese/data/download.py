@@ -89,7 +89,8 @@ def download_lfw(root: Path, files: Iterable[str], *, progress: bool = True, bas
     wanted = list(files)
     if unknown := sorted(set(wanted) - set(LFW_FILES)):
         raise DataError(
-            f"{', '.join(unknown)}: cannot be downloaded (only {', '.join(LFW_FILES)} can); place it there by hand"
+            f"{', '.join(unknown)}: cannot be downloaded (only {', '.join(LFW_FILES)} can); place the files in {root} "
+            "by hand"
         )
     missing = [LFW_FILES[name] for name in dict.fromkeys(wanted) if not LFW_FILES[name].is_present(root)]
     if not missing:

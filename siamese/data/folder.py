@@ -52,8 +52,8 @@ def find_people(root: Path, name: str = "") -> People:
         log.warning("%s: ignored %d photos that are not in a person's folder", root, loose)
     if not people:
         raise DataError(
-            f"{name}: no photo in any folder in it; expected one folder of photos for each person (to use a list of "
-            "pairs, set data=pairs)"
+            f"{name}: none of its subfolders contains a photo; expected one folder of photos for each person (to use a "
+            "list of pairs, set data=pairs)"
         )
     return people
 
@@ -130,8 +130,8 @@ def divide_people(people: People, data: FolderData) -> tuple[People, People, Peo
     several = [name for name, photos in people.items() if len(photos) > 1]
     if len(several) < LEAST_PEOPLE:
         raise DataError(
-            f"data.root={data.root}: {len(several)} of its {len(people)} people have two or more photos; at least "
-            f"{LEAST_PEOPLE} are needed, two each for training, validation and test; add photos"
+            f"data.root={data.root}: only {len(several)} of its {len(people)} people have two or more photos; expected "
+            f"at least {LEAST_PEOPLE} such people, two each for training, validation and test; add photos"
         )
     for names, least in ((several, 2), (sorted(people.keys() - set(several)), 0)):
         ranked = sorted(names, key=lambda name: _rank(data.split_seed, name))

@@ -116,7 +116,7 @@ def why_unusable(error: Exception) -> str:
         return "missing"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of a type that Pillow does not read"
-    return f"does not decode: {' '.join(str(error).split()) or type(error).__name__}"
+    return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -251,8 +251,8 @@ def read_table(path: Path, columns: Sequence[str], expected: str) -> Iterator[tu
 
 def _read_block(lines: _Lines, count: int) -> list[Pair]:
     """Read ``count`` same pairs, then ``count`` different pairs."""
-    same = [_read_same(lines, f"{_SAME}, {count} times") for _ in range(count)]
-    return same + [_read_different(lines, f"{_DIFFERENT}, {count} times") for _ in range(count)]
+    same = [_read_same(lines, f"{count} lines of the form {_SAME}") for _ in range(count)]
+    return same + [_read_different(lines, f"{count} lines of the form {_DIFFERENT}") for _ in range(count)]
 
 
 def _read_same(lines: _Lines, expected: str) -> Pair:
@@ -284,9 +284,9 @@ def _read_subset(lines: _Lines, size: int, seen: set[str]) -> dict[str, int]:
     """Read ``size`` people and add them to ``seen``; a person who is already there is an error."""
     subset: dict[str, int] = {}
     for _ in range(size):
-        fields = lines.fields(f"'name count', {size} times")
+        fields = lines.fields(f"{size} lines of the form 'name count'")
         if len(fields) != 2:
-            raise lines.error(f"{_shown(fields)} is not a person", f"'name count', {size} times")
+            raise lines.error(f"{_shown(fields)} is not a person", f"{size} lines of the form 'name count'")
         person, count = lines.person(fields[0]), lines.index(fields[1])
         if person in seen:
             raise lines.error(f"{_shown([person])} is listed twice", "each person once")

@@ -65,7 +65,10 @@ def _split_off_test(pairs: list[Pair], data: PairsData) -> ListedPairs:
     remedy = "add a column split to the list"
     kept, tested = people_split(pairs, data.test_fraction, data.split_seed, "data.test_fraction", remedy)
     if dropped := len(pairs) - len(kept) - len(tested):
-        log.warning("%s: dropped %d of %d pairs to keep people apart", data.list, dropped, len(pairs))
+        log.warning(
+            "%s: dropped %d of %d pairs, so that no person is in both the test pairs and the other pairs",
+            data.list, dropped, len(pairs),
+        )  # fmt: skip
     return ListedPairs([pairs[k] for k in kept], None, [pairs[k] for k in tested])
 
 

@@ -42,7 +42,10 @@ def validation_split(pairs: list[Pair], data: ImageOptions) -> Split:
     if data.split == "people":
         kept, held_out = people_split(pairs, data.val_fraction, data.split_seed)
         if dropped := len(pairs) - len(kept) - len(held_out):
-            log.warning("data.split=people: dropped %d of %d pairs to keep people apart", dropped, len(pairs))
+            log.warning(
+                "data.split=people: dropped %d of %d pairs, so that no person is in both training and validation",
+                dropped, len(pairs),
+            )  # fmt: skip
         return kept, held_out
     return stratified_split(np.array([pair.label for pair in pairs]), data.val_fraction, data.split_seed)
 
@@ -114,8 +117,8 @@ def people_split(
     train, validation = np.flatnonzero(outside), np.sort(np.concatenate(kept))
     if any(set(labels[part].tolist()) != {0, 1} for part in (train, validation)):
         raise DataError(
-            f"{key}={fraction}: with people kept apart, one part of the {len(pairs)} listed pairs has no same or no "
-            f"different pair; {remedy}, or provide more pairs"
+            f"{key}={fraction}: if the {len(pairs)} listed pairs are split so that no person is in both parts, one "
+            f"part has no same pair or no different pair; {remedy}, or provide more pairs"
         )
     return train, validation
 

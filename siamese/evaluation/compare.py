@@ -83,7 +83,9 @@ def accuracy_difference(
     rows = _decisions(first), _decisions(second)
     _same_pairs(*rows)
     if rows[0].shape[1] != len(people):
-        raise ValueError(f"people of {len(people)} pairs, but decisions on {rows[0].shape[1]} pairs")
+        raise ValueError(
+            f"people of {len(people)} pairs, but decisions on {rows[0].shape[1]} pairs; give both for the same pairs"
+        )
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1")
     difference_P = rows[0].mean(0) - rows[1].mean(0)

@@ -61,9 +61,9 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
     The variance is ``var(V10) / m + var(V01) / n`` over the structural components (DeLong, DeLong & Clarke-Pearson
     1988, eq. 5), which are differences of midranks (Sun & Xu 2014, algorithm 2).
 
-    If that variance is 0, for example because the classes are separated, the interval would have no width. The variance
-    of an AUC ``A`` is at most ``A (1 - A) / min(m, n)``, that of a mean of min(m, n) independent comparisons (Hoeffding
-    1963, section 5). Wilson's interval with this bound is returned instead, which is wide but valid.
+    If that variance is 0, for example because the classes are separated, the interval would have no width. Then
+    Wilson's interval for min(m, n) trials is returned, which is wide but valid: the variance of an AUC ``A`` is at most
+    ``A (1 - A) / min(m, n)``, the variance of a mean of min(m, n) independent comparisons (Hoeffding 1963, section 5).
 
     Args:
         scores: float [N], finite.

@@ -59,7 +59,7 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Roc:
     """Compute the ROC with one point for each distinct score, from (0, 0) to (1, 1).
 
-    Pairs with equal scores enter together, so the curve does not depend on their order (Fawcett 2006, "An introduction
+    Pairs with equal scores share a point, so the curve does not depend on their order (Fawcett 2006, "An introduction
     to ROC analysis", algorithm 1). The rates of a missing class are NaN.
     """
     score, same = as_scores(scores, labels)
@@ -87,7 +87,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def eer(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Compute the equal error rate: false positive and false negative rate are equal; NaN if a class is missing.
+    """Compute the equal error rate, where false positive and false negative rate are equal; NaN if a class is missing.
 
     The ROC is interpolated linearly: the result is its intersection with the diagonal from (0, 1) to (1, 0).
     """
@@ -155,7 +155,9 @@ def as_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64]
     _same_length(score, same, "scores")
     bad = np.flatnonzero(~np.isfinite(score))
     if len(bad):
-        raise ValueError(f"{len(bad)} of {len(score)} scores are not finite, the first at {bad[0]}: {score[bad[0]]}")
+        raise ValueError(
+            f"{len(bad)} of {len(score)} scores are not finite, the first at index {bad[0]}: {score[bad[0]]}"
+        )
     return score, same
 
 

@@ -55,8 +55,8 @@ class OcclusionMaps(NamedTuple):
 def occlusion_maps(verifier: Verifier, first: Photo, second: Photo) -> OcclusionMaps:
     """Compute the occlusion maps of two photos: cover parts of one photo at a time and compare it with the other.
 
-    The covered square has the mean value of its photo. Views at test time (``flip_average``, ``crop_average``) are not
-    averaged.
+    The covered square has the mean value of its photo. Only the whole photo is embedded: ``flip_average`` and
+    ``crop_average`` are ignored.
 
     Args:
         verifier: the network of a finished run.

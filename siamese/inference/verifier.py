@@ -56,7 +56,7 @@ class Match(NamedTuple):
 
     Attributes:
         person: name of the person.
-        photo: the photo of this person that is most similar to the photo to identify; empty for an opened image.
+        photo: the photo of this person that is most similar to the photo to identify; empty if it is not a file.
         verification: the decision on both photos.
     """
 
@@ -179,7 +179,7 @@ class Verifier:
         """Rank the people of a gallery, as `identify`, from embeddings.
 
         Args:
-            embeddings: float32 [N + 1, D]: of the photo to identify, followed by the N photos of the gallery.
+            embeddings: float32 [N + 1, D]: that of the photo to identify, then those of the N photos of the gallery.
             names: person and name of each photo of the gallery.
         """
         answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))])

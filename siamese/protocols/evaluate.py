@@ -91,7 +91,10 @@ def evaluate_pairs(runs: list[FinishedRun], refit: bool, folder: RunFolder) -> N
             check_unseen(run, {*person, *person.values()}, folder)
         pairs.append(data.val.pairs + data.test.pairs)
         if pairs[-1] != pairs[0]:
-            raise DataError(f"{run.folder.path}: excludes other images than {first.folder.path}")
+            raise DataError(
+                f"{run.folder.path}: its excluded images differ from those of {first.folder.path}; an "
+                "ensemble needs the same pairs"
+            )
         network = load_scorer(run, refit, data)
         scored.append(score_splits(network, data, pick_device(run.config), recorded_arithmetic(run.result).bf16))
     labels = data.val.labels.numpy()  # the same pairs for all runs

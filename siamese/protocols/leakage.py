@@ -29,10 +29,10 @@ def check_unseen(run: FinishedRun, tested: set[str], folder: RunFolder) -> None:
     """
     if not (both := seen_by(run.folder) & tested):
         return
-    message = f"{min(both)} is in the test and was used for training or validation in {run.folder.path}"
+    message = f"{min(both)} is in the test data and was used for training or validation in {run.folder.path}"
     evaluation = folder.result
     if evaluation is not None and evaluation.image_root == run.result.image_root:
-        raise DataError(f"{evaluation.image_root}: {message}; leave out data= to test on the people kept apart")
+        raise DataError(f"{evaluation.image_root}: {message}; leave out data= to test on the run's own test people")
     log.warning("%s: if both names mean the same person, the results are optimistic", message)
 
 

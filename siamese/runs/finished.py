@@ -63,10 +63,10 @@ def find_runs(config: EvalConfig) -> list[FinishedRun]:
     runs = [_prepare(name, config) for name in names]
     first = runs[0]
     if first.test_only and (config.changes_scores or len(runs) > 1):
-        what = "an ensemble is" if len(runs) > 1 else "backend, flip_average and crop_average are"
+        what = "an ensemble needs" if len(runs) > 1 else "backend, flip_average and crop_average need"
         raise ConfigError(
-            f"data={first.config.data.name}: {what} fitted on training and validation pairs, and this data is all test "
-            "data; leave data= out"
+            f"data={first.config.data.name}: {what} training and validation pairs to fit to, but all of this data is "
+            "test data; leave out data="
         )
     for run in runs[1:]:
         _check_same_pairs(run, first)

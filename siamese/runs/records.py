@@ -452,7 +452,7 @@ def _read_rows(file: Path, parse: Callable[[dict[str, str]], Row], problems: lis
             except (KeyError, ValueError, TypeError):
                 damaged += 1
     except csv.Error as error:
-        found.append(f"{file.name} cannot be read further: {_first_line(error)}.")
+        found.append(f"{file.name} cannot be read to the end: {_first_line(error)}.")
     if damaged:
         found.append(f"{file.name}: {damaged} damaged {'row was' if damaged == 1 else 'rows were'} ignored.")
     if problems is None and found:

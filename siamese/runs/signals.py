@@ -36,7 +36,9 @@ class Interrupted(SystemExit):
         self.signal = signal.Signals(signum)
 
     def __str__(self) -> str:
-        return f"interrupted by {self.signal.name}; to resume, give the same command, its output folder and resume=true"
+        return (
+            f"interrupted by {self.signal.name}; to resume, repeat the command with its output folder and resume=true"
+        )
 
 
 def catch_signals() -> None:

@@ -130,7 +130,10 @@ def cached_choice(key: str, cache: Path) -> tuple[str, str]:
                 answer = {"key": key, **measure_choice(*json.loads(key)[1])}
                 with contextlib.suppress(OSError):
                     write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
-    log.info("chosen on this machine: %s; times for %d images: %s", " ".join(answer["best"]), IMAGES, answer["told"])
+    log.info(
+        "arithmetic chosen for this machine: %s; times for %d images: %s",
+        " ".join(answer["best"]), IMAGES, answer["told"],
+    )  # fmt: skip
     if answer["slowdown"] > 1:  # only if the configuration asks for bf16
         log.warning(
             "precision=bf16 takes %.1f times as long as precision=32 on this machine; give precision=auto",

@@ -54,8 +54,8 @@ BAD = {
     "two views of one picture": (["objective=ntxent", "objective.views=2"], "give augmentation=face"),
     "batch of one": (["model=resnet", "batch_size=1"], "batch_size=1 has no batch statistics; model=resnet needs"),
     "key of an experiment for another objective": (
-        ["experiment=best/quick", "objective=triplet"], "experiment=best/quick sets it for another choice: remove it"
-        " with ~objective.temperature",
+        ["experiment=best/quick", "objective=triplet"], "experiment=best/quick sets this key for another option of its "
+        "group; remove it with ~objective.temperature",
     ),
     "key that nobody sets": (["experiment=best/quick", "model.typo=1"], "unknown key 'model.typo'"),
     "unknown backbone": (["model=torchvision", "model.backbone=vgg"], "model.backbone='vgg': input should be"),

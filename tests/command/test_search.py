@@ -73,7 +73,7 @@ def record(folder: Path) -> list[dict[str, Any]]:
 
 
 BROKEN = {
-    "no such file": (None, "nowhere.yaml: no such file; name a YAML file with a search space, or one of quick"),
+    "no such file": (None, "nowhere.yaml: no such file; give a YAML file with a search space, or one of quick"),
     "no YAML": ("space: [", "cannot be read"),
     "no space": ("trials: 3", "space is missing"),
     "an empty one": ("space: {}", "space={}"),
@@ -254,7 +254,7 @@ def test_a_folder_that_holds_something_else(space: Path, tmp_path: Path) -> None
     pytest.importorskip("optuna", reason="an extra")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("x")
-    with pytest.raises(ConfigError, match="holds something else; name another folder"):
+    with pytest.raises(ConfigError, match="holds files that are not of a search; give another folder"):
         open_study(planned(space), tmp_path / "other", [])
 
 

@@ -66,8 +66,8 @@ def test_a_name_that_is_not_utf8_is_ignored(photos: Path, caplog: pytest.LogCapt
     ("make", "message"),
     [
         (lambda root: None, "no such folder; choose one that contains a folder of photos for each person"),
-        (lambda root: root.mkdir(), "no photo in any folder in it"),
-        (lambda root: noise_photo(root / "a.png"), "no photo in any folder in it"),
+        (lambda root: root.mkdir(), "none of its subfolders contains a photo"),
+        (lambda root: noise_photo(root / "a.png"), "none of its subfolders contains a photo"),
         (
             lambda root: [noise_photo(root / str(k // 2) / f"{k}.png") for k in range(10)],
             "5 of its 5 people have two or more photos",

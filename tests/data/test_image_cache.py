@@ -47,8 +47,8 @@ def test_unusable_files_are_listed_with_their_reason(folder: Path, tmp_path: Pat
     assert loaded.excluded["gone.png"] == "missing"
     assert "not an image" in loaded.excluded["empty.jpg"]
     assert "not an image" in loaded.excluded["text.jpg"]
-    assert "does not decode" in loaded.excluded["cut.png"]
-    assert "does not decode" in loaded.excluded["folder.jpg"]
+    assert "cannot be decoded" in loaded.excluded["cut.png"]
+    assert "cannot be decoded" in loaded.excluded["folder.jpg"]
 
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:

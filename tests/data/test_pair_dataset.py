@@ -136,6 +136,6 @@ def test_a_list_without_usable_pairs_is_an_error(tiny_data: dict[str, object], t
     for image in (root / "lfw").rglob("*.jpg"):
         image.write_bytes(b"")
     config = section("data", **tiny_data | {"root": str(root), "cache": str(tmp_path / "cache")})
-    with pytest.raises(DataError, match=r"0 of the 30 pairs in pairsDevTrain\.txt are usable.*not an image"):
+    with pytest.raises(DataError, match=r"usable pairs in pairsDevTrain\.txt \(0 of 30\) need .*not an image"):
         load_dataset(config, excluded=tmp_path / "excluded.csv")
     assert read_rows(tmp_path / "excluded.csv")

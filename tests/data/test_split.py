@@ -74,7 +74,9 @@ def test_people_split_of_a_chain_cuts_it_once() -> None:
 
 def test_people_who_cannot_be_kept_apart_are_an_error() -> None:
     pairs = [Pair(f"{a}/a", f"{b}/a", 0) for a in range(4) for b in range(a)] + [Pair("0/a", "0/b", 1)] * 5
-    with pytest.raises(DataError, match=r"data\.val_fraction=0\.2: with people kept apart.*set data\.split=pairs"):
+    with pytest.raises(
+        DataError, match=r"data\.val_fraction=0\.2: .* no person is in both parts.*set data\.split=pairs"
+    ):
         people_split(pairs, 0.2, 0)
 
 
@@ -97,14 +99,16 @@ def test_the_split_of_connected_people_is_the_same_in_every_process() -> None:
 
 def test_the_error_names_the_key_of_the_fraction() -> None:
     pairs = [Pair("a.png", "b.png", 1), Pair("a.png", "c.png", 0)]
-    with pytest.raises(DataError, match=r"data\.test_fraction=0\.2: with people kept apart"):
+    with pytest.raises(DataError, match=r"data\.test_fraction=0\.2: .* no person is in both parts"):
         people_split(pairs, 0.2, 0, key="data.test_fraction")
 
 
 def test_dropped_pairs_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     pairs = [Pair(f"{k}/a", f"{k + 1}/a", 0) for k in range(40)] + [Pair(f"{k}/a", f"{k}/b", 1) for k in range(40)]
     validation_split(pairs, image_options(split="people"))
-    assert "data.split=people: dropped 2 of 80 pairs to keep people apart" in caplog.text
+    assert (
+        "data.split=people: dropped 2 of 80 pairs, so that no person is in both training and validation" in caplog.text
+    )
 
 
 def test_real_pairs_split_by_people_lose_no_pair(lfw_root) -> None:

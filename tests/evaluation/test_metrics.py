@@ -215,7 +215,7 @@ class TestBadInput:
         ("scores", "labels", "message"),
         [
             ([], [], "empty"),
-            ([1.0, math.nan, math.inf], [0, 1, 1], r"2 of 3 scores are not finite, the first at 1: nan"),
+            ([1.0, math.nan, math.inf], [0, 1, 1], r"2 of 3 scores are not finite, the first at index 1: nan"),
             ([1.0, 2.0], [0, 1, 1], "differ in shape"),
             ([[1.0], [2.0]], [0, 1], "differ in shape"),
             ([1.0, 2.0], [[0], [1]], "one dimension"),

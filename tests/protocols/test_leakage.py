@@ -61,8 +61,10 @@ def test_a_seen_person_is_an_error_in_the_same_folder_and_else_a_warning(
         check_unseen(run, {"Cem", "Dot"}, evaluation)
         assert caplog.text == ""
         if root == "/photos":
-            with pytest.raises(DataError, match="/photos: Ann is in the test and was used for training or validation"):
+            with pytest.raises(
+                DataError, match="/photos: Ann is in the test data and was used for training or validation"
+            ):
                 check_unseen(run, {"Ann", "Dot"}, evaluation)
         else:
             check_unseen(run, {"Ann", "Dot"}, evaluation)
-            assert "Ann is in the test and was used for training or validation" in caplog.text
+            assert "Ann is in the test data and was used for training or validation" in caplog.text

@@ -117,7 +117,7 @@ def test_changed_photos_are_noticed_when_a_run_is_resumed_or_scored(
     config = config.model_copy(update={"data": config.data.model_copy(update={"root": str(photos)})})
     run(config, tmp_path / "run")
     same = config.data.model_dump()
-    with pytest.raises(DataError, match="is in the test and was used for training or validation"):
+    with pytest.raises(DataError, match="is in the test data and was used for training or validation"):
         score(tmp_path / "run", tmp_path / "a", data=same)
     # Another folder may have other people of the same names.
     elsewhere = score(tmp_path / "run", tmp_path / "a", data={**same, "root": str(tiny_root / "lfw")})

@@ -120,9 +120,9 @@ def test_the_users_own_photos_are_all_test_data(finish: Finish, tmp_path: Path) 
     path, other = finish("a"), finish("b")
     (run,) = find_runs(evaluation(path, data=photos(tmp_path)))
     assert (run.config.protocol.name, run.test_only, run.foreign) == ("holdout", True, True)
-    with pytest.raises(ConfigError, match=r"data=folder: backend, .* are fitted on training and validation pairs"):
+    with pytest.raises(ConfigError, match=r"data=folder: backend, .* need training and validation pairs"):
         find_runs(evaluation(path, data=photos(tmp_path), backend={"name": "lda"}))
-    with pytest.raises(ConfigError, match="data=folder: an ensemble is fitted"):
+    with pytest.raises(ConfigError, match="data=folder: an ensemble needs training and validation pairs"):
         find_runs(evaluation(path, other, data=photos(tmp_path)))
 
 
