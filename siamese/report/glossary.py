@@ -11,31 +11,32 @@ TERMS = {
     "is perfect, 0.5 is chance.",
     "bf16": "16-bit floating-point numbers (bfloat16) in the network's arithmetic; faster than 32 bits on many "
     "devices.",
-    "Brier score": "Mean squared difference between the probability of “same person” and the truth (1 or 0). 0 is "
-    "perfect; 0.25 is the score of the probability 0.5 for every pair.",
+    "Brier score": "Mean squared difference between the probability of “same person” and the label (1 or 0). 0 is "
+    "perfect. Predicting 0.5 for every pair gives 0.25.",
     "calibration, calibrated": "Probabilities are calibrated if, for example, 80 % of the pairs with probability 0.8 "
     "are same pairs.",
     "chance": "The result of guessing, without looking at the images.",
     "confidence interval, CI": "A 95 % confidence interval is a range computed from the test pairs. If the test were "
     "repeated with new pairs many times, 95 % of such ranges would contain the true value.",
-    "cross-entropy": "The mean of -log(p), where p is the probability predicted for what is true. 0 is perfect; 0.693 "
-    "is the result of the probability 0.5 for every pair.",
-    "DFT": "Discrete Fourier transform: the network's large convolutions are computed as products of spectra, if this "
-    "is faster on the machine than the direct way.",
+    "cross-entropy": "The mean of -log(p), where p is the predicted probability of the true label. 0 is perfect. "
+    "Predicting 0.5 for every pair gives 0.693.",
+    "DFT": "Discrete Fourier transform: the network's large convolutions are computed by Fourier transform instead of "
+    "directly, if this is faster on the machine.",
     "ECE, expected calibration error": "Mean difference between the predicted probability and the share of same "
     "pairs, over ten bins of the probability, weighted by their pairs. 0 is perfect.",
     "ensemble": "Several networks that decide together: their calibrated logits are averaged.",
-    "equal error rate, EER": "Error rate at the threshold where same pairs and different pairs are decided wrongly "
-    "equally often. 0 % is perfect, 50 % is chance.",
+    "equal error rate, EER": "Error rate at the threshold where the share of wrong decisions is the same for same "
+    "pairs and for different pairs. 0 % is perfect, 50 % is chance.",
     "false positive rate, FPR, FAR": "Share of the different pairs that are predicted “same”; also called false "
     "accept rate (FAR).",
     "fold": "One of the parts of the pairs in View 2. Each is tested with a network that was trained on the others.",
     "McNemar": "McNemar's test compares two networks on the same test pairs. A small p means that a difference this "
     "large would be rare between equally good networks.",
     "one-shot": "N-way one-shot identification: find the photo of the same person among one photo each of N people.",
-    "outside data": "Images other than those of the data set that shaped the alignment of the images or the weights.",
+    "outside data": "Images from outside the data set that were used to align its images or to pretrain the weights.",
     "people held out": "Protocol for your own photos: nobody in the test pairs is in the training set.",
-    "restricted": "Setting in which training uses only the listed pairs and their labels, not who the people are.",
+    "restricted": "Setting in which training uses only the listed pairs and their labels, not the "
+    "identities of the people.",
     "ROC": "Receiver operating characteristic: the true positive rate over the false positive rate, for all "
     "thresholds.",
     "seed": "Number that determines the initial weights, the order of the data and dropout.",
@@ -43,7 +44,7 @@ TERMS = {
     "threshold": "A pair is predicted “same” if its probability of “same person” is at least the threshold.",
     "true positive rate, TPR, TAR": "Share of the same pairs that are predicted “same”; also called true accept rate "
     "(TAR).",
-    "unrestricted": "Setting in which training may use who the people are, to form further pairs.",
+    "unrestricted": "Setting in which training may also use the identities of the people, to form more pairs.",
     "View 1": "LFW's split for development: one list of training pairs, one of test pairs.",
     "View 2": "LFW's ten folds for reporting results: each fold is tested with a network that was trained on the "
     "other nine, and the accuracy is the mean over the folds.",
