@@ -23,6 +23,7 @@ from siamese.errors import ConfigError, UnknownKeyError, UserError
 from siamese.runs.finished import find_runs
 from siamese.runs.folder import RunFolder
 from siamese.runs.signals import was_requeued
+from siamese.text import count
 
 EXTRAS = ("mlflow", "wandb")
 """Loggers that need an optional package of the same name."""
@@ -62,8 +63,8 @@ def check_sweep(config: Composed, config_name: str) -> None:
     resume = any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task)
     if held and not (resume or was_requeued()):
         raise ConfigError(
-            f"{folder} already holds a sweep ({len(held)} jobs); give resume=true to resume it, or another "
-            "hydra.sweep.dir"
+            f"{folder} already holds a sweep ({count(len(held), 'job')}); give resume=true to resume it, or "
+            "another hydra.sweep.dir"
         )
     problems = []
     for overrides in _overrides_of_jobs(config):

@@ -12,6 +12,7 @@ from siamese.command.photos import check_output, embed_photos, load_verifier, re
 from siamese.data.folder import find_photos
 from siamese.errors import DataError
 from siamese.files import replacing, write_csv_atomically
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,13 @@ def embed(run: Path, folder: Path, out: Path) -> None:
     verifier = load_verifier(run)
     read, unusable = read_photos(verifier, folder, names)
     if not read:
-        raise DataError(f"{folder}: none of its {len(names)} photos can be used; for example {min(unusable.values())}")
+        raise DataError(f"{folder}: {count(len(names), 'photo')}, none of them usable; {min(unusable.values())}")
     embeddings = embed_photos(verifier, list(read.values()))
     _write(out, list(read), embeddings)
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
-    log.info("%d embeddings of %d dimensions: %s", *embeddings.shape, out)
+    number, size = embeddings.shape
+    log.info("%s of %s: %s", count(number, "embedding"), count(size, "dimension"), out)
 
 
 def _write(out: Path, names: list[str], embeddings: NDArray[np.float32]) -> None:

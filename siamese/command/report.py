@@ -9,6 +9,7 @@ from siamese.errors import ConfigError
 from siamese.report.jobs import read_jobs
 from siamese.report.run_page import write_run_page
 from siamese.report.sweep_page import write_sweep_page
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def build_pages(folder: Path, explain: bool = False) -> Path:
     if explain:
         from siamese.inference.occlusion import save_gallery_maps
 
-        log.info("occlusion maps of %d pairs saved", save_gallery_maps(folder))
+        log.info("occlusion maps of %s saved", count(save_gallery_maps(folder), "pair"))
     if (folder / "result.json").is_file():
         for fold in folder.glob("fold_*/result.json"):
             write_run_page(fold.parent)

@@ -36,6 +36,7 @@ from siamese.report.sweep_page import write_sweep_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, SWEEP_PROCESS, claim, release
 from siamese.runs.records import read_history
+from siamese.text import count
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -300,7 +301,8 @@ def log_best(plan: SearchConfig, study: Study, overrides: Sequence[str]) -> None
 
     states = [trial.state for trial in latest_trials(study).values()]
     finished, pruned, failed = (states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    log.info("%d trials: %d finished, %d stopped early, %d failed", len(states), finished, pruned, failed)
+    trials = count(len(states), "trial")
+    log.info("%s: %d finished, %d stopped early, %d failed", trials, finished, pruned, failed)
     if not finished:
         return
     best = study.best_trial

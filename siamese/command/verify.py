@@ -12,6 +12,7 @@ from siamese.data.lists import read_table
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.intervals import wilson
 from siamese.files import replacing
+from siamese.text import count
 
 if TYPE_CHECKING:
     from siamese.inference.verifier import Verifier
@@ -87,11 +88,11 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
     if correct:
         low, high = wilson(sum(correct), len(correct))
         log.info(
-            "accuracy: %.1f %% of %d pairs (95 %% confidence interval %.1f - %.1f)",
-            100 * sum(correct) / len(correct), len(correct), 100 * low, 100 * high,
+            "accuracy: %.1f %% of %s (95 %% confidence interval %.1f - %.1f)",
+            100 * sum(correct) / len(correct), count(len(correct), "pair"), 100 * low, 100 * high,
         )  # fmt: skip
     if unusable:
-        log.warning("%d photos cannot be used", len(unusable))
+        log.warning("%s cannot be used", count(len(unusable), "photo"))
 
 
 def read_pairs_to_verify(path: Path) -> list[ListedPair]:

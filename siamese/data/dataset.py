@@ -26,6 +26,7 @@ from siamese.data.sources import image_root, prepare_data
 from siamese.data.split import validation_split
 from siamese.errors import DataError
 from siamese.runs.records import write_excluded
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,8 @@ def _warn_about_shared_people(listed: Listed) -> None:
     for people, name in zip(others, list(pairs)[1:], strict=True):
         if both := trained & people:
             log.warning(
-                "%d people are in both %s and %s (for example %s): results on %s are optimistic",
-                len(both), listed.train_list, name, min(both), name,
+                "%s in both %s and %s (for example %s): results on %s are optimistic",
+                count(len(both), "person is", "people are"), listed.train_list, name, min(both), name,
             )  # fmt: skip
 
 
@@ -173,9 +174,8 @@ def _usable_pairs(listed: Listed, images: ImageArray, root: Path) -> dict[str, l
     }
     if images.excluded:
         dropped = ", ".join(f"{len(pairs[n]) - len(usable[n])} of {len(pairs[n])} in {n}" for n in pairs)
-        log.warning(
-            "%d image files could not be used (see excluded.csv); dropped pairs: %s", len(images.excluded), dropped
-        )
+        unusable = count(len(images.excluded), "image file")
+        log.warning("%s could not be used (see excluded.csv); dropped pairs: %s", unusable, dropped)
     for name, part in usable.items():
         if len({pair.label for pair in part}) < 2 and (pairs[name] or name == listed.test_list):
             example = next((f"; for example {image}: {reason}" for image, reason in images.excluded.items()), "")
@@ -202,7 +202,8 @@ def _with_enough_images(people: list[Ints], least: int, root: Path) -> list[Ints
     enough = [rows for rows in people if len(rows) >= least]
     if len(enough) < 2 or max(map(len, enough)) < 2:
         raise DataError(
-            f"{root}: {len(enough)} training people have at least sampling.min_images={least} usable images; training "
-            "needs two people, one of them with two images; check data.root (excluded.csv has the reason for each file)"
+            f"{root}: {count(len(enough), 'training person has', 'training people have')} at least "
+            f"sampling.min_images={least} usable images; training needs two people, one of them with two images; check "
+            "data.root (excluded.csv has the reason for each file)"
         )
     return enough

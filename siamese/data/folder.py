@@ -16,6 +16,7 @@ from siamese.config.data import FolderData
 from siamese.data.lists import Pair, People
 from siamese.data.split import SPLITS
 from siamese.errors import DataError
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def find_people(root: Path, name: str = "") -> People:
         else:
             loose += 1
     if loose:
-        log.warning("%s: ignored %d photos that are not in a person's folder", root, loose)
+        log.warning("%s: ignored %s not in a person's folder", root, count(loose, "photo that is", "photos that are"))
     if not people:
         raise DataError(
             f"{name}: none of its subfolders contains a photo; expected one folder of photos for each person (to use a "
@@ -88,7 +89,8 @@ def _walk(root: Path, name: str) -> Iterator[str]:
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
     if undecodable:
-        log.warning("%s: ignored %d photos whose names are not UTF-8; rename them", root, undecodable)
+        ignored = count(undecodable, "photo whose name is", "photos whose names are")
+        log.warning("%s: ignored %s not UTF-8; rename them", root, ignored)
 
 
 def _visible_files(root: Path) -> Iterator[Path]:
@@ -130,8 +132,8 @@ def divide_people(people: People, data: FolderData) -> tuple[People, People, Peo
     several = [name for name, photos in people.items() if len(photos) > 1]
     if len(several) < LEAST_PEOPLE:
         raise DataError(
-            f"data.root={data.root}: only {len(several)} of its {len(people)} people have two or more photos; expected "
-            f"at least {LEAST_PEOPLE} such people, two each for training, validation and test; add photos"
+            f"data.root={data.root}: only {count(len(several), 'person has', 'people have')} two or more photos; "
+            f"expected at least {LEAST_PEOPLE} such people, two each for training, validation and test; add photos"
         )
     for names, least in ((several, 2), (sorted(people.keys() - set(several)), 0)):
         ranked = sorted(names, key=lambda name: _rank(data.split_seed, name))

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from siamese.data.union_find import connected_components
 from siamese.errors import DataError
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class _Lines:
         if declared < len(self._lines):
             surplus = len(self._lines) - declared
             raise self.error(
-                f"{surplus} more {'line' if surplus == 1 else 'lines'} than the header announces",
+                f"{count(surplus, 'more line')} than the header announces",
                 f"the end of the list after line {declared}",
             )
 
@@ -304,7 +305,7 @@ def warn_of_duplicates(path: Path, pairs: Iterable[Pair]) -> None:
         duplicates += images in seen
         seen.add(images)
     if duplicates:
-        log.warning("%s: %d duplicate pairs (kept)", path, duplicates)
+        log.warning("%s: %s (kept)", path, count(duplicates, "duplicate pair"))
 
 
 def _shown(fields: list[str]) -> str:

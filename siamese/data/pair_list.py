@@ -11,6 +11,7 @@ from siamese.config.data import PairsData
 from siamese.data.lists import Pair, forbidden_in_name, read_table, warn_of_duplicates
 from siamese.data.split import SPLITS, people_split
 from siamese.errors import DataError
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ def read_listed_pairs(data: PairsData, test_only: bool = False) -> ListedPairs:
     for name, part in listed._asdict().items():
         if part is not None and (name == "test" or not test_only) and len({pair.label for pair in part}) < 2:
             raise DataError(
-                f"{data.list}: the {len(part)} {name} pairs need at least one same pair (label 1) and one different "
-                "pair (label 0); add some"
+                f"{data.list}: {count(len(part), f'{name} pair')}, without at least one same pair (label 1) and one "
+                "different pair (label 0); add some"
             )
     return listed
 
@@ -66,8 +67,8 @@ def _split_off_test(pairs: list[Pair], data: PairsData) -> ListedPairs:
     kept, tested = people_split(pairs, data.test_fraction, data.split_seed, "data.test_fraction", remedy)
     if dropped := len(pairs) - len(kept) - len(tested):
         log.warning(
-            "%s: dropped %d of %d pairs, so that no person is in both the test pairs and the other pairs",
-            data.list, dropped, len(pairs),
+            "%s: dropped %d of %s, so that no person is in both the test pairs and the other pairs",
+            data.list, dropped, count(len(pairs), "pair"),
         )  # fmt: skip
     return ListedPairs([pairs[k] for k in kept], None, [pairs[k] for k in tested])
 

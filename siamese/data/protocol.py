@@ -13,6 +13,7 @@ from siamese.config.protocol import OneShotProtocol, TrainProtocol, View1Protoco
 from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
 from siamese.data.own import OwnPairs, read_own
 from siamese.errors import DataError
+from siamese.text import count
 
 TRAIN_LIST = "pairsDevTrain.txt"
 TEST_LIST = "pairsDevTest.txt"
@@ -91,8 +92,8 @@ def read_listed(data: DataConfig, protocol: TrainProtocol, test_only: bool = Fal
     folds, subsets = _read_view2(root, unrestricted)
     if protocol.fold > len(folds):
         raise DataError(
-            f"protocol.fold={protocol.fold}: {FOLDS_LIST} has {len(folds)} folds; set 1 to {len(folds)}, or null for "
-            "all folds"
+            f"protocol.fold={protocol.fold}: {FOLDS_LIST} has {count(len(folds), 'fold')}; set 1 to {len(folds)}, or "
+            "null for all folds"
         )
     return _list_fold(folds, subsets, protocol.fold)
 
@@ -139,8 +140,8 @@ def _read_view2(root: Path, unrestricted: bool) -> tuple[list[list[Pair]], list[
     subsets = read_people(root / FOLDS_PEOPLE_LIST) if unrestricted else None
     if subsets is not None and len(subsets) != len(folds):
         raise DataError(
-            f"{root / FOLDS_PEOPLE_LIST}: {len(subsets)} subsets, but {FOLDS_LIST} has {len(folds)} folds; "
-            "use both lists from the same source"
+            f"{root / FOLDS_PEOPLE_LIST}: {count(len(subsets), 'subset')}, but {FOLDS_LIST} has "
+            f"{count(len(folds), 'fold')}; use both lists from the same source"
         )
     return folds, subsets
 
@@ -168,4 +169,5 @@ def _check_disjoint(people: People | None, test: list[Pair], source: str) -> Non
 
 def _refuse(both: set[str], source: str, where: str) -> None:
     if both:
-        raise DataError(f"{source}: {len(both)} of its people are also {where} (for example {min(both)}); fix the list")
+        people = count(len(both), "person is", "people are")
+        raise DataError(f"{source}: {people} also {where} (for example {min(both)}); fix the list")

@@ -15,6 +15,7 @@ from siamese.config.data import ImageOptions
 from siamese.data.lists import Pair, identities
 from siamese.data.union_find import connected_components
 from siamese.errors import DataError
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ def validation_split(pairs: list[Pair], data: ImageOptions) -> Split:
         kept, held_out = people_split(pairs, data.val_fraction, data.split_seed)
         if dropped := len(pairs) - len(kept) - len(held_out):
             log.warning(
-                "data.split=people: dropped %d of %d pairs, so that no person is in both training and validation",
-                dropped, len(pairs),
+                "data.split=people: dropped %d of %s, so that no person is in both training and validation",
+                dropped, count(len(pairs), "pair"),
             )  # fmt: skip
         return kept, held_out
     return stratified_split(np.array([pair.label for pair in pairs]), data.val_fraction, data.split_seed)
@@ -117,8 +118,8 @@ def people_split(
     train, validation = np.flatnonzero(outside), np.sort(np.concatenate(kept))
     if any(set(labels[part].tolist()) != {0, 1} for part in (train, validation)):
         raise DataError(
-            f"{key}={fraction}: if the {len(pairs)} listed pairs are split so that no person is in both parts, one "
-            f"part has no same pair or no different pair; {remedy}, or provide more pairs"
+            f"{key}={fraction}: if {count(len(pairs), 'listed pair is', 'listed pairs are')} split so that no person "
+            f"is in both parts, one part has no same pair or no different pair; {remedy}, or provide more pairs"
         )
     return train, validation
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from siamese.evaluation.intervals import Interval, wilson
+from siamese.text import count
 
 
 class Trials(NamedTuple):
@@ -48,7 +49,7 @@ def draw_trials(people: Sequence[Sequence[int]], ways: int, trials: int, seed: i
     if ways < 2 or trials < 1:
         raise ValueError(f"ways={ways}, trials={trials}: give at least 2 ways and 1 trial")
     if len(people) < ways:
-        raise ValueError(f"ways={ways}: there are only {len(people)} people; give fewer ways")
+        raise ValueError(f"ways={ways}: there are only {count(len(people), 'person', 'people')}; give fewer ways")
     repeated = [k for k, photos in enumerate(people) if len(photos) >= 2]
     if not repeated:
         raise ValueError("no person has two images; a trial needs two images of one person")

@@ -31,6 +31,7 @@ from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.run_data import changed_data, load_run_data
 from siamese.scoring.scores import embed_images, score_embeddings, score_pairs
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,8 @@ def load_test_images(runs: list[FinishedRun], people: People) -> OneshotImages:
         row = {name: index for index, name in enumerate(array.names)}
         pixels.append(torch.from_numpy(array.pixels[[row[name] for name in names]]))
     usable = [images for images in rows if images]
-    log.info("%d people, %d images; %d images excluded", len(usable), len(names), len(excluded))
+    sizes = count(len(usable), "person", "people"), count(len(names), "image"), count(len(excluded), "image")
+    log.info("%s, %s; %s excluded", *sizes)
     return OneshotImages(usable, pixels, excluded)
 
 
@@ -174,8 +176,8 @@ def pixel_scores(pixels: Tensor, pairs: Tensor) -> NDArray[np.float32]:
 
 def _log_accuracy(ways: int, trials: int, found: Identification, nearest: Identification) -> None:
     log.info(
-        "%d-way one-shot: %.1f %% (95 %% confidence interval: %.1f - %.1f) of %d trials; nearest by pixels %.1f %%, "
+        "%d-way one-shot: %.1f %% (95 %% confidence interval: %.1f - %.1f) of %s; nearest by pixels %.1f %%, "
         "chance %.1f %%",
-        ways, 100 * found.accuracy, 100 * found.interval.low, 100 * found.interval.high, trials,
+        ways, 100 * found.accuracy, 100 * found.interval.low, 100 * found.interval.high, count(trials, "trial"),
         100 * nearest.accuracy, 100 / ways,
     )  # fmt: skip

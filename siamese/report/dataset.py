@@ -23,7 +23,7 @@ from siamese.data.protocol import TEST_LIST, TEST_PEOPLE_LIST, TRAIN_LIST, TRAIN
 from siamese.data.sources import check_data, image_root, title
 from siamese.data.split import validation_split
 from siamese.report.examples import load_photo
-from siamese.report.text import count
+from siamese.text import count
 
 SHOWN = 5
 """Most examples of each kind in the text."""
@@ -177,7 +177,7 @@ def as_text(description: Description) -> str:
         lines += [
             "",
             f"images per person: {min(numbers)} to {max(numbers)}, median {statistics.median(numbers):g}; "
-            f"{count(alone, 'person') if alone == 1 else f'{alone:,} people'} with a single image",
+            f"{count(alone, 'person', 'people')} with a single image",
         ]
     lines.append(f"sizes: {_shares(description.sizes)}")
     lines.append(f"types: {_shares(description.kinds)}")
@@ -256,12 +256,12 @@ def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[s
     names = list(parts)
     for k, one in enumerate(names):
         for other in names[k + 1 :]:
-            for what, first, second in (
-                ("people", set(parts[one].people), set(parts[other].people)),
-                ("images", parts[one].images, parts[other].images),
+            for noun, first, second in (
+                (("person", "people"), set(parts[one].people), set(parts[other].people)),
+                (("image", "images"), parts[one].images, parts[other].images),
             ):
                 if both := sorted(first & second):
-                    yield f"{len(both)} {what} in both {one} and {other}: {_some(both)}"
+                    yield f"{count(len(both), *noun)} in both {one} and {other}: {_some(both)}"
             across = [
                 group for group in duplicates if any(i in parts[one].images for i in group)
                 and any(i in parts[other].images for i in group)

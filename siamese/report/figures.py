@@ -20,8 +20,9 @@ from siamese.evaluation.calibration import brier, ece, reliability
 from siamese.evaluation.intervals import auc_interval, wilson
 from siamese.evaluation.metrics import Confusion, auc, confusion, eer, roc_curve
 from siamese.report.examples import PHOTO_HEIGHT, Examples
-from siamese.report.text import count, fixed, interval, percent, photo_title, probability
+from siamese.report.text import fixed, interval, percent, photo_title, probability
 from siamese.runs.records import Prediction
+from siamese.text import count
 
 # The palette of Okabe and Ito (2008), distinguishable with all common kinds of colour blindness.
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from siamese.report.glossary import explained
 from siamese.report.text import fixed, number, percent, photo_title, probability
+from siamese.text import count
 
 
 def render_page(template: str, **context: Any) -> str:
@@ -29,6 +30,7 @@ def render_page(template: str, **context: Any) -> str:
     environment.filters |= {
         "percent": lambda value: number(value, percent),
         "fixed": lambda value, digits: number(value, fixed(digits)),
+        "count": count,
         "thousands": lambda value: number(value, "{:,}".format),
         "general": lambda value: number(value, "{:.3g}".format),
         "probability": probability,

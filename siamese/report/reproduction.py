@@ -17,7 +17,8 @@ from siamese.config.titles import DATASETS, titled
 from siamese.errors import ConfigError
 from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, difference, group_jobs, spread
 from siamese.report.jobs import Job, history, read_jobs
-from siamese.report.text import count, markdown_table, number, percent
+from siamese.report.text import markdown_table, number, percent
+from siamese.text import count
 
 COMMON: dict[str, Any] = {
     "model.name": "koch", "model.widths": [64, 128, 128, 256], "model.embedding_dim": 4096, "model.init": "torch",

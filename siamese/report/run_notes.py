@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from siamese.report.load import Run
 from siamese.report.text import number, percent
+from siamese.text import count
 
 
 def notes(run: Run) -> list[str]:
@@ -45,8 +46,9 @@ def _variation(run: Run) -> str:
     members = run.result.run
     if isinstance(members, list):
         return (
-            f"An ensemble of {len(members)} runs: the confidence intervals hold for these networks and do not include "
-            "the variation between networks. The configuration and the seed on this page are those of the first run."
+            f"An ensemble of {count(len(members), 'run')}: the confidence intervals hold for these networks and do not "
+            "include the variation between networks. The configuration and the seed on this page are those of the "
+            "first run."
         )
     seed = "" if run.result.seed is None else f" ({run.result.seed})"
     return (

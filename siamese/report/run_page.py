@@ -19,8 +19,9 @@ from siamese.report.figures import OUTCOME_TITLES, curves_figure, gallery_figure
 from siamese.report.html import render_page
 from siamese.report.load import Run, read_run
 from siamese.report.run_notes import notes
-from siamese.report.text import count, duration, fixed, interval, number, percent
+from siamese.report.text import duration, fixed, interval, number, percent
 from siamese.runs.records import Prediction, Result
+from siamese.text import count
 
 PICTURES = ("curves", "roc", "scores", "reliability", "confusion", "gallery")
 MAX_EXCLUDED = 500
@@ -143,7 +144,8 @@ def _context(run: Run) -> str:
     if result.n_test is not None:
         parts.append(count(result.n_test, "test pair"))
     if result.n_test_people is not None and result.n_test_images is not None:
-        parts.append(f"{result.n_test_people:,} test people, {count(result.n_test_images, 'image')}")
+        people, images = count(result.n_test_people, "test person", "test people"), count(result.n_test_images, "image")
+        parts.append(f"{people}, {images}")
     return " · ".join(parts)
 
 
@@ -208,7 +210,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Evaluated run", result.run if isinstance(result.run, str) else " · ".join(result.run or ())),
         ("Trained on", result.trained_on and titled(result.trained_on, DATASETS)),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if size is not None)),
-        ("Training people", f"{people:,}, {images:,} images" if people and images else None),
+        ("Training people", f"{people:,}, {count(images, 'image')}" if people and images else None),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
         ("Training time", _if_number(result.train_seconds, duration)),

@@ -31,7 +31,8 @@ from siamese.report.sweep_tables import (
     why_not_on_test,
     write_tables,
 )
-from siamese.report.text import count, duration, interval, percent
+from siamese.report.text import duration, interval, percent
+from siamese.text import count
 
 HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "loss")))
 

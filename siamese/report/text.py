@@ -57,11 +57,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def count(value: int, noun: str) -> str:
-    """1 pair; 1,000 pairs."""
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
-
-
 def photo_title(name: str) -> str:
     """Abdullah_Gul/Abdullah_Gul_0013.jpg -> Abdullah Gul 13; unchanged if it is not named as in LFW."""
     match = _LFW_NAME.fullmatch(name)

@@ -11,6 +11,7 @@ import torch
 
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError
+from siamese.text import count
 
 
 def pick_device(config: TrainConfig) -> torch.device:
@@ -22,9 +23,10 @@ def pick_device(config: TrainConfig) -> torch.device:
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer=auto or trainer=cpu")
     if config.trainer.accelerator != "cpu" and 0 < torch.cuda.device_count() < config.trainer.devices:
+        gpus = count(torch.cuda.device_count(), "GPU")
         raise ConfigError(
-            f"trainer.devices={config.trainer.devices}: torch sees {torch.cuda.device_count()} GPUs here; give at "
-            "most that number, or trainer.accelerator=cpu"
+            f"trainer.devices={config.trainer.devices}: torch sees {gpus} here; give at most that number, or "
+            "trainer.accelerator=cpu"
         )
     use_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     if not use_gpu:
@@ -59,4 +61,4 @@ def device_name(device: torch.device) -> str:
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = "unknown processor"
-    return f"cpu: {model}, {torch.get_num_threads()} threads"
+    return f"cpu: {model}, {count(torch.get_num_threads(), 'thread')}"

@@ -15,6 +15,7 @@ from siamese.errors import DataError
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
 from siamese.runs.records import Membership, write_memberships
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,10 @@ def record_memberships(members: list[Membership], folder: RunFolder, trained: Ru
 def changed_data(recorded: list[Membership], now: list[Membership], root: Path) -> DataError:
     """The error for images of the user's own that changed since the run started."""
     changed = {row.image for row in set(recorded) ^ set(now)}
+    images = count(len(changed), "image was", "images were")
     return DataError(
-        f"{root}: changed since the run started: {len(changed)} images were added, removed or moved to another set "
-        f"(for example {min(changed)}); restore them, or start another run"
+        f"{root}: changed since the run started: {images} added, removed or moved to another set (for example "
+        f"{min(changed)}); restore them, or start another run"
     )
 
 
@@ -82,7 +84,7 @@ def _warn_about_few_images(config: TrainConfig, data: PairDataset) -> None:
     few = sum(len(images) < config.sampling.images_per_person for images in data.people or ())
     if few and config.objective.name not in PAIR_OBJECTIVES and not config.augmentation.changes:
         log.warning(
-            "%d people have fewer than sampling.images_per_person=%d images, so batches repeat some of them unchanged "
+            "%s fewer than sampling.images_per_person=%d images, so batches repeat some images unchanged "
             "(augmentation=none); give augmentation=face or a higher sampling.min_images",
-            few, config.sampling.images_per_person,
+            count(few, "person has", "people have"), config.sampling.images_per_person,
         )  # fmt: skip

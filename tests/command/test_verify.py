@@ -59,7 +59,7 @@ def test_verify_continues_after_an_unusable_photo(
     ]
     assert "broken.jpg" in printed[1]["error"]
     assert "of 1 pairs" in caplog.text
-    assert "1 photos cannot be used" in caplog.text
+    assert "1 photo cannot be used" in caplog.text
 
 
 def test_embed_writes_embeddings_and_names(

@@ -52,14 +52,14 @@ def test_photos_are_found_and_nothing_else(photos: Path, caplog: pytest.LogCaptu
     assert len(people["person 3"]) == 5
     assert "person 3/2024/deep.png" in people["person 3"]
     assert {name.partition("/")[0] for names in people.values() for name in names} == set(people)
-    assert "ignored 1 photos that are not in a person's folder" in caplog.text
+    assert "ignored 1 photo that is not in a person's folder" in caplog.text
 
 
 def test_a_name_that_is_not_utf8_is_ignored(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = find_people(photos)
     (photos / "person 1" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     assert find_people(photos) == before
-    assert "ignored 1 photos whose names are not UTF-8" in caplog.text
+    assert "ignored 1 photo whose name is not UTF-8" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_name_that_is_not_utf8_is_ignored(photos: Path, caplog: pytest.LogCapt
         (lambda root: noise_photo(root / "a.png"), "none of its subfolders contains a photo"),
         (
             lambda root: [noise_photo(root / str(k // 2) / f"{k}.png") for k in range(10)],
-            "5 of its 5 people have two or more photos",
+            "only 5 people have two or more photos",
         ),
     ],
 )

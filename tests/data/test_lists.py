@@ -95,7 +95,7 @@ def test_duplicates_are_kept_and_counted_in_a_warning(write, caplog):
 
 def test_duplicates_are_found_across_folds(write, caplog):
     read_folds(write("2\t1\nAda\t1\t2\nAda\t1\tBen\t2\nAda\t2\t1\nCy\t3\tDee\t1\n"))
-    assert ": 1 duplicate pairs (kept)" in caplog.text
+    assert ": 1 duplicate pair (kept)" in caplog.text
 
 
 # --- what is refused, and the message ---

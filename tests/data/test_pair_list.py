@@ -122,7 +122,7 @@ def test_each_set_needs_both_labels(split: str, tmp_path: Path) -> None:
     lines = [f"{part}{k}a,{part}{k}b,{k},{part}" for part in ("train", "val", "test") for k in (0, 1)]
     lines.remove(f"{split}1a,{split}1b,1,{split}")
     file = write_list(tmp_path / "pairs.csv", HEADER + ",split", *lines)
-    with pytest.raises(DataError, match=rf"the 1 {split} pairs need at least one same pair \(label 1\)"):
+    with pytest.raises(DataError, match=rf"1 {split} pair, without at least one same pair \(label 1\)"):
         read_listed_pairs(pairs_data(file))
 
 

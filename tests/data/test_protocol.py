@@ -26,10 +26,10 @@ def with_list(tiny_root: Path, tmp_path: Path, name: str, other: str) -> Path:
 def test_people_in_both_lists_are_refused(tiny_data: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
     root = with_list(tiny_root, tmp_path, "peopleDevTrain.txt", "peopleDevTest.txt")
     data = section("data", **tiny_data | {"root": str(root)})
-    with pytest.raises(DataError, match=r"peopleDevTrain\.txt: \d+ of its people are also in the test pairs"):
+    with pytest.raises(DataError, match=r"peopleDevTrain\.txt: \d+ people are also in the test pairs"):
         read_listed(data, UNRESTRICTED)
     assert read_test_people(data)  # a run in the restricted setting has not seen them
-    with pytest.raises(DataError, match=r"peopleDevTest\.txt: \d+ of its people are also used for training"):
+    with pytest.raises(DataError, match=r"peopleDevTest\.txt: \d+ people are also used for training"):
         read_test_people(data, UNRESTRICTED)
 
 
@@ -65,7 +65,7 @@ def test_real_view_1_shares_nobody(lfw_root) -> None:
 def test_lists_of_different_numbers_of_folds(tiny_data: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
     root = with_list(tiny_root, tmp_path, "people.txt", "peopleDevTest.txt")
     protocol = section("protocol", name="view2", setting="unrestricted", fold=1)
-    with pytest.raises(DataError, match=r"people\.txt: 1 subsets, but pairs\.txt has 10 folds"):
+    with pytest.raises(DataError, match=r"people\.txt: 1 subset, but pairs\.txt has 10 folds"):
         read_listed(section("data", **tiny_data | {"root": str(root)}), protocol)
 
 

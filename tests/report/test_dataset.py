@@ -95,8 +95,8 @@ def test_list_with_leakage(photos: Path, capsys: pytest.CaptureFixture[str]) -> 
     found = summary(capsys, photos / "pairs.csv")
     assert found["sets"]["test"] == {"people": 3, "images": 4, "same": 1, "different": 1}  # type: ignore[index]
     problems = "\n".join(found["problems"])  # type: ignore[arg-type]
-    assert "1 people in both train and test: p0" in problems
-    assert "1 images in both train and test: p0/1.png" in problems
+    assert "1 person in both train and test: p0" in problems
+    assert "1 image in both train and test: p0/1.png" in problems
     assert "1 pair listed more than once: p0/0.png and p0/1.png" in problems
 
 

@@ -1,0 +1,12 @@
+"""Words for numbers in messages and on pages."""
+
+
+def count(value: int, noun: str, plural: str = "") -> str:
+    """Format a number with its noun: 1 pair; 1,000 pairs.
+
+    Args:
+        value: the number.
+        noun: singular of the noun, and what depends on its number: ``photo``, or ``person has``.
+        plural: the same in the plural, such as ``people have``; empty: ``noun`` with an s.
+    """
+    return f"{value:,} {noun if value == 1 else plural or f'{noun}s'}"
