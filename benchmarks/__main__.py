@@ -96,7 +96,7 @@ def data(options: Options) -> Report:
     names = {"one_by_one": "PIL, one by one", "cold": "ours, no cache", "warm": "ours, cached"}
     taken = {key: median([run[key] for run in found]) for key in names}
     rows = [[name, taken[key], taken["one_by_one"] / taken[key]] for key, name in names.items()]
-    text = table(["way", "seconds", "speedup"], rows) + f"\n\n{found[0]['images']} images."
+    text = table(["way", "decoding seconds", "speedup"], rows) + f"\n\n{found[0]['images']} images."
     return text, {"seconds": taken, "images": found[0]["images"]}
 
 
@@ -108,7 +108,7 @@ def evaluation(options: Options) -> Report:
         ["pair by pair", taken["pairwise"], 1.0],
         ["each image once", taken["once"], taken["pairwise"] / taken["once"]],
     ]
-    text = table(["way", "seconds", "speedup"], rows)
+    text = table(["way", "scoring seconds", "speedup"], rows)
     text += (
         f"\n\n{found['pairs']} pairs of {found['images']} images; logits up to {found['largest_logit']:.2g} "
         f"differ by {found['largest_difference']:.1e} at most."
@@ -149,7 +149,7 @@ def startup(options: Options) -> Report:
     taken = {name: median(found[1:]) for name, found in times.items()}  # the first calls read files from disk
     rows = [[name, found, found / taken["import torch, lightning"]] for name, found in taken.items()]
     overheads = [_overhead(options, [f"seed={seed}"]) for seed in range(options.repeats)]
-    text = table(["command", "seconds", "of the imports"], rows)
+    text = table(["command", "response seconds", "of the imports"], rows)
     text += f"\n\nA run of two epochs with caches, minus training and scoring: {median(overheads):.1f} s."
     return text, {"seconds": taken, "warm_run_overhead": overheads}
 

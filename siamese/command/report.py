@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from siamese.errors import ConfigError
-from siamese.report.jobs import read_jobs
+from siamese.report.jobs import read_evaluations, read_jobs
 from siamese.report.run_page import write_run_page
 from siamese.report.sweep_page import write_sweep_page
 from siamese.text import count
@@ -36,7 +36,7 @@ def build_pages(folder: Path, explain: bool = False) -> Path:
         for fold in folder.glob("fold_*/result.json"):
             write_run_page(fold.parent)
         return write_run_page(folder)
-    jobs = read_jobs(folder) if folder.is_dir() else []
+    jobs = [*read_jobs(folder), *read_evaluations(folder)] if folder.is_dir() else []
     for job in jobs:
         write_run_page(job.folder)
     page = write_sweep_page(folder) if jobs else None

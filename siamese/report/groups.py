@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from siamese.config.schema import HOW_IT_IS_STARTED
 from siamese.data.lists import identities
 from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
 from siamese.report.jobs import Job, Pairs, scored
 
-NOT_SETTINGS = frozenset({"seed", "resume", "name"})
-"""Keys in which runs of one configuration may differ."""
+NOT_SETTINGS = (*HOW_IT_IS_STARTED, "seed", "name", "data.cache", "data.download", "checkpoint", "logger")
+"""Keys and sections in which runs of one configuration may differ."""
 
 ABOUT_INTERVALS = (
     "Differences are computed on the same test pairs. The 95 % confidence interval (CI) covers the variation between "
@@ -52,6 +53,11 @@ class Group:
     def mean(self, key: str) -> float:
         """The mean of a figure over the jobs; nan if no job recorded it."""
         return fmean(self.figures(key) or [math.nan])
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Lower is better on the validation pairs: first the mean accuracy decides, then the mean loss."""
+        return _last(-self.mean("val/acc")), _last(self.mean("val/loss"))
 
 
 class Difference(NamedTuple):
@@ -111,8 +117,9 @@ def varied(jobs: Sequence[Job]) -> list[str]:
     A job that lacks a setting differs from those that have it, unless the setting belongs to another option of its
     group: ``optimizer=sgd`` has no ``optimizer.betas``.
     """
-    keys = dict.fromkeys(key for job in jobs for key in job.settings if key not in NOT_SETTINGS)
-    return [key for key in keys if len(_values(key, jobs)) > 1]
+    keys = dict.fromkeys(key for job in jobs for key in job.settings)
+    settings = [key for key in keys if not {key, key.partition(".")[0]} & {*NOT_SETTINGS}]
+    return [key for key in settings if len(_values(key, jobs)) > 1]
 
 
 def _values(key: str, jobs: Sequence[Job]) -> set[str | None]:
@@ -134,7 +141,7 @@ def group_jobs(jobs: Sequence[Job], settings: Sequence[str]) -> list[Group]:
             values = tuple(show(job.settings.get(key)) for key in settings)
             found.setdefault(values, {}).setdefault(job.seed, job)
     groups = [Group(values, tuple(members.values())) for values, members in found.items()]
-    return sorted(groups, key=lambda one: (_last(-one.mean("val/acc")), _last(one.mean("val/loss"))))
+    return sorted(groups, key=lambda one: one.rank)
 
 
 def best_on_test(groups: Sequence[Group]) -> Group:
@@ -165,10 +172,35 @@ def difference(one: Group, base: Group) -> Difference | None:
         for other, second in zip(base.jobs, theirs[1], strict=True)
         if job.seed == other.seed
     )
-    person = identities(pairs)
-    people = [(person[pair.image1], person[pair.image2]) for pair in pairs]
-    interval = accuracy_difference(people, right, theirs[1])
+    interval = accuracy_difference(_people(pairs), right, theirs[1])
     return Difference(float(right.mean() - theirs[1].mean()), interval, tests)
+
+
+def accuracy_interval(one: Group) -> Interval | None:
+    """The 95 % confidence interval of the mean test accuracy; None if it is unknown.
+
+    For one seed it is the recorded interval, over test pairs. For several seeds it is over test people and seeds.
+    """
+    recorded = one.jobs[0].result.test_acc_ci
+    if len(one.jobs) == 1:
+        return None if recorded is None else Interval(*recorded)
+    decisions = _decisions(one)
+    if decisions is None:
+        return None
+    pairs, right = decisions
+    return accuracy_difference(_people(pairs), right, np.zeros(len(pairs), dtype=bool))
+
+
+def chance_level(job: Job) -> float | None:
+    """The test accuracy of always giving the more frequent answer; None if the test pairs are not recorded."""
+    labels = [pair.label for pair in scored(job).pairs]
+    return max(fmean(labels), 1 - fmean(labels)) if labels else None
+
+
+def _people(pairs: Pairs) -> list[tuple[str, str]]:
+    """Both identities of each pair."""
+    person = identities(pairs)
+    return [(person[pair.image1], person[pair.image2]) for pair in pairs]
 
 
 def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
@@ -191,7 +223,7 @@ def largest_grid(groups: Sequence[Group], settings: Sequence[str]) -> Grid | Non
                 cell = values.pop(row), values.pop(column)
                 planes.setdefault(tuple(values.items()), {})[cell] = one
             for others, cells in planes.items():
-                rows, columns = (tuple(_in_order({cell[side] for cell in cells})) for side in (0, 1))
+                rows, columns = (tuple(in_order({cell[side] for cell in cells})) for side in (0, 1))
                 if min(len(rows), len(columns)) < 2 or len(cells) <= max(len(rows), len(columns)):
                     continue
                 if best is None or len(cells) > len(best.cells):
@@ -199,7 +231,7 @@ def largest_grid(groups: Sequence[Group], settings: Sequence[str]) -> Grid | Non
     return best
 
 
-def _in_order(values: Iterable[str]) -> list[str]:
+def in_order(values: Iterable[str]) -> list[str]:
     """Numbers by size, then other texts alphabetically."""
 
     def key(text: str) -> tuple[int, float, str]:
@@ -220,8 +252,10 @@ def spread(values: Sequence[float], digits: int) -> str:
     """``mean ± standard error``; the mean alone for a single value, empty for none."""
     if not values:
         return ""
-    mean, error = f"{fmean(values):.{digits}f}", standard_error(values)
-    return mean if error is None else f"{mean} ± {error:.{max(digits, 1)}f}"
+    error = standard_error(values)
+    if error is None:
+        return f"{fmean(values):.{digits}f}"
+    return f"{fmean(values):.{max(digits, 1)}f} ± {error:.{max(digits, 1)}f}"
 
 
 def show(value: Any) -> str:

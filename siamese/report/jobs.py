@@ -83,12 +83,21 @@ class Scored(NamedTuple):
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """Read all runs below a folder, in natural order; a damaged file does not affect other jobs.
+    """Read all trainings below a folder, in natural order; a damaged file does not affect other jobs.
 
-    Evaluations, and the folds of a View 2 run, are not jobs of their own and are skipped.
+    The folds of a View 2 run are not jobs of their own and are skipped.
     """
+    return [job for job in _read(folder) if not job.result.is_evaluation]
+
+
+def read_evaluations(folder: Path) -> list[Job]:
+    """Read all evaluations (``eval.py``) below a folder, in natural order."""
+    return [job for job in _read(folder) if job.result.is_evaluation]
+
+
+def _read(folder: Path) -> list[Job]:
     runs = {path.parent for path in folder.rglob("result.json") if path.parent != folder}
-    found = [run for run in runs if run.parent not in runs]
+    found = [run for run in runs if run.parent not in runs or not run.name.startswith("fold_")]
     jobs = [job for path in found if (job := _job(folder, path, *map(_changed, _files(path)))) is not None]
     return sorted(jobs, key=lambda job: [(len(part), part) for part in Path(job.name).parts])
 
@@ -121,7 +130,7 @@ def _changed(file: Path) -> int:
 def _job(folder: Path, path: Path, *changed: int) -> Job | None:
     result_file, config_file, composed_file = _files(path)
     result = read_result(result_file, [])
-    if result is None or not result.model_fields_set or result.is_evaluation:
+    if result is None or not result.model_fields_set:
         return None
     settings = flatten(read_mapping(config_file, _parse_yaml, []))
     if not settings:  # the configuration was rejected: what Hydra composed, without unresolved values

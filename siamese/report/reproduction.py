@@ -176,7 +176,7 @@ def _table(jobs: Sequence[Job]) -> list[str]:
         ])  # fmt: skip
     head = [
         "experiment", "test accuracy: course report", "ours", "verdict", "test loss: course report", "ours", "verdict",
-        "seeds", "epochs: course report", "ours", "seconds",
+        "seeds", "epochs: course report", "ours", "training seconds",
     ]  # fmt: skip
     return [
         *markdown_table(head, rows), "",

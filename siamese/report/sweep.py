@@ -1,47 +1,44 @@
-"""The runs below a folder, grouped by configuration, and how tables and the sweep page label them."""
+"""The runs below a folder, divided into comparisons, and how tables and the sweep page label their configurations."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from siamese.report.groups import Difference, Group, differences, group_jobs, varied
-from siamese.report.jobs import Job, read_jobs, scored
+from siamese.config.titles import DATASETS, PROTOCOLS, titled
+from siamese.report.groups import Difference, Group, differences, group_jobs, show, varied
+from siamese.report.jobs import Job, read_evaluations, read_jobs, scored
+from siamese.report.text import ABSENT
+from siamese.text import count
 
 MOST_COLUMNS = 6
-"""Most settings that have a column each. If more differ, one column lists what differs from the usual values."""
+"""Most settings that have a column each. If more differ, one column lists the changes of each configuration."""
+
+MOST_CHANGES = 3
+"""Most changes that this column lists; the table of settings has all."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
-    """The runs below a folder, compared.
+class Comparison:
+    """Runs with the same validation pairs and the same test pairs, which can therefore be compared.
 
     Attributes:
-        folder: folder of one sweep, or of several sweeps and runs.
-        jobs: all runs, whatever their status, in natural order.
-        settings: the settings that differ between jobs.
-        groups: the finished jobs by configuration, the one that validation chooses first.
-        differences: each further group compared with the first, if both were tested on the same pairs.
+        number: counted from 1.
+        title: data sets, protocol and numbers of pairs; empty if no run has finished.
+        jobs: its finished runs.
+        settings: the settings that differ between its runs.
+        groups: its runs by configuration, the one that validation chooses first; each seed of a configuration once.
+        differences: each further group compared with the first.
     """
 
-    folder: Path
+    number: int
+    title: str
     jobs: Sequence[Job]
     settings: Sequence[str]
     groups: Sequence[Group]
     differences: Mapping[Group, Difference]
-
-    @property
-    def title(self) -> str:
-        """The last two parts of its path."""
-        return "/".join(self.folder.resolve().parts[-2:])
-
-    @property
-    def can_choose(self) -> bool:
-        """Whether validation can choose: all configurations have the same validation and test pairs."""
-        sets = {(one.validated, one.pairs) for group in self.groups for one in map(scored, group.jobs) if one.pairs}
-        return len(sets) < 2
 
     @property
     def is_named(self) -> bool:
@@ -50,7 +47,7 @@ class Sweep:
 
     @property
     def usual(self) -> dict[str, str]:
-        """The most frequent value of each setting."""
+        """The most frequent value of each setting; that of the first group if no value is more frequent."""
         columns = zip(*(one.values for one in self.groups), strict=True)
         return {key: Counter(values).most_common(1)[0][0] for key, values in zip(self.settings, columns, strict=False)}
 
@@ -62,21 +59,36 @@ class Sweep:
     @property
     def setting_heads(self) -> list[str]:
         """The heads of the columns of settings."""
-        return ["change"] if self.is_wide else list(self.settings)
+        return ["changes"] if self.is_wide else list(self.settings)
 
     def setting_cells(self, values: Sequence[str]) -> list[str]:
         """The cells of these columns, for the values of a configuration."""
         return [", ".join(self._changes(values)) or "–"] if self.is_wide else list(values)
 
     def _changes(self, values: Sequence[str]) -> list[str]:
+        """The first changes relative to the usual values: the names of options (``model.name``) come first."""
         usual = self.usual
         own = dict(zip(self.settings, values, strict=True))
         other = {key.rpartition(".")[0] for key in own if key.endswith(".name") and own[key] != usual[key]}
-        return [
+        changed = [
             f"{key}={value}"
-            for key, value in own.items()
+            for key, value in sorted(own.items(), key=lambda item: not item[0].endswith(".name"))
             if value != usual[key] and not (value == "None" and key.rpartition(".")[0] in other)
         ]
+        more = [f"{len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else []
+        return changed[:MOST_CHANGES] + more
+
+    def settings_table(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the table of all settings that differ.
+
+        The longer side goes down: a row per setting, or a row per configuration if there are more of these.
+        """
+        rows = [["setting", *self.settings]]
+        for number, one in enumerate(self.groups, start=1):
+            rows.append([f"#{number}", *(ABSENT if value == "None" else value for value in one.values)])
+        if len(self.groups) <= len(self.settings):
+            rows = [list(row) for row in zip(*rows, strict=True)]
+        return rows[0], rows[1:]
 
     @property
     def head(self) -> list[str]:
@@ -90,22 +102,110 @@ class Sweep:
     def described(self, one: Group) -> str:
         """A configuration in a sentence."""
         if self.is_wide:
-            values = self._changes(one.values) or ["no change"]
+            values = self._changes(one.values) or ([] if self.is_named else ["the usual settings"])
         else:
             values = [f"{key}={value}" for key, value in zip(self.settings, one.values, strict=True)]
         return ", ".join([*([one.title] if self.is_named else []), *values]) or one.title
 
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The runs below a folder.
+
+    Attributes:
+        folder: folder of one sweep, or of several sweeps and runs.
+        jobs: all trainings, whatever their status, in natural order.
+        settings: the settings that differ between jobs.
+        comparisons: the finished jobs by validation and test pairs, the largest comparison first; at least one, which
+            is empty if no job has finished.
+        evaluations: all evaluations, whatever their status, in natural order.
+    """
+
+    folder: Path
+    jobs: Sequence[Job]
+    settings: Sequence[str]
+    comparisons: Sequence[Comparison]
+    evaluations: Sequence[Job]
+
     @property
-    def about_changes(self) -> str:
-        """The usual values that changes refer to; empty if each setting has its own column."""
-        if not self.is_wide:
-            return ""
-        return f"Changes are relative to: {', '.join(f'{key}={value}' for key, value in self.usual.items())}."
+    def title(self) -> str:
+        """The last two parts of its path."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+    @property
+    def sections(self) -> list[Comparison]:
+        """The comparisons that have a section of their own: those of several runs, or the only one."""
+        return [one for one in self.comparisons if len(one.jobs) > 1 or len(self.comparisons) == 1]
+
+    @property
+    def alone(self) -> list[Comparison]:
+        """The comparisons that are a single run, which no other run can be compared with."""
+        return [one for one in self.comparisons if one not in self.sections]
+
+    def number(self, job: Job) -> int | None:
+        """The number of the comparison that a job belongs to; None if it has not finished."""
+        return next((one.number for one in self.comparisons if job in one.jobs), None)
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Read the runs below a folder, group and compare them."""
+    """Read the runs below a folder, and divide the finished ones into comparisons."""
     jobs = read_jobs(folder)
     settings = varied(jobs)
-    groups = group_jobs(jobs, settings)
-    return Sweep(folder, jobs, settings, groups, differences(groups))
+    found: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        if job.status == "done":
+            found.setdefault(_key(job), []).append(job)
+    comparisons = []
+    members = sorted(found.values(), key=len, reverse=True) or [[]]
+    for number, (title, done) in enumerate(zip(_titles(members), members, strict=True), start=1):
+        # The values of unfinished jobs belong to the only comparison, but it is unknown to which of several.
+        own = settings if len(members) == 1 else varied(done)
+        groups = group_jobs(done, own)
+        comparisons.append(Comparison(number, title, done, own, groups, differences(groups)))
+    return Sweep(folder, jobs, settings, comparisons, read_evaluations(folder))
+
+
+def _key(job: Job) -> Hashable:
+    """Equal for jobs that can be compared: the validation and test pairs; without these, data set and protocol."""
+    pairs = scored(job)
+    return (pairs.validated, pairs.pairs) if pairs.pairs else (job.result.dataset, job.result.protocol)
+
+
+def _titles(members: Sequence[Sequence[Job]]) -> list[str]:
+    """A title for each comparison that says how it differs from the others."""
+    titles = [tested_on(jobs) for jobs in members]
+    tests = [scored(jobs[0]).pairs if jobs else () for jobs in members]
+    told = []
+    for i, title in enumerate(titles):
+        parts = [title]
+        if titles.count(title) > 1:
+            parts.append(_distinction(i, titles, members))
+        if tests[i] and (first := tests.index(tests[i])) < i:
+            parts.append(f"test pairs as in comparison {first + 1}, but other validation pairs")
+        told.append(" · ".join(parts))
+    return told
+
+
+def _distinction(i: int, titles: Sequence[str], members: Sequence[Sequence[Job]]) -> str:
+    """The settings of the data that distinguish comparison ``i`` from others with the same title."""
+    firsts = [jobs[0] for title, jobs in zip(titles, members, strict=True) if title == titles[i]]
+    keys = [key for key in varied(firsts) if key.startswith(("data.", "protocol."))]
+    values = [f"{key}={show(members[i][0].settings.get(key))}" for key in keys]
+    return ", ".join(values) or f"other pairs ({titles[: i + 1].count(titles[i])})"
+
+
+def tested_on(jobs: Sequence[Job]) -> str:
+    """Data sets, protocol and numbers of pairs of jobs that have the same pairs, or of one evaluation."""
+    if not jobs:
+        return ""
+    result, pairs = jobs[0].result, scored(jobs[0])
+    sizes = [("test", len(pairs.pairs) or result.n_test), ("validation", len(pairs.validated) or result.n_val)]
+    people = result.n_test_people if result.protocol == "oneshot" else None
+    parts = [
+        " and ".join(dict.fromkeys(titled(job.result.dataset, DATASETS) for job in jobs if job.result.dataset)),
+        titled(result.protocol, PROTOCOLS) if result.protocol else "",
+        f"{people:,} test people" if people else "",
+        *(count(size, f"{name} pair") for name, size in sizes if size and not people),
+        "" if pairs.pairs or people else "pairs not recorded",
+    ]
+    return " · ".join(part for part in parts if part)

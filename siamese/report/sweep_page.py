@@ -16,18 +16,26 @@ from filelock import FileLock
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.files import write_text_atomically
 from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_roc_figure, palette, shade, to_svg
-from siamese.report.groups import Grid, Group, best_on_test, largest_grid, show, spread
+from siamese.report.groups import Grid, Group, accuracy_interval, best_on_test, largest_grid, show
 from siamese.report.html import render_page
-from siamese.report.jobs import Job, history, read_jobs, scored
-from siamese.report.sweep import Sweep, read_sweep
+from siamese.report.jobs import Job, history, read_evaluations, read_jobs, scored
+from siamese.report.sweep import Comparison, Sweep, read_sweep
+from siamese.report.sweep_summary import accuracy, summary, summary_of
 from siamese.report.sweep_tables import (
+    ABOUT_ALONE,
+    ABOUT_CHANGES,
     ABOUT_DIFFERENCES,
+    ABOUT_EVALUATIONS,
+    ALONE_HEAD,
     CHOSEN,
     CHOSEN_ON_TEST,
     COLUMNS,
-    NO_CHOICE,
+    EVALUATION_HEAD,
     Column,
-    about_chance,
+    about_test_set,
+    alone_rows,
+    by_test_data,
+    evaluation_rows,
     why_not_on_test,
     write_tables,
 )
@@ -45,7 +53,7 @@ def write_sweep_page(folder: Path) -> Path | None:
     Returns:
         the page; None if there are no runs.
     """
-    if not read_jobs(folder):
+    if not read_jobs(folder) and not read_evaluations(folder):
         return None
     with FileLock(folder / ".report.lock"):
         sweep = read_sweep(folder)
@@ -57,44 +65,74 @@ def write_sweep_page(folder: Path) -> Path | None:
 
 def render(sweep: Sweep) -> str:
     """The page as HTML; values that come from files are escaped."""
-    jobs, groups = sweep.jobs, sweep.groups
-    number = {job: i for i, one in enumerate(groups) for job in one.jobs}
-    colors = palette(len(groups))
-    runs = [
-        Overlaid(number[job], history(job), job.result.best_epoch, scored(job).tpr) for job in jobs if job in number
-    ]
-    longest = max((job.result.train_seconds or 0 for job in jobs), default=0)
+    jobs, evaluations = sweep.jobs, sweep.evaluations
     statuses = [job.status for job in jobs]
+    tally = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
+    colors = [color for one in sweep.sections for color in palette(len(one.groups))]
+    number = {job: i for i, one in enumerate(_groups(sweep)) for job in one.jobs}
+    longest = max((job.result.train_seconds or 0 for job in jobs), default=0)
     return render_page(
         "sweep.html.j2",
         title=sweep.title,
-        status=_status(statuses),
-        tally=", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))),
-        context=_context(jobs),
+        status=_status([*statuses, *(job.status for job in evaluations)]),
+        tally=", ".join([*tally, *([count(len(evaluations), "evaluation")] if evaluations else [])]),
+        context=_context([*jobs, *evaluations]),
         command=_command(sweep.folder),
-        sweep=sweep,
+        summary=summary(sweep),
+        open=[_open_view(job) for job in (*jobs, *evaluations) if job.status != "done"],
+        is_one=len(sweep.comparisons) == 1,
+        sections=[_comparison_view(sweep, one, colors) for one in sweep.sections],
+        alone={"about": ABOUT_ALONE, "head": ALONE_HEAD, "rows": _alone_views(sweep)},
+        evaluations={"about": ABOUT_EVALUATIONS, "head": EVALUATION_HEAD, "tables": _evaluation_views(sweep)},
         columns=COLUMNS,
-        choice=_choice_cards(sweep),
-        groups=[_group_view(sweep, one, colors[i]) for i, one in enumerate(groups)],
-        differences=[
-            {"group": i, "color": colors[i], "label": sweep.label(one), "sort": found.points, **found.cells()}
-            for i, one in enumerate(groups)
-            if (found := sweep.differences.get(one)) is not None
-        ],
-        about_differences=ABOUT_DIFFERENCES,
-        about_chance=about_chance(groups),
-        heat_maps=_heat_maps(sweep),
-        curves=to_svg(overlaid_curves_figure(runs, colors), "Learning curves of all runs; the tables list the results")
-        if any(run.history for run in runs)
-        else None,
-        roc=to_svg(overlaid_roc_figure(runs, colors), "ROC of all runs; the tables list the areas under the curves")
-        if any(not np.isnan(run.tpr[0]) for run in runs)
-        else None,
+        about_changes=ABOUT_CHANGES,
         jobs=[_job_view(sweep, job, number.get(job), colors, longest) for job in jobs],
+        setting_heads=sweep.comparisons[0].setting_heads,
+        is_named=len({job.title for job in jobs}) > 1,
         training_time=duration(sum(job.result.train_seconds or 0 for job in jobs)),
         notes=_notes(sweep),
         script=(Path(__file__).parent / "sweep.js").read_text(encoding="utf-8"),
     )
+
+
+def _groups(sweep: Sweep) -> list[Group]:
+    """The groups of all sections. A group's index is its number in the page's scripts and figures."""
+    return [group for one in sweep.sections for group in one.groups]
+
+
+def _comparison_view(sweep: Sweep, one: Comparison, colors: Sequence[str]) -> dict[str, Any]:
+    """A section of the page."""
+    first = _groups(sweep).index(one.groups[0]) if one.groups else 0
+    number = {job: i for i, group in enumerate(one.groups, start=first) for job in group.jobs}
+    runs = [
+        Overlaid(number[job], history(job), job.result.best_epoch, scored(job).tpr) for job in one.jobs if job in number
+    ]
+    curves, roc = "Learning curves; the tables list the results", "ROC; the tables list the areas under the curves"
+    return {
+        "number": one.number,
+        "title": one.title,
+        "summary": summary_of(one),
+        "head": one.head,
+        "choice": _choice_cards(one),
+        "about_test_set": about_test_set(one.groups),
+        "groups": [_group_view(one, i, first, colors) for i in range(len(one.groups))],
+        "differences": [
+            {**_numbered(i, first, colors), "label": one.label(group), "sort": found.points, **found.cells()}
+            for i, group in enumerate(one.groups)
+            if (found := one.differences.get(group)) is not None
+        ],
+        "settings": one.settings_table() if one.is_wide else None,
+        "heat_maps": _heat_maps(one),
+        "curves": to_svg(overlaid_curves_figure(runs, colors), curves) if any(run.history for run in runs) else None,
+        "roc": to_svg(overlaid_roc_figure(runs, colors), roc)
+        if any(not np.isnan(run.tpr[0]) for run in runs)
+        else None,
+    }
+
+
+def _numbered(index: int, first: int, colors: Sequence[str]) -> dict[str, Any]:
+    """Rank within its comparison, number on the page, and colour of a configuration."""
+    return {"rank": index + 1, "group": first + index, "color": colors[first + index]}
 
 
 def _status(statuses: Sequence[str]) -> str:
@@ -130,48 +168,50 @@ def _command(folder: Path) -> str:
     return shlex.join(["python", "train.py", "-m", *(word for word in words if not word.startswith(own))])
 
 
-def _choice_cards(sweep: Sweep) -> list[dict[str, str]]:
+def _choice_cards(one: Comparison) -> list[dict[str, str]]:
     """The cards at the top: the chosen configuration, and for contrast the one with the highest test accuracy."""
-    groups = sweep.groups
-    if not groups or not sweep.can_choose:
+    if not one.groups or (len(one.groups) > 1 and not one.groups[0].figures("val/acc")):
         return []
-    chosen, best = groups[0], best_on_test(groups)
-    title = CHOSEN if len(groups) > 1 else "The configuration"
-    cards = [(title, chosen, "this is the result to report")]
+    chosen, best = one.groups[0], best_on_test(one.groups)
+    title = CHOSEN if len(one.groups) > 1 else "The configuration"
+    cards = [(title, chosen, "This is the result to report.")]
     if best is not chosen:
-        cards.append((CHOSEN_ON_TEST, best, why_not_on_test(groups)))
+        cards.append((CHOSEN_ON_TEST, best, f"{why_not_on_test(one.groups).capitalize()}."))
     return [
         {
             "what": what,
-            "value": spread([100 * value for value in one.figures("test/acc")], 1) + " %",
-            "interval": _interval(one),
-            "which": sweep.described(one),
+            "value": accuracy(group, "test/acc"),
+            "validation": accuracy(group, "val/acc") if group.figures("val/acc") else "",
+            "interval": _interval(group),
+            "which": one.described(group),
             "why": why,
         }
-        for what, one, why in cards
+        for what, group, why in cards
+        if group.figures("test/acc")
     ]
 
 
 def _interval(one: Group) -> str:
-    """The uncertainty of the test accuracy: over the seeds, or for a single seed over the test pairs."""
-    if len(one.jobs) > 1:
-        return f"mean ± standard error of {len(one.jobs)} seeds"
-    ends = interval(one.jobs[0].result.test_acc_ci, percent)
-    return f"95 % CI: {ends}, one seed" if ends else "one seed"
+    """The uncertainty of the test accuracy: the interval, and the number of seeds."""
+    n = len(one.jobs)
+    ends = interval(accuracy_interval(one), percent)
+    seeds = "one seed" if n == 1 else f"mean ± standard error, {n} seeds"
+    return f"95 % CI: {ends}; {seeds}" if ends else seeds
 
 
-def _group_view(sweep: Sweep, one: Group, color: str) -> dict[str, Any]:
+def _group_view(comparison: Comparison, index: int, first: int, colors: Sequence[str]) -> dict[str, Any]:
     """A row of the table of configurations."""
+    one = comparison.groups[index]
     figures = []
     for column in COLUMNS:
         values = [column.scale * value for value in one.figures(column.key)]
         ends = f"{min(values):.{column.digits}f} to {max(values):.{column.digits}f}" if len(values) > 1 else ""
         figures.append({"text": column.of(one), "sort": one.mean(column.key), "range": ends})
-    is_unique = sweep.is_named and [other.title for other in sweep.groups].count(one.title) == 1
+    is_unique = comparison.is_named and [other.title for other in comparison.groups].count(one.title) == 1
     return {
-        "color": color,
-        "label": sweep.label(one),
-        "legend": one.title if is_unique else " · ".join(sweep.label(one)) or "all runs",
+        **_numbered(index, first, colors),
+        "label": comparison.label(one),
+        "legend": one.title if is_unique else " · ".join(comparison.label(one)) or "all runs",
         "n": len(one.jobs),
         "figures": figures,
     }
@@ -184,13 +224,12 @@ def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str],
     return {
         "name": job.name,
         "title": job.title,
-        "href": quote(f"{job.name}/report.html") if (job.folder / "report.html").exists() else "",
+        "href": _href(job),
         "status": job.status,
         "group": number,
         "color": None if number is None else colors[number],
-        "values": sweep.setting_cells([show(job.settings.get(key)) for key in sweep.settings])
-        if sweep.is_wide
-        else [show(job.settings.get(key)) if key in job.settings else "" for key in sweep.settings],
+        "comparison": sweep.number(job),
+        "values": _job_cells(sweep, job),
         "seed": job.seed,
         "acc": result.test_acc,
         "interval": interval(result.test_acc_ci, percent),
@@ -204,9 +243,47 @@ def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str],
     }
 
 
-def _heat_maps(sweep: Sweep) -> dict[str, Any] | None:
+def _job_cells(sweep: Sweep, job: Job) -> list[str]:
+    """The settings of a job; with several comparisons none, because each has its own."""
+    if len(sweep.comparisons) > 1:
+        return []
+    (one,) = sweep.comparisons
+    if one.is_wide:
+        return one.setting_cells([show(job.settings.get(key)) for key in one.settings])
+    return [show(job.settings.get(key)) if key in job.settings else "" for key in one.settings]
+
+
+def _href(job: Job) -> str:
+    """The link to the page of a run; empty if it has none."""
+    return quote(f"{job.name}/report.html") if (job.folder / "report.html").exists() else ""
+
+
+def _open_view(job: Job) -> dict[str, str]:
+    """A line about a job that is not done."""
+    return {"name": job.name, "title": job.title, "status": job.status, "error": job.result.error or ""}
+
+
+def _alone_views(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of the table of runs without a comparison."""
+    rows = zip(sweep.alone, alone_rows(sweep), strict=True)
+    return [{"cells": cells, "href": _href(one.jobs[0])} for one, cells in rows]
+
+
+def _evaluation_views(sweep: Sweep) -> dict[str, list[dict[str, Any]]]:
+    """The tables of evaluations, by what they were tested on."""
+    return {
+        tested: [
+            {"name": job.name, "href": _href(job), "status": job.status, "cells": cells}
+            for job in evaluations
+            for cells in evaluation_rows(job, sweep.folder)
+        ]
+        for tested, evaluations in by_test_data(sweep.evaluations).items()
+    }
+
+
+def _heat_maps(one: Comparison) -> dict[str, Any] | None:
     """One table per figure for the largest grid of two settings; better is darker."""
-    grid = largest_grid(sweep.groups, sweep.settings)
+    grid = largest_grid(one.groups, one.settings)
     if grid is None:
         return None
     return {
@@ -240,16 +317,16 @@ def _shaded(grid: Grid, column: Column) -> list[tuple[str, list[dict[str, Any] |
 
 def _notes(sweep: Sweep) -> list[str]:
     """The section "How to read the results"."""
-    jobs, groups = sweep.jobs, sweep.groups
+    jobs, groups = sweep.jobs, _groups(sweep)
     notes = [
         "Configurations are sorted by mean validation accuracy over their seeds, then by validation loss; the first is "
         "the chosen one. The test pairs are not used for any choice."
-        if sweep.can_choose
-        else NO_CHOICE
     ]
-    again = sum(job.status == "done" for job in jobs) - sum(len(one.jobs) for one in groups)
+    again = sum(len(one.jobs) - sum(len(group.jobs) for group in one.groups) for one in sweep.comparisons)
     if again:
         notes.append(f"Not counted: {count(again, 'job')} with the same configuration and seed as another job.")
+    if any(one.differences for one in sweep.sections):
+        notes.append(ABOUT_DIFFERENCES)
     if any(len(one.jobs) > 1 for one in groups):
         notes.append(
             "“Mean ± standard error” is over the seeds. It shows how much the mean would change with other seeds, not "

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.files import write_csv_atomically, write_text_atomically
-from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, spread, standard_error
+from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, chance_level, show, spread, standard_error
 from siamese.report.jobs import Job
-from siamese.report.sweep import Sweep
-from siamese.report.text import markdown_table, table_cell
+from siamese.report.sweep import Comparison, Sweep, tested_on
+from siamese.report.sweep_summary import accuracy, summary, summary_of
+from siamese.report.text import interval, markdown_table, number, percent, table_cell
 
 FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
@@ -39,15 +42,27 @@ COLUMNS = (
     Column("test AUC", "test/auc", 1, 3),
     Column("best epoch", "best_epoch", 1, 0),
     Column("epochs", "epochs", 1, 0),
-    Column("seconds", "train_seconds", 1, 1),
+    Column("training seconds", "train_seconds", 1, 1),
 )
 
 ABOUT_DIFFERENCES = f"{ABOUT_INTERVALS} McNemar's test compares two single networks that have the same seed."
 
-NO_CHOICE = (
-    "The configurations were validated or tested on different pairs, so their results cannot be compared, and none is "
-    "chosen."
+ABOUT_CHANGES = (
+    "Changes are relative to the most frequent value of each setting; the table of settings lists all values."
 )
+"""Explains the column of changes."""
+
+ABOUT_ALONE = "No other run has the same validation pairs and the same test pairs."
+"""Explains the table of runs without a comparison."""
+
+ALONE_HEAD = ("#", "run", "pairs", "validation accuracy", "test accuracy", "95 % CI", "chance level")
+"""Heads of the columns that `alone_rows` fills."""
+
+ABOUT_EVALUATIONS = "Runs that eval.py scored again. They are not compared with the runs above, and never chosen."
+"""Explains the tables of evaluations."""
+
+EVALUATION_HEAD = ("run", "trained on", "task", "accuracy", "95 % CI", "chance level")
+"""Heads of the columns of evaluations that `evaluation_rows` fills."""
 
 CHOSEN, CHOSEN_ON_TEST = "Chosen by validation accuracy", "The highest test accuracy"
 """Titles of the configuration to report and, for contrast, of the one with the best test results."""
@@ -62,15 +77,21 @@ def write_tables(sweep: Sweep) -> None:
     """Write the tables into the folder of the sweep.
 
     ``results.csv`` has one row per job. ``groups.csv`` has one row per configuration with mean, standard error, minimum
-    and maximum of each figure over its seeds. ``results.md`` is the readable version, with the chosen configuration
-    and the differences to it.
+    and maximum of each figure over its seeds. With several comparisons, both have a column with their number.
+    ``results.md`` is the readable version, with the chosen configuration and the differences to it.
     """
-    columns = ["job", "name", "status", *sweep.settings, "seed", *FIGURES, "error"]
-    rows = [_job_row(job, sweep.settings) for job in sweep.jobs]
+    several = ["comparison"] if len(sweep.comparisons) > 1 else []
+    columns = [*several, "job", "name", "status", *sweep.settings, "seed", *FIGURES, "error"]
+    rows = [[*([sweep.number(job)] if several else []), *_job_row(job, sweep.settings)] for job in sweep.jobs]
     write_csv_atomically(sweep.folder / "results.csv", columns, rows)
     of_figure = ("mean", "se", "min", "max")
-    columns = ["name", *sweep.settings, "n", *(f"{name} {what}" for name in FIGURES for what in of_figure)]
-    write_csv_atomically(sweep.folder / "groups.csv", columns, [_group_row(one) for one in sweep.groups])
+    columns = [*several, "name", *sweep.settings, "n", *(f"{name} {what}" for name in FIGURES for what in of_figure)]
+    groups = [
+        [*([comparison.number] if several else []), *_group_row(one, sweep.settings)]
+        for comparison in sweep.comparisons
+        for one in comparison.groups
+    ]
+    write_csv_atomically(sweep.folder / "groups.csv", columns, groups)
     write_text_atomically(sweep.folder / "results.md", markdown(sweep))
 
 
@@ -80,8 +101,8 @@ def _job_row(job: Job, settings: Sequence[str]) -> list[object]:
     return [job.name, job.title, job.status, *values, job.seed, *figures, job.result.error]
 
 
-def _group_row(one: Group) -> list[object]:
-    row: list[object] = [one.title, *one.values, len(one.jobs)]
+def _group_row(one: Group, settings: Sequence[str]) -> list[object]:
+    row: list[object] = [one.title, *(show(one.jobs[0].settings.get(key)) for key in settings), len(one.jobs)]
     for key in FIGURES:
         values = one.figures(key)
         row += [one.mean(key), standard_error(values), min(values), max(values)] if values else [None] * 4
@@ -90,49 +111,110 @@ def _group_row(one: Group) -> list[object]:
 
 def markdown(sweep: Sweep) -> str:
     """The text of ``results.md``."""
-    rows = [[*sweep.label(one), len(one.jobs), *(column.of(one) for column in COLUMNS)] for one in sweep.groups]
     lines = [f"# Sweep {sweep.title}", ""]
-    lines += markdown_table([*sweep.head, "n", *(column.title for column in COLUMNS)], rows)
-    lines += ["", "Sorted by validation accuracy. n is the number of seeds. With several seeds: mean ± standard error."]
-    if sweep.is_wide:
-        lines += ["", sweep.about_changes]
-    lines += about_chance(sweep.groups)
-    if len(sweep.groups) > 1:
-        lines += ["", *_choice(sweep)]
-    if sweep.differences:
-        rows = [[*sweep.label(one), *found.cells().values()] for one, found in sweep.differences.items()]
-        lines += [
-            "", "## Difference in test accuracy to the chosen configuration", "",
-            *markdown_table([*sweep.head, "points", "95 % CI", "significant", "McNemar p per seed"], rows), "",
-            ABOUT_DIFFERENCES,
-        ]  # fmt: skip
-    if unfinished := [job for job in sweep.jobs if job.status != "done"]:
+    if len(sweep.comparisons) == 1:
+        lines += _comparison(sweep.comparisons[0], "##")
+    else:
+        lines += [summary(sweep)]
+        for one in sweep.sections:
+            lines += ["", f"## Comparison {one.number}: {one.title}", "", *_comparison(one, "###")]
+        if rows := alone_rows(sweep):
+            lines += ["", "## Runs without a comparison", "", ABOUT_ALONE, "", *markdown_table(ALONE_HEAD, rows)]
+    if sweep.evaluations:
+        lines += ["", "## Evaluations", "", ABOUT_EVALUATIONS]
+    for tested, evaluations in by_test_data(sweep.evaluations).items():
+        rows = [[job.name, *cells] for job in evaluations for cells in evaluation_rows(job, sweep.folder)]
+        lines += ["", f"### {tested}", "", *markdown_table(["evaluation", *EVALUATION_HEAD], rows)]
+    if unfinished := [job for job in (*sweep.jobs, *sweep.evaluations) if job.status != "done"]:
         lines += ["", "Not finished:", ""]
         lines += [f"- job {job.name}: {job.status}. {table_cell(job.result.error or '')}" for job in unfinished]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _choice(sweep: Sweep) -> list[str]:
-    """The chosen configuration, and the one with the highest test accuracy if it is another."""
-    if not sweep.can_choose:
-        return [NO_CHOICE]
-    chosen, best = sweep.groups[0], best_on_test(sweep.groups)
-
-    def described(one: Group) -> str:
-        return f"{sweep.described(one)}: test accuracy {spread([100 * v for v in one.figures('test/acc')], 1)} %"
-
-    lines = [f"{CHOSEN}: {described(chosen)}."]
-    if best is not chosen:
-        lines.append(f"{CHOSEN_ON_TEST}: {described(best)}; {why_not_on_test(sweep.groups)}.")
+def _comparison(one: Comparison, level: str) -> list[str]:
+    """The lines of ``results.md`` about one comparison, with headings of this level."""
+    if not one.groups:
+        return ["No run has finished yet."]
+    rows = [[*one.label(group), len(group.jobs), *(column.of(group) for column in COLUMNS)] for group in one.groups]
+    lines = [summary_of(one), ""]
+    lines += markdown_table([*one.head, "n", *(column.title for column in COLUMNS)], rows)
+    lines += ["", "Sorted by validation accuracy. n is the number of seeds. With several seeds: mean ± standard error."]
+    if one.is_wide:
+        lines += ["", ABOUT_CHANGES]
+    lines += about_test_set(one.groups)
+    if (best := best_on_test(one.groups)) is not one.groups[0]:
+        described = f"{one.described(best)}: {accuracy(best, 'test/acc')}"
+        lines += ["", f"{CHOSEN_ON_TEST}: {described}; {why_not_on_test(one.groups)}."]
+    if one.differences:
+        rows = [[*one.label(group), *found.cells().values()] for group, found in one.differences.items()]
+        lines += [
+            "", f"{level} Difference in test accuracy to the chosen configuration", "",
+            *markdown_table([*one.head, "points", "95 % CI", "significant", "McNemar p per seed"], rows), "",
+            ABOUT_DIFFERENCES,
+        ]  # fmt: skip
+    if one.is_wide:
+        lines += ["", f"{level} Settings that differ", "", *markdown_table(*one.settings_table())]
     return lines
 
 
-def about_chance(groups: Sequence[Group]) -> list[str]:
+def alone_rows(sweep: Sweep) -> list[list[str]]:
+    """The rows of the table of runs that no other run can be compared with, below `ALONE_HEAD`."""
+    rows = []
+    for one in sweep.alone:
+        (job,) = one.jobs
+        figures = [number(figure, percent) for figure in (job.result.val_acc, job.result.test_acc)]
+        ends, chance = interval(job.result.test_acc_ci, percent), number(chance_level(job), percent)
+        rows.append([str(one.number), job.name, one.title, *figures, ends, chance])
+    return rows
+
+
+def about_test_set(groups: Sequence[Group]) -> list[str]:
     """The standard error of an accuracy that the number of test pairs implies, one line per test set."""
     results = [job.result for one in groups for job in one.jobs]
     about = {(one.dataset, one.protocol, one.n_test) for one in results if one.dataset and one.protocol and one.n_test}
     return [
-        f"{dataset}, {protocol}: the standard error of a single accuracy on {n} test pairs is up to "
-        f"{50 / math.sqrt(n):.1f} points."
+        f"{titled(dataset, DATASETS)}, {titled(protocol, PROTOCOLS)}: the standard error of a single accuracy on "
+        f"{n:,} test pairs is up to {50 / math.sqrt(n):.1f} points."
         for dataset, protocol, n in sorted(about)
     ]
+
+
+def by_test_data(evaluations: Sequence[Job]) -> dict[str, list[Job]]:
+    """Evaluations by what they were tested on."""
+    found: dict[str, list[Job]] = {}
+    for job in evaluations:
+        found.setdefault(tested_on([job]), []).append(job)
+    return found
+
+
+def evaluation_rows(job: Job, folder: Path) -> list[list[str]]:
+    """The rows of an evaluation below `EVALUATION_HEAD`: one per N for N-way one-shot evaluations, otherwise one.
+
+    Args:
+        job: the evaluation.
+        folder: folder that the path of the evaluated run is relative to, if the run is below it.
+    """
+    result = job.result
+    trained_on = titled(result.trained_on, DATASETS) if result.trained_on else ""
+    figures: list[tuple[str, Any, Any, float | None]] = [
+        (f"{n}-way one-shot", result.oneshot(n, "acc"), result.oneshot(n, "acc_ci"), 1 / n) for n in result.ways
+    ] or [("verification", result.test_acc, result.test_acc_ci, chance_level(job))]
+    return [
+        [
+            _evaluated(job, folder),
+            trained_on,
+            task,
+            number(acc, percent),
+            interval(ends, percent),
+            number(chance, percent),
+        ]
+        for task, acc, ends, chance in figures
+    ]
+
+
+def _evaluated(job: Job, folder: Path) -> str:
+    run = job.result.run
+    if not isinstance(run, str):
+        return f"ensemble of {len(run or ())} runs"
+    path = Path(run)
+    return path.relative_to(folder.resolve()).as_posix() if path.is_relative_to(folder.resolve()) else run

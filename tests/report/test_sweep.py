@@ -50,10 +50,14 @@ def test_seeds_of_one_configuration_are_grouped(tmp_path: Path) -> None:
     assert "resume" not in rows[0]
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     assert lines[0].startswith("| batch_size | n | val acc % |")
+    assert lines[0].endswith("| training seconds |")
     error = 100 * 0.02 / math.sqrt(2) * math.sqrt(2)  # standard deviation of (70, 74) over the root of 2
     assert lines[2].startswith(f"| 32 | 2 | 72.0 ± {error:.1f} | 0.6000 ± 0.0000 | 62.0 ± {error:.1f} |")
     assert lines[3].startswith("| 64 | 2 | 71.0 ± 0.0 |")
-    assert "1000 test pairs is up to 1.6 points" in table
+    assert "1,000 test pairs is up to 1.6 points" in table
+    assert "4 runs of 2 configurations (2 seeds each), which differ in batch_size (32, 64)." in table
+    chosen = f"72.0 ± {error:.1f} % on the validation pairs and 62.0 ± {error:.1f} % on the test pairs"
+    assert f"Validation accuracy chooses batch_size=32. Its accuracy is {chosen} (mean" in table
 
 
 def test_only_what_differs_is_a_column(tmp_path: Path) -> None:
@@ -77,14 +81,30 @@ def test_many_settings_become_one_column_of_changes(tmp_path: Path) -> None:
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
     changed = ["–", "a=2", "b=2", "c=2", "d=2", "e=2", "f=2", "a=3, b=4", "objective.name=triplet"]
     changed.append("objective.temperature=0.1")
-    assert lines[0][:2] == ["| change", "n"]
+    assert lines[0][:2] == ["| changes", "n"]
     assert [line[0] for line in lines[2:12]] == [f"| {change}" for change in changed]
-    about = "Changes are relative to: a=1, b=1, c=1, d=1, e=1, f=1, objective.name=ntxent, objective.temperature=0.05."
-    assert about in table
-    assert "Chosen by validation accuracy: no change" in table
+    assert "Validation accuracy chooses the usual settings." in table
     page = page_of(tmp_path)
-    assert about in page
     assert page.count("<td>a=3, b=4</td>") >= 2  # among the configurations and the jobs
+    # More configurations than settings: a row for each.
+    _, _, settings = table.partition("## Settings that differ")
+    keys = "a | b | c | d | e | f | objective.name | objective.temperature"
+    assert f"| setting | {keys} |" in settings
+    assert "| #1 | 1 | 1 | 1 | 1 | 1 | 1 | ntxent | 0.05 |" in settings
+    assert "| #9 | 1 | 1 | 1 | 1 | 1 | 1 | triplet | – |" in settings
+
+
+def test_runs_that_differ_in_many_settings_have_a_table_with_a_row_for_each(tmp_path: Path) -> None:
+    job(tmp_path, 0, 0.9, model={"name": "resnet"}, **dict.fromkeys("abcdefgh", 1))
+    job(tmp_path, 1, 0.8, model={"name": "koch"}, **dict.fromkeys("abcdefgh", 2))
+    _, table = tables(tmp_path)
+    assert "| model.name=koch, a=2, b=2, 6 more | 1 |" in table
+    _, _, settings = table.partition("## Settings that differ")
+    assert "| setting | #1 | #2 |" in settings
+    assert "| model.name | resnet | koch |" in settings
+    assert "| h | 1 | 2 |" in settings
+    heads = re.findall(r'<th scope="row">(?:<wbr>|\w|\.)+</th>', page_of(tmp_path))
+    assert len(heads) == 9
 
 
 def test_setting_that_only_some_jobs_have_separates_groups(tmp_path: Path) -> None:
@@ -114,7 +134,7 @@ def test_groups_without_results_come_last(tmp_path: Path) -> None:
     (broken := json.loads((tmp_path / "0/result.json").read_text())).pop("n_test")
     (tmp_path / "0/result.json").write_text(json.dumps(broken))
     _, table = tables(tmp_path)
-    assert "Chosen by validation accuracy: batch_size=4" in table
+    assert "Validation accuracy chooses batch_size=4." in table
     assert [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")][2:5] == ["| 4", "| 1", "| 2"]
     assert page_of(tmp_path)
 
@@ -145,7 +165,7 @@ def test_without_jobs_there_are_no_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "digits", "expected"), [([0.5], 2, "0.50"), ([1.0, 3.0], 1, "2.0 ± 1.0"), ([3, 4], 0, "4 ± 0.5")]
+    ("values", "digits", "expected"), [([0.5], 2, "0.50"), ([1.0, 3.0], 1, "2.0 ± 1.0"), ([3, 4], 0, "3.5 ± 0.5")]
 )
 def test_spread(values: list[float], digits: int, expected: str) -> None:
     assert spread(values, digits) == expected
@@ -182,8 +202,8 @@ def test_validation_chooses_not_the_test_pairs(tmp_path: Path) -> None:
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps({**result, "test/acc": test}))
     _, table = tables(tmp_path)
-    assert "Chosen by validation accuracy: batch_size=32: test accuracy 66.0 %." in table
-    assert "The highest test accuracy: batch_size=64: test accuracy 70.0 %; too optimistic to report" in table
+    assert "chooses batch_size=32. Its accuracy is 74.0 % on the validation pairs and 66.0 % on the test" in table
+    assert "The highest test accuracy: batch_size=64: 70.0 %; too optimistic to report" in table
 
 
 def test_differences_on_the_same_pairs(tmp_path: Path) -> None:
@@ -216,10 +236,109 @@ def test_runs_on_other_pairs_are_not_compared(tmp_path: Path) -> None:
     predictions(job(tmp_path, 0, 0.9, batch_size=32), [True] * 20)
     predictions(job(tmp_path, 1, 0.7, batch_size=64), [True] * 10)
     job(tmp_path, 2, 0.6, batch_size=128)  # nothing recorded
-    _, table = tables(tmp_path)
+    rows, table = tables(tmp_path)
+    assert "The 3 finished runs have 3 different combinations of validation and test pairs." in table
     assert "Difference in test accuracy" not in table
-    assert "none is chosen" in table
-    assert "Chosen by" not in table + page_of(tmp_path)
+    assert "chooses" not in table
+    assert [row["comparison"] for row in rows] == ["1", "2", "3"]
+    _, _, alone = table.partition("## Runs without a comparison")
+    assert "| 1 | 0 | LFW-a, aligned · View 1 · 20 test pairs · 1 validation pair | 90.0 % | 80.0 % |" in alone
+    assert "| 3 | 2 | LFW-a, aligned · View 1 · 1,000 test pairs · pairs not recorded | 60.0 % |" in alone
+    page = page_of(tmp_path)
+    assert "No run has finished" not in page
+    assert "Chosen by" not in page
+    assert "LFW-a, aligned · View 1 · 10 test pairs" in page
+
+
+def test_runs_on_the_same_pairs_are_compared_in_their_own_section(tmp_path: Path) -> None:
+    for number, (batch, data, right) in enumerate([
+        (32, "lfw", [True] * 20), (64, "lfw_a", [True] * 20), (32, "lfw_a", [False] * 10), (64, "lfw_a", [True] * 10),
+    ]):  # fmt: skip
+        predictions(job(tmp_path, number, 0.9 - number / 10, batch_size=batch, data={"name": data}), right)
+    rows, table = tables(tmp_path)
+    assert [row["comparison"] for row in rows] == ["1", "1", "2", "2"]
+    first, second = table.partition("## Comparison 1: ")[2].split("## Comparison 2: ")
+    assert "| batch_size | data.name | n |" in first
+    assert "Validation accuracy chooses batch_size=32, data.name=lfw." in first
+    assert "| batch_size | n |" in second  # both on LFW-a
+    assert "Validation accuracy chooses batch_size=32." in second
+    assert "| 64 | +100.0 |" in second
+    with (tmp_path / "groups.csv").open(newline="") as lines:
+        found = [(row["comparison"], row["batch_size"], row["data.name"]) for row in csv.DictReader(lines)]
+    assert found == [("1", "32", "lfw"), ("1", "64", "lfw_a"), ("2", "32", "lfw_a"), ("2", "64", "lfw_a")]
+    page = page_of(tmp_path)
+    assert page.count(">Chosen by validation accuracy<") == 2
+    assert {*re.findall(r'id="g(\d+)-roc-\d+"', page)} == {"0", "1", "2", "3"}  # each its own, for the highlighting
+
+
+def test_other_validation_pairs_are_another_comparison(tmp_path: Path) -> None:
+    for number, seed in enumerate((0, 0, 1)):
+        folder = job(tmp_path, number, 0.8, batch_size=number, data={"name": "lfw_a", "split_seed": seed})
+        predictions(folder, [True] * 10)
+        with (folder / "predictions.csv").open("a") as file:
+            file.write(f"val,B/B_000{seed}.jpg,C/C_0001.jpg,0,0.1,0.5,0,tn\n")
+    _, table = tables(tmp_path)
+    title = "LFW-a, aligned · View 1 · 10 test pairs · 2 validation pairs · data.split_seed"
+    assert f"## Comparison 1: {title}=0" in table
+    assert f"| 2 | 2 | {title}=1 · test pairs as in comparison 1, but other validation pairs |" in table
+
+
+def evaluation(folder: Path, **result: object) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("batch_size: 32\n")
+    record = {"status": "done", "dataset": "lfw_a", "trained_on": "lfw", **result}
+    (folder / "result.json").write_text(json.dumps(record))
+
+
+def test_evaluations_have_tables_of_their_own_and_are_not_chosen(tmp_path: Path) -> None:
+    predictions(job(tmp_path, 0, 0.7), [True, False] * 10)
+    run = str(tmp_path.resolve() / "0")
+    again = {"protocol": "view1", "test/acc": 1.0, "val/acc": 1.0, "test/acc_ci": [0.9, 1.0], "n_test": 20}
+    evaluation(tmp_path / "again", run=run, **again)
+    predictions(tmp_path / "again", [True] * 20)
+    evaluation(tmp_path / "0/nested", run=[run, run], status="failed", error="no <GPU>")
+    oneshot = {"oneshot/5/acc": 0.6, "oneshot/5/acc_ci": [0.5, 0.7], "oneshot/20/acc": 0.4}
+    evaluation(tmp_path / "oneshot", run="/elsewhere", protocol="oneshot", n_test_people=30, **oneshot)
+    rows, table = tables(tmp_path)
+    assert [row["job"] for row in rows] == ["0"]
+    assert "1 run of one configuration. Its accuracy is 70.0 % on the validation pairs and 60.0 %" in table
+    _, _, evaluations = table.partition("## Evaluations")
+    assert "### LFW-a, aligned · View 1 · 20 test pairs · 1 validation pair" in evaluations
+    assert "| again | 0 | LFW, original images | verification | 100.0 % | 90.0 – 100.0 % | 50.0 % |" in evaluations
+    assert "### LFW-a, aligned · N-way one-shot · 30 test people" in evaluations
+    assert (
+        "| oneshot | /elsewhere | LFW, original images | 5-way one-shot | 60.0 % | 50.0 – 70.0 % | 20.0 % |"
+        in evaluations
+    )
+    assert "| 20-way one-shot | 40.0 % |  | 5.0 % |" in evaluations
+    assert "| 0/nested | ensemble of 2 runs |" in evaluations
+    assert "- job 0/nested: failed. no <GPU>" in table
+    page = page_of(tmp_path)
+    assert "1 done, 3 evaluations" in page
+    assert "no &lt;GPU&gt;" in page
+
+
+def test_evaluations_without_trainings(tmp_path: Path) -> None:
+    evaluation(tmp_path / "one", run="/elsewhere/0", protocol="view1", **{"test/acc": 0.9})
+    page = page_of(tmp_path)
+    assert "90.0 %" in page
+    assert "<h2>Jobs</h2>" not in page
+
+
+def test_tie_is_called_that(tmp_path: Path) -> None:
+    for number in range(3):
+        job(tmp_path, number, 0.8 if number < 2 else 0.7, batch_size=number)
+    _, table = tables(tmp_path)
+    assert "2 configurations have the highest validation accuracy and the same loss; batch_size=0 is the first" in table
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.5, "This is chance level (50.0 %)"), (0.9, "Chance level is 50.0 %.")])
+def test_result_at_chance_is_called_that(tmp_path: Path, share: float, says: str) -> None:
+    for seed in (0, 1):
+        predictions(job(tmp_path, seed, 0.6, seed=seed), [i % 20 < 20 * share for i in range(200)])
+    _, table = tables(tmp_path)
+    assert says in table
+    assert "mean ± standard error, 2 seeds; 95 % confidence interval: " in table
 
 
 # --- the page ---------------------------------------------------------------------------------------------
@@ -314,8 +433,6 @@ def test_runs_at_any_depth_are_on_one_page(tmp_path: Path) -> None:
     job(tmp_path / "singles", 0, 0.7, name="first")
     job(tmp_path / "grid" / "again", 10, 0.72, batch_size=64, name="second")
     job(tmp_path / "grid" / "again", 9, 0.71, name="third", seed=1)
-    evaluated = job(tmp_path, 3, 0.9, batch_size=128)
-    (evaluated / "result.json").write_text(json.dumps({"status": "done", "run": "singles/0"}))
     jobs = read_jobs(tmp_path)
     assert [one.name for one in jobs] == ["grid/again/9", "grid/again/10", "singles/0"]
     assert 'href="grid/again/10/report.html"' not in page_of(tmp_path)  # it has no run page
