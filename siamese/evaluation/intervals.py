@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from siamese.evaluation.metrics import as_scores, midranks
+from siamese.evaluation.metrics import Confusion, as_scores, midranks
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
 """A function of scores and labels, such as `siamese.evaluation.metrics.eer`."""
@@ -91,6 +91,13 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
         return wilson(area * min(m, n), min(m, n), level)
     half = z * math.sqrt(variance)
     return Interval(max(0.0, area - half), min(1.0, area + half))
+
+
+def is_at_chance(counts: Confusion) -> bool:
+    """Whether the accuracy is not significantly above chance: its 95 % interval (Wilson) begins at `Confusion.chance`
+    or below. False if all pairs have the same label, which leaves nothing to tell apart.
+    """
+    return wilson(counts.tp + counts.tn, sum(counts)).low <= counts.chance < 1
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:

@@ -23,6 +23,16 @@ class Confusion(NamedTuple):
     tn: int
     fn: int
 
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions."""
+        return (self.tp + self.tn) / sum(self)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of always predicting the more frequent class: 0.5 with as many same pairs as different pairs."""
+        return max(self.tp + self.fn, self.fp + self.tn) / sum(self)
+
 
 class Roc(NamedTuple):
     """Receiver operating characteristic (ROC), for K distinct scores.
@@ -52,8 +62,7 @@ def confusion(predicted: ArrayLike, labels: ArrayLike) -> Confusion:
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Compute the share of pairs whose ``predicted`` (0 or 1, or bool) equals the label."""
-    counts = confusion(predicted, labels)
-    return (counts.tp + counts.tn) / sum(counts)
+    return confusion(predicted, labels).accuracy
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Roc:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from siamese.config.titles import PROTOCOLS, titled
 from siamese.data.dataset import PairDataset
 from siamese.evaluation.decision import Decision
+from siamese.evaluation.intervals import is_at_chance
+from siamese.evaluation.metrics import confusion
 from siamese.evaluation.summary import summarise
 from siamese.models.siamese import SiameseNetwork
 from siamese.runs.folder import RunFolder
@@ -55,6 +57,11 @@ def record_predictions(
             predicted = int(probability >= decision.threshold)
             predictions.append(Prediction(split, *pair, float(score), float(probability), predicted))
         summary = summarise(decision.calibration.logits(scores[split]), pairs.labels.numpy(), decision.threshold)
+        if is_at_chance(counts := confusion(probabilities >= decision.threshold, pairs.labels.numpy())):
+            log.warning(
+                "%s accuracy %.1f %% is chance level: the network has not learned to tell these pairs apart",
+                {"val": "validation"}.get(split, split), 100 * counts.accuracy,
+            )  # fmt: skip
         # The four counts and the intervals are those of the test.
         keep = ("loss", "acc", "auc") if split == "val" else summary
         figures |= {name if name in OUTCOMES else f"{split}/{name}": summary[name] for name in keep}

@@ -127,13 +127,11 @@ def cached_choice(key: str, cache: Path) -> tuple[str, str]:
                 stack.enter_context(FileLock(file.with_suffix(".lock")))
             answer = _remembered(file, key)
             if answer is None:
+                log.info("timing the arithmetic of this network on this machine (once, up to two minutes) ...")
                 answer = {"key": key, **measure_choice(*json.loads(key)[1])}
                 with contextlib.suppress(OSError):
                     write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
-    log.info(
-        "arithmetic chosen for this machine: %s; times for %d images: %s",
-        " ".join(answer["best"]), IMAGES, answer["told"],
-    )  # fmt: skip
+    log.debug("times of a training step with %d images: %s", IMAGES, answer["told"])
     if answer["slowdown"] > 1:  # only if the configuration asks for bf16
         log.warning(
             "precision=bf16 takes %.1f times as long as precision=32 on this machine; give precision=auto",

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
@@ -38,11 +38,12 @@ from siamese.training.callbacks import (
     StepSeed,
     StopDiverged,
     StopOnSignal,
-    mode_of,
 )
 from siamese.training.checkpoints import BackgroundCheckpointIO, MemoryCheckpointIO
 from siamese.training.data_module import PairDataModule
+from siamese.training.epochs import mode_of
 from siamese.training.module import SiameseModule
+from siamese.training.progress import ProgressBar
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def build_trainer(
         HearSignals(),
         StepSeed(config.seed),
         StopDiverged(steps),
-        History(folder.history, config.monitor),
+        History(folder.history, config.monitor, config.patience),
         ResumableEarlyStopping(config.monitor, patience=config.patience, mode=mode_of(config.monitor)),
         keep_best,
     ]
@@ -146,7 +147,7 @@ def build_trainer(
         callbacks.append(KeepLast(folder.last, config.checkpoint.keep == "all", steps))
     callbacks.append(StopOnSignal())
     if show_bar:
-        callbacks.append(TQDMProgressBar(leave=False))
+        callbacks.append(ProgressBar(config.monitor))
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=config.trainer.devices,

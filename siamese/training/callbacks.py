@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,32 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from siamese.errors import TrainingError
 from siamese.runs import signals
-from siamese.runs.records import HISTORY_COLUMNS, HistoryRow, write_history
+from siamese.runs.records import HISTORY_COLUMNS, write_history
+from siamese.training.epochs import epoch_line, time_left
 
 log = logging.getLogger(__name__)
 
 
 class History(Callback):
-    """Writes one row per epoch to ``history.csv``, to the log and to the loggers (the epoch is their step)."""
+    """Writes one row per epoch to ``history.csv``, to the log and to the loggers (the epoch is their step).
 
-    def __init__(self, file: Path, monitor: str) -> None:
+    After the first epoch of this process it also logs how long the training will take.
+
+    Args:
+        file: ``history.csv``.
+        monitor: the figure that selects the best epoch.
+        patience: epochs without a better ``monitor`` after which early stopping ends the training.
+    """
+
+    def __init__(self, file: Path, monitor: str, patience: int) -> None:
         self.file = file
         self.monitor = monitor
+        self.patience = patience
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
         self._before = 0.0  # seconds of the current epoch before it was interrupted
         self._lr = 0.0
+        self._estimated = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After resuming, log the earlier epochs again to loggers that start a new file."""
@@ -60,12 +70,11 @@ class History(Callback):
         if trainer.is_global_zero:
             write_history(self.file, self.rows)
         self._log(row, trainer.loggers)
-        figures = [f"{name} {row[name]:.4f}" for name in HISTORY_COLUMNS if name in row and "/" in name]
-        log.info(
-            "epoch %d/%s  %s  %.1f s%s",
-            row["epoch"], trainer.max_epochs, "  ".join(figures), row["seconds"],
-            "  best" if best_epoch(self.rows, self.monitor) == row["epoch"] else "",
-        )  # fmt: skip
+        limit = trainer.max_epochs or 0
+        log.info(epoch_line(self.rows, limit, self.monitor))
+        if not self._estimated and (left := time_left(self.rows, limit, self.patience, self.monitor)):
+            log.info(left)
+        self._estimated = True
 
     def _log(self, row: dict[str, float], loggers: list[Logger]) -> None:
         for logger in loggers:
@@ -234,14 +243,3 @@ class KeepLast(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         self._saved = time.monotonic()
         trainer.save_checkpoint(self.file)
-
-
-def best_epoch(rows: Sequence[HistoryRow], monitor: str) -> int:
-    """Return the first epoch with the best monitored figure, whose weights `ModelCheckpoint` keeps."""
-    sign = 1 if mode_of(monitor) == "min" else -1
-    return int(min(rows, key=lambda row: sign * row[monitor])["epoch"])
-
-
-def mode_of(monitor: str) -> str:
-    """Return ``min`` if a lower value of the monitor is better, else ``max``."""
-    return "min" if monitor.endswith("loss") else "max"

@@ -18,6 +18,7 @@ from siamese.data.dataset import PairDataset
 from siamese.errors import DataError, TrainingError
 from siamese.models import norm_pool
 from siamese.models.build import network_of
+from siamese.report.text import count
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
 from siamese.runs.records import config_text
@@ -106,8 +107,9 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
     """
     network = network_of(config, session.arithmetic.dft, one_view=True)  # views are averaged only in scoring
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    _log_network(config, session, parameters)
     module = build_module(config, network, data)
+    batches = build_data_module(config, data)
+    _log_plan(config, folder, session, parameters, len(batches.train_dataloader()))
     checkpoint_io = build_checkpoint_io(config)
     profiler = build_profiler(config, folder.path)
     logger, logger_id = build_logger(config.logger, folder.path, session.label, session.logger_id)
@@ -122,7 +124,7 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
         explained_failures(config, folder),
         exact_convolutions(session.device),
     ):
-        trainer.fit(module, build_data_module(config, data), ckpt_path=resumed, weights_only=True)
+        trainer.fit(module, batches, ckpt_path=resumed, weights_only=True)
     if profiler is not None:
         log_profile(profiler, folder.path)
     return Fitted(checkpoint_io, trainer.loggers, parameters)
@@ -151,10 +153,16 @@ def explained_failures(config: TrainConfig, folder: RunFolder) -> Iterator[None]
         ) from error
 
 
-def _log_network(config: TrainConfig, session: Session, parameters: int) -> None:
-    log.info(
-        "%s: %s parameters on %s, precision %s",
-        config.name, f"{parameters:,}", session.device, session.arithmetic.precision,
-    )  # fmt: skip
+def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, parameters: int, steps: int) -> None:
+    """Log what is trained, how it computes, and when training ends."""
+    how = f"{session.arithmetic.precision} arithmetic"
+    if config.model.name == "koch" or session.arithmetic.dft:
+        how += ", convolution by Fourier transform" if session.arithmetic.dft else ", direct convolution"
+    log.info("%s: %s parameters on %s, %s", config.name, f"{parameters:,}", session.device, how)
     if session.device.type == "cpu" and config.model.name != "torchvision" and norm_pool.library() is None:
         log.info("the optional extension siamese/models/norm_pool.cpp is not compiled: training may take 1.5x as long")
+    log.info(
+        "training for at most %s of %s; it stops after %s without a better %s",
+        count(config.max_epochs, "epoch"), count(steps, "step"), count(config.patience, "epoch"), config.monitor,
+    )  # fmt: skip
+    log.info("output folder: %s", folder.path)

@@ -19,7 +19,7 @@ from siamese.scoring.networks import load_network, save_backend
 from siamese.scoring.outcome import log_test_figures, record_predictions, score_splits
 from siamese.scoring.run_data import load_run_data
 from siamese.scoring.scores import embed_images
-from siamese.training.callbacks import best_epoch
+from siamese.training.epochs import best_epoch
 from siamese.training.fit import Fitted, Session, fit, start_session
 from siamese.training.global_settings import global_settings
 from siamese.training.loggers import log_embedding, log_result

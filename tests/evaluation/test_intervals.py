@@ -50,6 +50,22 @@ class TestWilson:
             intervals.wilson(k, n, level)
 
 
+@pytest.mark.parametrize(
+    ("counts", "at_chance"),
+    [
+        ((25, 25, 25, 25), True),
+        ((28, 22, 27, 23), True),  # 55 of 100: not significant
+        ((35, 15, 35, 15), False),
+        ((0, 0, 90, 10), True),  # always different, with 90 % different pairs
+        ((8, 0, 90, 2), False),
+        ((0, 50, 0, 50), True),  # worse than chance
+        ((7, 0, 0, 3), False),  # only same pairs: nothing to tell apart
+    ],
+)
+def test_accuracy_at_chance(counts, at_chance):
+    assert intervals.is_at_chance(metrics.Confusion(*counts)) is at_chance
+
+
 class TestAucInterval:
     @fast
     @given(two_classes)

@@ -50,6 +50,19 @@ def test_auto_chooses_bf16_if_it_is_much_faster(config: Make, machine: Machine) 
     assert choose_arithmetic(config(precision="auto"), CPU) == ("bf16", "direct")
 
 
+def test_a_measurement_is_announced_and_its_times_are_only_for_debugging(
+    config: Make, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "siamese")
+    for _ in range(2):
+        choose_arithmetic(config(precision="auto"), CPU)
+        precision.cached_choice.cache_clear()
+    told = [record.message for record in caplog.records if record.levelname == "INFO"]
+    assert len(told) == 1, "the second time, the choice is read from the file"
+    assert told[0].startswith("timing the arithmetic")
+    assert "bf16 direct 400 ms" in caplog.text
+
+
 def test_auto_keeps_float32_if_bf16_is_only_a_little_faster(config: Make, machine: Machine) -> None:
     machine["bf16", "direct"] = machine["bf16", "dft"] = (0.8, 0.2)
     assert choose_arithmetic(config(precision="auto"), CPU) == ("32", "dft")
