@@ -30,7 +30,7 @@ from siamese.runs.records import PREDICTION_COLUMNS, read_history
 from siamese.scoring.networks import load_network
 from siamese.scoring.scores import score_pairs
 from siamese.training.build import build_data_module, build_optimizer
-from siamese.training.callbacks import best_epoch
+from siamese.training.epochs import best_epoch
 from siamese.training.loggers import THUMBNAIL
 from siamese.training.module import SiameseModule
 
