@@ -18,6 +18,7 @@ from siamese.command.exit_codes import JobFailedError, discard_output, end, reas
 from siamese.command.jobs import process_count
 from siamese.config.load import Composed
 from siamese.errors import ConfigError
+from siamese.runs.latest import point_latest
 from siamese.runs.locks import SWEEP_PROCESS, claim, is_main
 from siamese.runs.signals import Interrupted, catch_signals
 
@@ -31,7 +32,10 @@ def run_app(main: Callable[[], object]) -> NoReturn:
     catch_signals()
     try:
         main()
+        _print_ending()
     except (Interrupted, JobFailedError) as error:
+        if isinstance(error, JobFailedError):
+            _print_ending()
         end(error)
     except BrokenPipeError:  # for example `train.py --help | head`
         discard_output()
@@ -45,10 +49,23 @@ def run_app(main: Callable[[], object]) -> NoReturn:
     raise SystemExit(0)
 
 
+def _print_ending() -> None:
+    if Guard.folder is not None:
+        from siamese.command.ending import print_ending
+
+        print_ending(Guard.folder)
+
+
 class Guard(Callback):
-    """Hydra callback: stop a run that cannot work before anything is written; keep a sweep's page up to date."""
+    """Hydra callback: stop a run that cannot work before anything is written; keep a sweep's page up to date.
+
+    Attributes:
+        has_composed: whether Hydra could compose the configuration.
+        folder: folder of the run or sweep that this process has started; None in a process that helps another one.
+    """
 
     has_composed = False
+    folder: Path | None = None
 
     def on_run_start(self, config: Composed, **kwargs: Any) -> None:
         """Check the configuration, the data and the output folder of a single run."""
@@ -59,6 +76,9 @@ class Guard(Callback):
             folder = Path(config.hydra.run.dir)
             check_job(config, kwargs["config_name"], folder)
             claim(folder)  # before Hydra writes into it
+            Guard.folder = folder
+            if kwargs["config_name"] == "train":
+                point_latest(folder)
         except (Exception, Interrupted) as error:
             # Hydra only warns about an exception in a callback, and runs the job; SystemExit passes.
             end(error)
@@ -68,7 +88,10 @@ class Guard(Callback):
         Guard.has_composed = True
         try:
             check_sweep(config, kwargs["config_name"])
-            claim(Path(config.hydra.sweep.dir))
+            Guard.folder = Path(config.hydra.sweep.dir)
+            claim(Guard.folder)
+            if kwargs["config_name"] == "train":
+                point_latest(Guard.folder)
             os.environ[SWEEP_PROCESS] = str(os.getpid())
         except (Exception, Interrupted) as error:
             end(error)

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from siamese.command.memory import keep_freed_memory
 from siamese.errors import TrainingError, UserError
+from siamese.runs.latest import run_folder
 
 HYDRA = ("train", "eval")
 """Subcommands that work like ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
@@ -145,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     searched.add_argument("--trials", type=int, metavar="N", help="total number of trials (overrides the file)")
 
     exported = commands.add_parser("export", help="write a run's network in ONNX or torch.export format")
-    exported.add_argument("run", type=Path, help="folder of a finished run")
+    exported.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     exported.add_argument("folder", type=Path, help="output folder; created if missing")
     exported.add_argument("--format", default="onnx", help="onnx (default), or pt2 for torch.export")
     return parser
@@ -154,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_reports(add: AddParser) -> None:
     """Add the subcommands that describe runs and data sets."""
     report = add("report", help="rebuild run pages and sweep pages from the files of the runs")
-    report.add_argument("folder", type=Path, help="a run folder, or a folder with runs below it, such as a sweep")
+    report.add_argument("folder", type=run_folder, help="a run folder, or a folder with runs below it, such as a sweep")
     report.add_argument(
         "--explain",
         action="store_true",
@@ -180,7 +181,7 @@ def _add_reports(add: AddParser) -> None:
 def _add_questions(add: AddParser) -> None:
     """Add the subcommands that apply a finished run to photos."""
     verify = add("verify", help="decide whether two photos show the same person; print JSON")
-    verify.add_argument("run", type=Path, help="folder of a finished run")
+    verify.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     verify.add_argument("photo", type=Path, nargs="*", help="two image files (or use --pairs)")
     verify.add_argument(
         "--pairs", type=Path, metavar="FILE", help="CSV file with the columns image1, image2 and optionally label"
@@ -188,12 +189,12 @@ def _add_questions(add: AddParser) -> None:
     verify.add_argument("--explain", type=Path, metavar="FILE", help="save occlusion maps of both photos to FILE")
 
     embed = add("embed", help="write the embeddings of all photos in a folder")
-    embed.add_argument("run", type=Path, help="folder of a finished run")
+    embed.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     embed.add_argument("folder", type=Path, help="folder of photos; subfolders are included")
     embed.add_argument("out", type=Path, help="output file, .npy or .csv")
 
     identify = add("identify", help="rank the people of a gallery by their similarity to a photo; print JSON")
-    identify.add_argument("run", type=Path, help="folder of a finished run")
+    identify.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     identify.add_argument(
         "gallery", type=Path, help="folder that contains, for each person, a subfolder of photos or one photo"
     )
@@ -201,7 +202,7 @@ def _add_questions(add: AddParser) -> None:
     identify.add_argument("--top", type=int, default=5, help="number of people to print (default 5)")
 
     page = add("page", help="serve a local web page that compares two photos")
-    page.add_argument("run", type=Path, help="folder of a finished run")
+    page.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     page.add_argument(
         "--port", type=int, default=7860, help="local port to listen on (default 7860; 0 picks a free one)"
     )

@@ -109,7 +109,7 @@ class Verifier:
         arithmetic, device = recorded_arithmetic(finished.result), pick_device(finished.config)
         bf16 = arithmetic.bf16 and (device.type == "cuda" or cpu_has_bf16())
         decision = recorded_decision(finished.result)
-        return cls(Path(run), load_scorer(finished), finished.config.data, decision, device, bf16)
+        return cls(finished.folder.path, load_scorer(finished), finished.config.data, decision, device, bf16)
 
     def read(self, photo: Photo) -> NDArray[np.uint8]:
         """Prepare a photo as input of the network, uint8 [C, H, W].

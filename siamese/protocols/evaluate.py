@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import numpy as np
@@ -25,8 +24,6 @@ from siamese.scoring.outcome import SplitScores, log_test_figures, record_predic
 from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.run_data import load_run_data
 
-log = logging.getLogger(__name__)
-
 
 def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     """Score the best weights of a run, or the mean of several runs, and write the result into ``folder``.
@@ -45,7 +42,7 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     else:
         evaluate_pairs(runs, config.changes_scores, folder)
     result = folder.record(status="done", total_seconds=round(time.perf_counter() - started, 2))
-    log.info("run page: %s", write_run_page(folder.path))
+    write_run_page(folder.path)
     return result
 
 

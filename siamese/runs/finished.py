@@ -11,6 +11,7 @@ from siamese.config.protocol import HoldoutProtocol, View1Protocol
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.errors import ConfigError
 from siamese.runs.folder import RunFolder
+from siamese.runs.latest import run_folder
 from siamese.runs.records import Result, read_config
 
 PREPROCESSING = ("image_size", "color", "crop", "interpolation")
@@ -57,7 +58,7 @@ def find_runs(config: EvalConfig) -> list[FinishedRun]:
             trained on; the data needs other preprocessing than the network's; or the runs of an ensemble differ in
             their pairs.
     """
-    names = [config.run] if isinstance(config.run, str) else config.run
+    names = [str(run_folder(name)) for name in ([config.run] if isinstance(config.run, str) else config.run)]
     if len(set(names)) < len(names) or not names:
         raise ConfigError(f"run={list(names)}: give one folder, or several different ones")
     runs = [_prepare(name, config) for name in names]

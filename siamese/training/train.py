@@ -114,7 +114,7 @@ def log_test_images(
 def write_page(folder: RunFolder, loggers: list[Logger], config: TrainConfig, result: Result) -> None:
     """Write the run page, and send figures and pictures to the loggers; only log an error if it fails."""
     try:
-        log.info("run page: %s", write_run_page(folder.path))
+        write_run_page(folder.path)
         log_result(loggers, config, result, folder.path)
     except Exception:  # a failure must not cost a finished run
         log.exception("could not write the run page; build it again with: python -m siamese report %s", folder.path)

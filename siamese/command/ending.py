@@ -1,0 +1,84 @@
+"""What ``train`` and ``eval`` print at the end: where the page is, and which commands to type next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from siamese.runs.folder import RunFolder
+from siamese.runs.records import Result, read_config
+
+PHOTOS = "A.jpg B.jpg"
+"""Stands for two photos in a suggested command."""
+
+
+def print_ending(folder: Path) -> None:
+    """Print the page of a run or sweep as a link, and the next commands; nothing if it is not recorded as done."""
+    result = RunFolder(folder).result
+    if result is None:
+        _print_sweep(folder)
+    elif result.status == "done":
+        _print_page("evaluation page" if result.is_evaluation else "run page", folder)
+        _print_next(_after_run(folder, result))
+
+
+def _print_sweep(folder: Path) -> None:
+    from siamese.report.load import read_run
+    from siamese.report.sweep import read_sweep
+    from siamese.report.sweep_summary import summary
+
+    sweep = read_sweep(folder)
+    if not sweep.jobs:
+        return
+    if text := summary(sweep):
+        print(f"\n{text}")
+    _print_page("sweep page", folder)
+    commands = [("all learning curves", f"tensorboard --logdir {_shown(folder)}")]
+    chosen = sweep.comparisons[0].groups[0] if len(sweep.comparisons) == 1 else None
+    if chosen is not None and len(sweep.comparisons[0].groups) > 1:
+        job = chosen.jobs[0]
+        if len(chosen.jobs) == 1:
+            words = [word for word in read_run(job.folder).overrides if not word.startswith(("seed=", "resume="))]
+            again = shlex.join(["python", "train.py", "-m", *words, "seed=0,1,2"])
+            commands.insert(0, ("train the chosen configuration with more seeds", again))
+        commands += _after_run(job.folder, job.result)[:1]
+    _print_next(commands)
+
+
+def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
+    """The commands that make sense after a run, as (purpose, command)."""
+    run = RunFolder(folder)
+    if result.is_evaluation or not run.config.is_file():
+        return []
+    config = read_config(run.config)
+    shown = _shown(folder)
+    commands = []
+    if config.checkpoint.keep != "none":
+        network = f"{shown}/fold_01" if result.folds else shown
+        commands.append(("do two photos show the same person?", f"python -m siamese verify {network} {PHOTOS}"))
+        if config.protocol.name in ("view1", "holdout"):
+            commands.append(("one-shot identification", f"python eval.py run={shown} protocol=oneshot"))
+    if config.logger.name == "tensorboard":
+        commands.append(("learning curves", f"tensorboard --logdir {shown}"))
+    return commands
+
+
+def _print_page(title: str, folder: Path) -> None:
+    page = folder / "report.html"
+    if page.is_file():
+        print(f"\n{title}: {page.resolve().as_uri()}")
+
+
+def _print_next(commands: list[tuple[str, str]]) -> None:
+    if commands:
+        print("\nnext:")
+        for purpose, command in commands:
+            print(f"  {command}\n      {purpose}")
+    sys.stdout.flush()
+
+
+def _shown(folder: Path) -> str:
+    """A folder as an argument of a shell command, relative if it lies below the working directory."""
+    path = folder.resolve()
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

@@ -1,0 +1,38 @@
+"""``outputs/latest`` and ``multirun/latest``: links to the newest run and to the newest sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+LATEST = "latest"
+RUNS, SWEEPS = Path("outputs"), Path("multirun")
+"""Where runs and sweeps go by default, below the working directory."""
+
+
+def point_latest(folder: Path) -> None:
+    """Let ``latest`` point to a run or sweep below `RUNS` or `SWEEPS`; leave it alone for a folder elsewhere.
+
+    A file system without links, or a folder that somebody named ``latest``, is left as it is.
+    """
+    target = folder.resolve()
+    for home in (RUNS, SWEEPS):
+        if home.resolve() not in target.parents:
+            continue
+        link, new = home / LATEST, home / f".{LATEST}-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+            new.symlink_to(target.relative_to(home.resolve()), target_is_directory=True)
+            try:
+                new.replace(link)
+            finally:
+                new.unlink(missing_ok=True)
+
+
+def run_folder(name: str | Path) -> Path:
+    """Return the folder that a run is named by: ``latest`` is the newest run, unless a folder has that name."""
+    path, link = Path(name), RUNS / LATEST
+    if path != Path(LATEST) or path.exists():
+        return path
+    return RUNS / link.readlink() if link.is_symlink() else link
