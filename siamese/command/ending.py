@@ -24,26 +24,8 @@ def print_ending(folder: Path) -> None:
 
 
 def _print_sweep(folder: Path) -> None:
-    from siamese.report.load import read_run
-    from siamese.report.sweep import read_sweep
-    from siamese.report.sweep_summary import summary
-
-    sweep = read_sweep(folder)
-    if not sweep.jobs:
-        return
-    if text := summary(sweep):
-        print(f"\n{text}")
     _print_page("sweep page", folder)
-    commands = [("all learning curves", f"tensorboard --logdir {_shown(folder)}")]
-    chosen = sweep.comparisons[0].groups[0] if len(sweep.comparisons) == 1 else None
-    if chosen is not None and len(sweep.comparisons[0].groups) > 1:
-        job = chosen.jobs[0]
-        if len(chosen.jobs) == 1:
-            words = [word for word in read_run(job.folder).overrides if not word.startswith(("seed=", "resume="))]
-            again = shlex.join(["python", "train.py", "-m", *words, "seed=0,1,2"])
-            commands.insert(0, ("train the chosen configuration with more seeds", again))
-        commands += _after_run(job.folder, job.result)[:1]
-    _print_next(commands)
+    _print_next([("learning curves of all jobs", f"tensorboard --logdir {_shown(folder)}")])
 
 
 def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:

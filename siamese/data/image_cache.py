@@ -78,6 +78,7 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
         with FileLock(slot / "lock"):
             found = _read(slot / signature)
             if found is None:
+                log.info("decoding images: %s; later runs read them from %s", f"{len(names):,}", options.cache)
                 found, lasting = _build(root, names, options, progress)
                 if lasting:
                     _write(slot, signature, found)

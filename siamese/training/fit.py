@@ -155,7 +155,7 @@ def explained_failures(config: TrainConfig, folder: RunFolder) -> Iterator[None]
 
 def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, parameters: int, steps: int) -> None:
     """Log what is trained, how it computes, and when training ends."""
-    how = f"{session.arithmetic.precision} arithmetic"
+    how = f"precision {session.arithmetic.precision}"
     if config.model.name == "koch" or session.arithmetic.dft:
         how += ", convolution by Fourier transform" if session.arithmetic.dft else ", direct convolution"
     log.info("%s: %s parameters on %s, %s", config.name, f"{parameters:,}", session.device, how)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -39,14 +40,22 @@ def test_train_refuse_resume_eval_report(
 ) -> None:
     """A user's day: train, the same again by mistake, resume, eval, build the page again."""
     work = tmp_path / "work"
-    arguments = [*tiny_overrides, "hydra.run.dir=run"]
+    arguments = [*tiny_overrides, "hydra.run.dir=outputs/day/run"]
     first = run_script("train.py", *arguments)
     assert first.returncode == 0, first.stderr
+    assert "of training left: 2 epochs" in first.stdout
+    page = (work / "outputs/day/run/report.html").resolve()
+    assert f"\nrun page: {page.as_uri()}\n" in first.stdout
+    next_commands = re.findall(r"^  (\S.*)$", first.stdout.partition("\nnext:\n")[2], re.M)
+    assert next_commands == [
+        "python -m siamese verify outputs/day/run A.jpg B.jpg", "python eval.py run=outputs/day/run protocol=oneshot",
+        "tensorboard --logdir outputs/day/run",
+    ]  # fmt: skip
     assert "24 training, 6 validation, 20 test pairs" in first.stdout
     assert "test accuracy" in first.stdout
     assert "95 %" in first.stdout
     assert "Warning" not in first.stderr, first.stderr
-    folder = work / "run"
+    folder = work / "outputs/latest"
     recorded = result_of(folder)
     assert recorded["status"] == "done"
     assert (folder / "train.log").read_text().count("epoch ") == 2
@@ -59,7 +68,7 @@ def test_train_refuse_resume_eval_report(
     again = call("train", *arguments)
     assert (again.returncode, again.stderr) == (
         2,
-        "error: run already holds a run (done); give resume=true to resume it, or another output folder\n",
+        "error: outputs/day/run already holds a run (done); give resume=true to resume it, or another output folder\n",
     )
     other = call("train", *arguments, "resume=true", "learning_rate=0.5")
     assert other.returncode == 2
@@ -68,19 +77,24 @@ def test_train_refuse_resume_eval_report(
     assert resumed.returncode == 0, resumed.stderr
     assert result_of(folder) == recorded
 
-    evaluated = run_script("eval.py", "run=run", "hydra.run.dir=eval")
+    evaluated = run_script("eval.py", "run=latest", "hydra.run.dir=outputs/eval")
     assert evaluated.returncode == 0, evaluated.stderr
-    again_result = result_of(work / "eval")
+    again_result = result_of(work / "outputs/eval")
+    assert again_result["run"] == str(folder.resolve()), "an evaluation is not the latest run"
+    assert "\nevaluation page: file://" in evaluated.stdout
     keys = [key for key in recorded if key.startswith(("test/", "val/"))]
     assert {key: again_result[key] for key in keys} == {key: recorded[key] for key in keys}
 
-    onto = call("eval", "run=run", "hydra.run.dir=run")
-    assert (onto.returncode, onto.stderr) == (2, "error: run already holds a run; give another output folder\n")
+    onto = call("eval", "run=latest", "hydra.run.dir=outputs/latest")
+    assert (onto.returncode, onto.stderr) == (
+        2,
+        "error: outputs/latest already holds a run; give another output folder\n",
+    )
     assert result_of(folder) == recorded
 
     (folder / "report.html").unlink()
-    assert main(["report", "run"]) == 0
-    assert capsys.readouterr().out == "run/report.html\n"
+    assert main(["report", "latest"]) == 0
+    assert capsys.readouterr().out == "outputs/day/run/report.html\n"
     assert (folder / "report.html").is_file()
 
 

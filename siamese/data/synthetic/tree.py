@@ -8,6 +8,7 @@ draws the picture of the README: a row for each person, a column for each photo.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -26,6 +27,8 @@ from siamese.data.synthetic.faces import render
 from siamese.data.synthetic.plan import FOLDS, Plan, SyntheticSpec, make_plan
 from siamese.data.synthetic.traits import sample_person
 from siamese.errors import DataError
+
+log = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 1
 """Raise it if the same parameters give other images or lists."""
@@ -80,6 +83,7 @@ def render_share(folder: Path, spec: SyntheticSpec, share: int, shares: int) -> 
 
 def _render_all(folder: Path, spec: SyntheticSpec, photos: int, workers: int, progress: bool) -> None:
     """Draw all photos, in this process or in `workers` others."""
+    log.info("drawing synthetic faces: %s photos; later runs reuse them", f"{photos:,}")
     with tqdm(total=photos, desc="drawing faces", unit="photo", disable=not progress) as bar:
         if workers == 1:
             for _ in render_share(folder, spec, 0, 1):
