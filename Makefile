@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH := auto
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -17,10 +18,10 @@ $(READY): pyproject.toml siamese/models/norm_pool.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11.4; name another with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(LOCKED),--constraint requirements.lock) --editable '.[dev]'
+	@$(BIN)/python .ci/install.py --torch $(TORCH) --editable '.[dev]' $(if $(LOCKED),--constraint requirements.lock)
 	@touch $@
 
-env: $(READY)  ## create the environment, if it is missing or pyproject.toml has changed
+env: $(READY)  ## create the environment, if it is missing or pyproject.toml has changed (TORCH=auto, cpu or cuda)
 
 env-locked:  ## create the environment again, with exactly the versions in requirements.lock
 	rm -rf $(VENV)
@@ -73,6 +74,7 @@ fuzz: $(READY)  ## feed random lists and images to the readers, FUZZ_SECONDS=600
 docs: $(READY)  ## build the site from docs/ into build/site
 	$(PIP) --editable '.[docs]'
 	$(BIN)/zensical build --strict
+	@echo "the site: build/site/index.html (its search needs a server: $(BIN)/python -m http.server --directory build/site)"
 
 format: $(READY)  ## format the code, and let ruff fix what it can
 	$(BIN)/ruff check --fix .

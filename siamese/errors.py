@@ -9,6 +9,16 @@ class ConfigError(UserError):
     """An unknown key, or a value of the wrong type or out of range."""
 
 
+class MissingPackageError(ConfigError):
+    """A package of an extra is not installed; the message says how to install it in a clone and elsewhere."""
+
+    def __init__(self, purpose: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed; in the clone run: pip install -e '.[{extra}]' "
+            f"(without a clone: pip install {package})"
+        )
+
+
 class UnknownKeyError(ConfigError):
     """A key that does not exist, or not with the chosen options; ``key`` is its name."""
 

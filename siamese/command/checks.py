@@ -19,7 +19,7 @@ from siamese.config.data import DataConfig, LfwData
 from siamese.config.load import Composed, load_eval, load_train, without_hydra
 from siamese.config.protocol import OneShotProtocol, TrainProtocol
 from siamese.config.schema import TrainConfig
-from siamese.errors import ConfigError, UnknownKeyError, UserError
+from siamese.errors import ConfigError, MissingPackageError, UnknownKeyError, UserError
 from siamese.runs.finished import find_runs
 from siamese.runs.folder import RunFolder
 from siamese.runs.signals import was_requeued
@@ -88,7 +88,7 @@ def _check_train(config: Composed, folder: Path | None) -> tuple[DataConfig, Tra
 
         pick_device(train)
     if train.logger.name in EXTRAS and importlib.util.find_spec(train.logger.name) is None:
-        raise ConfigError(f"logger={train.logger.name} needs a package: pip install 'siamese[{train.logger.name}]'")
+        raise MissingPackageError(f"logger={train.logger.name}", train.logger.name, train.logger.name)
     return train.data, train.protocol, False
 
 

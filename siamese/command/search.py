@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from siamese.command.search_space import SearchConfig, as_override, check_space, space_file
 from siamese.config.load import load_file
 from siamese.config.section import to_plain
-from siamese.errors import ConfigError, TrainingError
+from siamese.errors import ConfigError, MissingPackageError, TrainingError
 from siamese.report.sweep_page import write_sweep_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, SWEEP_PROCESS, claim, release
@@ -68,7 +68,7 @@ def search(space: str, folder: Path, overrides: Sequence[str], trials: int | Non
     try:
         import optuna
     except ModuleNotFoundError:
-        raise ConfigError("a search needs optuna; pip install 'siamese[search]'") from None
+        raise MissingPackageError("a search", "optuna", "search") from None
     plan = load_file(space_file(space), SearchConfig)
     wanted = plan.trials if trials is None else trials
     if wanted < 1:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from siamese.data.dataset import to_float
-from siamese.errors import ConfigError, TrainingError
+from siamese.errors import ConfigError, MissingPackageError, TrainingError
 from siamese.files import replacing, write_bytes_atomically, write_text_atomically
 from siamese.inference.verifier import Verifier
 from siamese.runs.finished import PREPROCESSING
@@ -94,7 +94,7 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
             import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
         except ImportError as error:
-            raise ConfigError(f"--format onnx: {error.name} is not installed; pip install 'siamese[export]'") from None
+            raise MissingPackageError("--format onnx", str(error.name), "export") from None
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; give a folder")
     verifier = Verifier.load(run, direct=True)

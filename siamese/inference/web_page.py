@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siamese.config.titles import DATASETS, titled
-from siamese.errors import ConfigError, DataError
+from siamese.errors import ConfigError, DataError, MissingPackageError
 from siamese.inference.occlusion import occlusion_maps, overlay
 from siamese.inference.verifier import Verification, Verifier
 from siamese.report.examples import as_data_uri, load_photo
@@ -206,9 +206,7 @@ def serve(run: Path, port: int) -> None:
             import gradio  # noqa: F401
             import uvicorn
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"the web page needs {error.name}; install it with: pip install 'siamese[page]'"
-            ) from None
+            raise MissingPackageError("the web page", str(error.name), "page") from None
         try:
             listening = socket.create_server((HOST, port))
         except (OSError, OverflowError) as error:

@@ -136,7 +136,7 @@ def test_without_optuna_the_error_names_the_package(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["search", str(space), str(tmp_path / "search")]) == 2
-    assert capsys.readouterr().err == "error: a search needs optuna; pip install 'siamese[search]'\n"
+    assert capsys.readouterr().err.startswith("error: a search needs optuna, which is not installed")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/search").glob("*.yaml")), ids=lambda file: file.stem)

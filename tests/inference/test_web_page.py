@@ -83,7 +83,10 @@ def test_without_gradio_the_error_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["page", "run"]) == 2
-    assert capsys.readouterr().err == "error: the web page needs gradio; install it with: pip install 'siamese[page]'\n"
+    assert capsys.readouterr().err == (
+        "error: the web page needs gradio, which is not installed; in the clone run: pip install -e '.[page]' "
+        "(without a clone: pip install gradio)\n"
+    )
 
 
 @pytest.mark.integration  # importing gradio takes seconds

@@ -99,4 +99,5 @@ def test_a_missing_package(run_script: Callable[..., Any], tiny_overrides: list[
         "u.find_spec = lambda name, *rest: None if name == 'wandb' else find(name, *rest)\n"
     )
     done = run_script("train.py", *tiny_overrides, "logger=wandb", PYTHONPATH=str(tmp_path / "hidden"))
-    assert (done.returncode, done.stderr) == (2, "error: logger=wandb needs a package: pip install 'siamese[wandb]'\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: logger=wandb needs wandb, which is not installed")
