@@ -14,7 +14,7 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from siamese.command.main import HYDRA, build_parser
+from siamese.command.main import HYDRA, parse
 from siamese.config.load import load_eval, load_train
 
 PAGES = [
@@ -78,7 +78,7 @@ def check(words: list[str]) -> None:
         case ["python", "train.py" | "eval.py" as script, *overrides]:
             check_overrides(script.removesuffix(".py"), overrides)
         case ["python", "-m", "siamese", *arguments] | ["siamese", *arguments]:
-            options = build_parser().parse_args(arguments[:1] if arguments[0] in HYDRA else arguments)
+            options = parse(arguments[:1] if arguments[0] in HYDRA else arguments)
             if options.command in HYDRA:
                 check_overrides(options.command, arguments[1:])
             elif options.command == "search":

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         the exit code: 0 done, 2 invalid arguments or data, 130 / 143 interrupted, 1 any other failure.
     """
-    options = build_parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("siamese").setLevel(logging.INFO)
     from siamese.command.exit_codes import discard_output
@@ -125,8 +125,17 @@ def _call(options: argparse.Namespace) -> None:
             describe_data(options.path, options.option, options.json, options.contact_sheet)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all subcommands."""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line; `command` is the subcommand, and options may stand between its other arguments."""
+    parser, commands = build_parsers()
+    if arguments and arguments[0] in commands:
+        command, *rest = arguments
+        return commands[command].parse_intermixed_args(rest, argparse.Namespace(command=command))
+    return parser.parse_args(arguments)  # prints the help or an error
+
+
+def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Build the parser of the command line, and those of the subcommands by name."""
     parser = argparse.ArgumentParser(prog="siamese", description="Siamese networks for face verification.")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in HYDRA:
@@ -142,14 +151,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     searched.add_argument("space", help="YAML file with a search space, or a name in conf/search such as quick")
     searched.add_argument("folder", type=Path, help="output folder of the search; an existing search there is resumed")
-    searched.add_argument("override", nargs="*", help="key=value as for train; applies to all trials")
+    searched.add_argument("override", nargs="*", default=[], help="key=value as for train; applies to all trials")
     searched.add_argument("--trials", type=int, metavar="N", help="total number of trials (overrides the file)")
 
     exported = commands.add_parser("export", help="write a run's network in ONNX or torch.export format")
     exported.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     exported.add_argument("folder", type=Path, help="output folder; created if missing")
     exported.add_argument("--format", default="onnx", help="onnx (default), or pt2 for torch.export")
-    return parser
+    return parser, commands.choices
 
 
 def _add_reports(add: AddParser) -> None:
@@ -172,7 +181,10 @@ def _add_reports(add: AddParser) -> None:
         "path", type=Path, help="a folder with one subfolder per person, the root folder of LFW, or a CSV file of pairs"
     )
     data.add_argument(
-        "option", nargs="*", help="key=value that sets a key of the configuration group data, such as split_seed=1"
+        "option",
+        nargs="*",
+        default=[],
+        help="key=value for a key of the configuration group data, such as split_seed=1",
     )
     data.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     data.add_argument("--contact-sheet", type=Path, metavar="FILE", help="write images of some people to FILE")
@@ -182,7 +194,7 @@ def _add_questions(add: AddParser) -> None:
     """Add the subcommands that apply a finished run to photos."""
     verify = add("verify", help="decide whether two photos show the same person; print JSON")
     verify.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
-    verify.add_argument("photo", type=Path, nargs="*", help="two image files (or use --pairs)")
+    verify.add_argument("photo", type=Path, nargs="*", default=[], help="two image files (or use --pairs)")
     verify.add_argument(
         "--pairs", type=Path, metavar="FILE", help="CSV file with the columns image1, image2 and optionally label"
     )

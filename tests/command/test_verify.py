@@ -58,7 +58,7 @@ def test_verify_continues_after_an_unusable_photo(
         ["same"],
     ]
     assert "broken.jpg" in printed[1]["error"]
-    assert "of 1 pairs" in caplog.text
+    assert "of 1 pair " in caplog.text
     assert "1 photo cannot be used" in caplog.text
 
 
