@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Literal, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
@@ -25,8 +27,18 @@ from siamese.runs.records import Prediction
 from siamese.text import count
 
 # The palette of Okabe and Ito (2008), distinguishable with all common kinds of colour blindness.
-BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
-OKABE_ITO = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
+BLUE, ORANGE, GREEN, INK, GREY = "#0072b2", "#d55e00", "#009e73", "#222222", "#767676"
+OKABE_ITO = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9", INK)
+WHITE, GRID = "#ffffff", "#e6e6e6"
+
+DARK = {
+    WHITE: "#1f2226", INK: "#e7e6e3", GREY: "#9aa0a6", GRID: "#363a40", BLUE: "#4b9bdb", ORANGE: "#f0935c",
+    GREEN: "#4cc9a0",
+}  # fmt: skip
+"""Colours of the figures -> those on a page in dark mode. Other colours are visible on both backgrounds."""
+
+MAX_SHADE = 0.45
+"""Opacity of the darkest cell of the confusion matrix."""
 
 SQUARE = (5.2, 4.6)
 PERCENT_TICKS = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %")
@@ -48,36 +60,49 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
 def to_svg(figure: Figure, label: str) -> str:
     """Encode a figure as an ``<svg>`` element with its text as text; the same figure gives the same string.
 
+    Its background is transparent, and its colours follow the page (see `themed`).
+
     Args:
         figure: the figure.
         label: description for screen readers, plain text.
     """
     content = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "siamese", "font.family": "sans-serif"}):
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    # The figures of a page have different labels and so different ids.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.family": "sans-serif"}):
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = content.getvalue()
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    text = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    # Except those that matplotlib counts from 1 in each figure.
+    text = re.sub(r'<g id="[\w.]+_\d+">', "<g>", text)
+    return re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda color: themed(color[0]), text)
+
+
+def themed(color: str) -> str:
+    """A colour of the figures as a CSS value that base.html.j2 changes in dark mode."""
+    return f"var(--c{color[1:]}, {color})" if color in DARK else color
 
 
 def palette(number: int) -> list[str]:
     """``number`` colours: up to seven from the palette of Okabe and Ito, more from a rainbow colour map."""
     if number <= len(OKABE_ITO):
         return list(OKABE_ITO[:number])
-    rainbow = matplotlib.colormaps["turbo"](np.linspace(0.04, 0.96, number))[:, :3]
-    return [to_hex(color) for color in 0.85 * rainbow]  # darkened: its yellow and green are faint on white
+    return [_visible(to_hex(color)) for color in matplotlib.colormaps["turbo"](np.linspace(0.04, 0.96, number))]
 
 
-def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Figure:
-    """Plot training and validation loss and accuracy by epoch, and mark the best epoch.
+def curves_figure(
+    history: Sequence[Mapping[str, float]], best_epoch: int | None, names: Sequence[str] = ("loss", "acc")
+) -> Figure:
+    """Plot training and validation loss and accuracy by epoch, side by side, and mark the best epoch.
 
     Args:
         history: rows with ``epoch``, ``train/loss``, ``train/acc``, ``val/loss``, ``val/acc``; nan is a gap.
         best_epoch: counted from 1; None: no mark.
+        names: what to plot, one panel each: ``loss``, ``acc``.
     """
-    figure, panels = _panels(2, (10.4, 3.8))
+    figure, panels = _panels(len(names), (5.2 * len(names), 3.8))
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) <= 40 else ""
-    for axes, name, title in zip(panels, ("loss", "acc"), ("Loss", "Accuracy"), strict=True):
+    for axes, name in zip(panels, names, strict=True):
         lines = (("train", "training", ORANGE, "--"), ("val", "validation", BLUE, "-"))
         for split, label, color, style in lines:
             values = np.array([row[f"{split}/{name}"] for row in history], float)
@@ -87,10 +112,11 @@ def curves_figure(history: Sequence[Mapping[str, float]], best_epoch: int | None
             axes.plot(epochs, values, style, color=color, marker=marker, markersize=4, label=label)
         if best_epoch is not None:
             axes.axvline(best_epoch, color=GREY, linestyle=":", linewidth=1.4, label=f"best epoch: {best_epoch}")
-        axes.set_title(title, loc="left", fontweight="bold", color=INK)
+        axes.set_title({"loss": "Loss", "acc": "Accuracy"}[name], loc="left", fontweight="bold", color=INK)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    panels[1].yaxis.set_major_formatter(PERCENT_TICKS)
+        if name == "acc":
+            axes.yaxis.set_major_formatter(PERCENT_TICKS)
     _legend(panels[0], "best")
     return figure
 
@@ -158,19 +184,35 @@ def overlaid_roc_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> Figu
 def shade(share: float) -> tuple[str, str]:
     """Background and text colour of a table cell; a larger ``share`` in [0, 1] is darker."""
     background = matplotlib.colormaps["Blues"](0.08 + 0.8 * share)
-    return to_hex(background), max(("#ffffff", INK), key=lambda ink: _contrast(ink, to_hex(background)))
+    return to_hex(background), max(("#ffffff", INK), key=lambda ink: contrast(ink, to_hex(background)))
 
 
-def _contrast(one: str, other: str) -> float:
+def contrast(one: str, other: str) -> float:
     """The contrast ratio of two colours (WCAG 2.2), from 1 to 21."""
-
-    def luminance(color: str) -> float:
-        rgb = np.array(to_rgb(color))
-        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-        return float(linear @ (0.2126, 0.7152, 0.0722))
-
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((_luminance(_linear(one)), _luminance(_linear(other))))
     return (high + 0.05) / (low + 0.05)
+
+
+def _visible(color: str, low: float = 0.16, high: float = 0.29) -> str:
+    """The colour with a luminance that has a contrast of 3 with white and with the background of dark mode."""
+    linear = _linear(color)
+    luminance = _luminance(linear)
+    if luminance < low:
+        linear = linear + (1 - linear) * (low - luminance) / (1 - luminance)
+    elif luminance > high:
+        linear = linear * high / luminance
+    red, green, blue = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return to_hex((red, green, blue))
+
+
+def _linear(color: str) -> NDArray[np.float64]:
+    """A colour as linear sRGB, float64 [3]."""
+    rgb = np.array(to_rgb(color))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def _luminance(linear: NDArray[np.float64]) -> float:
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, threshold: float | None) -> Figure:
@@ -273,21 +315,21 @@ def confusion_figure(counts: Confusion) -> Figure:
     cells = np.array([[counts.tp, counts.fn], [counts.fp, counts.tn]])
     totals = cells.sum(axis=1, keepdims=True)
     shares = cells / np.maximum(totals, 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
     names = [["true positives", "false negatives"], ["false positives", "true negatives"]]
     for (row, column), cell in np.ndenumerate(cells):
-        color = "white" if shares[row, column] > 0.6 else INK
+        # Rectangles, since an image could not follow the colours of the page; faint enough for text in INK.
+        shade = MAX_SHADE * (0.1 + 0.9 * float(shares[row, column]))
+        axes.add_patch(Rectangle((column - 0.49, row - 0.49), 0.98, 0.98, color=BLUE, alpha=shade, linewidth=0))
         share = percent(float(shares[row, column])) if totals[row] else "no such pairs"
-        axes.text(column, row - 0.06, f"{cell:,}", ha="center", color=color, fontsize=20, fontweight="bold")
-        axes.text(column, row + 0.14, f"{names[row][column]}\n{share}", ha="center", va="center", color=color)
+        axes.text(column, row - 0.06, f"{cell:,}", ha="center", color=INK, fontsize=20, fontweight="bold")
+        axes.text(column, row + 0.14, f"{names[row][column]}\n{share}", ha="center", va="center", color=INK)
+    axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal")
     axes.set_xticks([0, 1], ["predicted same", "predicted different"])
     axes.set_yticks([0, 1], ["same\nperson", "different\npeople"])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=10)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    axes.axhline(0.5, color="white", linewidth=3)
-    axes.axvline(0.5, color="white", linewidth=3)
     return figure
 
 
@@ -301,7 +343,7 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
     columns = max(1, *(len(group.confident) + len(group.uncertain) for group in examples))
     cell_width, cell_height, margin = 2.2, 1.65, 1.3  # inches
     width, height = margin + cell_width * columns, cell_height * len(examples)
-    figure = Figure(figsize=(width, height), facecolor="white")
+    figure = Figure(figsize=(width, height), facecolor=WHITE)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # in inches
     axes.set_axis_off()
     for row, group in enumerate(examples):
@@ -337,7 +379,7 @@ def predictions_figures(predictions: Sequence[Prediction], threshold: float | No
 
 def _panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with ``rows`` rows of ``number`` axes, in the style of the pages."""
-    figure = Figure(figsize=size, facecolor="white")
+    figure = Figure(figsize=size, facecolor=WHITE)
     # Margins in inches, set by hand: a layout engine takes as long as the drawing itself.
     left, right, bottom, top = 0.8, 0.15, 0.55, 0.35
     grid = figure.subplots(
@@ -353,7 +395,7 @@ def _panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figu
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(GREY)
         axes.tick_params(colors=GREY, labelcolor=INK)
-        axes.grid(color="#E6E6E6", linewidth=0.8)
+        axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.xaxis.label.set_color(INK)
         axes.yaxis.label.set_color(INK)
@@ -372,7 +414,7 @@ def _side_by_side(photos: Sequence[Image.Image | None], gap: int = 5) -> NDArray
         left = i * (side + gap)
         if photo is None:
             draw = ImageDraw.Draw(canvas)
-            draw.rectangle([left, 0, left + side - 1, side - 1], fill="#E6E6E6")
+            draw.rectangle([left, 0, left + side - 1, side - 1], fill=GRID)
             draw.text((left + side // 2, side // 2), "photo not found", fill=INK, anchor="mm")
             continue
         photo = photo.copy()

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from siamese.report.figures import DARK, to_svg
 from siamese.report.glossary import explained
 from siamese.report.text import fixed, number, percent, photo_title, probability
 from siamese.text import count
@@ -38,7 +39,9 @@ def render_page(template: str, **context: Any) -> str:
         "breakable": _breakable,
         "csp_hash": _csp_hash,
         "explained": explained,
+        "svg": lambda figure, label: Markup(to_svg(figure, label)),
     }
+    environment.globals["figure_colors"] = DARK
     return environment.get_template(template).render(**context)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
@@ -19,6 +19,7 @@ from siamese.report.figures import OUTCOME_TITLES, curves_figure, gallery_figure
 from siamese.report.html import render_page
 from siamese.report.load import Run, read_run
 from siamese.report.run_notes import notes
+from siamese.report.run_summary import summary
 from siamese.report.text import duration, fixed, interval, number, percent
 from siamese.runs.records import Prediction, Result
 from siamese.text import count
@@ -57,31 +58,38 @@ def write_run_page(folder: Path) -> Path:
     run = read_run(folder)
     # Cached: pairs share photos, and gallery.png and the page show the same ones.
     photo = cache(partial(_photo, Path(run.result.image_root or folder)))
-    pictures = draw(run, photo)
+    figures = draw(run, photo)
     for name in PICTURES:
-        if name in pictures:
-            write_bytes_atomically(folder / f"{name}.png", pictures[name])
+        if name in figures:
+            # At 90 dpi, because the photos of the gallery are small: more would add megabytes and no detail.
+            png = to_png(figures[name], dpi=90 if name == "gallery" else 150)
+            write_bytes_atomically(folder / f"{name}.png", png)
         else:
             (folder / f"{name}.png").unlink(missing_ok=True)
     page = folder / "report.html"
-    write_text_atomically(page, render(run, pictures, photo))
+    write_text_atomically(page, render(run, figures, photo))
     return page
 
 
-def draw(run: Run, photo: Callable[[str], Image.Image | None]) -> dict[str, bytes]:
-    """Draw those of `PICTURES` that the run has data for; returns name -> PNG."""
+def draw(run: Run, photo: Callable[[str], Image.Image | None]) -> dict[str, Figure]:
+    """Draw those of `PICTURES` that the run has data for."""
     figures = {}
     if run.history:
         figures["curves"] = curves_figure(run.history, run.result.best_epoch)
     if shown := _shown(run):
         figures |= predictions_figures(shown, run.threshold)
         figures["gallery"] = gallery_figure(pick_examples(shown), photo)
-    # At 90 dpi, because the photos of the gallery are small: a higher resolution would add megabytes and no detail.
-    return {name: to_png(figure, dpi=90 if name == "gallery" else 150) for name, figure in figures.items()}
+    return figures
 
 
-def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image.Image | None]) -> str:
-    """The page as HTML; values that come from files are escaped."""
+def render(run: Run, figures: Mapping[str, Figure], photo: Callable[[str], Image.Image | None]) -> str:
+    """The page as HTML; values that come from files are escaped.
+
+    Args:
+        run: the run.
+        figures: from `draw`.
+        photo: loads the photo of an image name; returns None if it is not found.
+    """
 
     @cache
     def embedded(name: str) -> str | None:
@@ -93,11 +101,12 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
         return None if picture is None else as_data_uri(picture)
 
     shown = _shown(run)
+    curves = ("loss", "acc") if run.history else ()
     return render_page(
         "run.html.j2",
         run=run,
         name=run.result.name or run.config.get("name") or run.folder.name,
-        context=_context(run),
+        summary=summary(run),
         reason=_reason(run),
         headlines=_headlines(run.result),
         facts=_facts(run),
@@ -107,7 +116,8 @@ def render(run: Run, pictures: Mapping[str, bytes], photo: Callable[[str], Image
         folds=run.folds,
         shown=shown[0].split if shown else "test",
         best_epoch=run.result.best_epoch,
-        pictures={name: _data_uri(png) for name, png in pictures.items()},
+        # The two curves one by one, so that they can stand below each other on a narrow screen.
+        figures={**figures, **{name: curves_figure(run.history, run.result.best_epoch, [name]) for name in curves}},
         examples=pick_examples(shown),
         outcome_titles=OUTCOME_TITLES,
         photo=embedded,
@@ -121,32 +131,9 @@ def _photo(root: Path, name: str) -> Image.Image | None:
     return load_photo(root / name)
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
 def _shown(run: Run) -> list[Prediction]:
     """The pairs shown on the page: the test pairs, or the validation pairs if there are no test pairs."""
     return run.split("test") or run.split("val")
-
-
-def _context(run: Run) -> str:
-    """The line below the title: data set, protocol, outside data, setting and number of test pairs."""
-    result = run.result
-    parts = []
-    for value, titles in ((result.dataset, DATASETS), (result.protocol, PROTOCOLS)):
-        if value is not None:
-            parts.append(titled(value, titles))
-    if result.outside_data is not None:
-        parts.append("with outside data" if result.outside_data else "no outside data")
-    if result.setting is not None and result.protocol != "oneshot":
-        parts.append(result.setting)
-    if result.n_test is not None:
-        parts.append(count(result.n_test, "test pair"))
-    if result.n_test_people is not None and result.n_test_images is not None:
-        people, images = count(result.n_test_people, "test person", "test people"), count(result.n_test_images, "image")
-        parts.append(f"{people}, {images}")
-    return " · ".join(parts)
 
 
 def _reason(run: Run) -> str:
@@ -204,13 +191,16 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     commit = (result.git_commit or "")[:12]
     sizes = {"training": result.n_train, "validation": result.n_val, "test": result.n_test}
     people, images = result.n_train_people, result.n_train_images
+    test_people, test_images = result.n_test_people, result.n_test_images
     slope, intercept = result.calibration_slope, result.calibration_intercept
     facts = [
         ("Data set", dataset and f"{titled(dataset, DATASETS)} (data={dataset})"),
         ("Evaluated run", result.run if isinstance(result.run, str) else " · ".join(result.run or ())),
         ("Trained on", result.trained_on and titled(result.trained_on, DATASETS)),
+        ("Protocol", _protocol(result)),
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if size is not None)),
         ("Training people", f"{people:,}, {count(images, 'image')}" if people and images else None),
+        ("Test people", f"{test_people:,}, {count(test_images, 'image')}" if test_people and test_images else None),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
         ("Training time", _if_number(result.train_seconds, duration)),
@@ -220,13 +210,23 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Threshold", _if_number(run.threshold, "{:.4g} on the probability".format)),
         ("Seed", result.seed),
         ("Precision", result.precision),
-        ("Convolution", result.convolution),
+        ("Convolution", "DFT" if result.convolution == "dft" else result.convolution),
         ("Device", result.device),
         ("Commit", commit + (" with uncommitted changes" if commit and result.git_dirty else "")),
         ("Versions", " · ".join(f"{name} {value}" for name, value in result.versions.items())),
         ("Command", run.command if run.overrides else None),
     ]
     return [(term, str(text)) for term, text in facts if text is not None and str(text) != ""]
+
+
+def _protocol(result: Result) -> str:
+    """Protocol, setting and outside data, as far as they are recorded."""
+    parts = [titled(result.protocol, PROTOCOLS) if result.protocol else None]
+    if result.protocol != "oneshot":
+        parts.append(result.setting)
+    if result.outside_data is not None:
+        parts.append("with outside data" if result.outside_data else "no outside data")
+    return ", ".join(part for part in parts if part)
 
 
 def _if_number(value: Any, write: Callable[[float], str]) -> str | None:

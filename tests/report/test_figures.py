@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 
 from siamese.evaluation.metrics import Confusion
 from siamese.report import figures
@@ -57,3 +59,58 @@ def test_names_are_not_typeset_as_formulas():
     pair = Prediction("test", r"$\bad{$", "b", 1, 1.0, 0.7, 1)
     png = figures.to_png(figures.gallery_figure(pick_examples([pair]), lambda name: None), dpi=50)
     assert png.startswith(b"\x89PNG")
+
+
+def page_colors(mode: str) -> dict[str, str]:
+    """The colours of the pages, name -> hex."""
+    light, dark = re.findall(
+        r"^ *:root \{(.*?)^ *\}", Path(figures.__file__).with_name("base.html.j2").read_text(), re.S | re.M
+    )[:2]
+    return dict(re.findall(r"--([\w-]+): (#\w+)", light if mode == "light" else dark))
+
+
+def in_mode(mode: str, color: str) -> str:
+    return figures.DARK[color] if mode == "dark" else color
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+class TestContrast:
+    """WCAG 2.2, level AA: 4.5 for text, 3 for graphics."""
+
+    def test_text_of_the_pages(self, mode):
+        colors = page_colors(mode)
+        for name in ("ink", "soft", "accent", "good", "bad", "wait"):
+            for background in ("page", "card", "tint"):
+                assert figures.contrast(colors[name], colors[background]) >= 4.5, (name, background)
+
+    def test_figures_are_drawn_on_cards(self, mode):
+        background = in_mode(mode, figures.WHITE)
+        assert background == page_colors(mode)["card"]
+        assert figures.contrast(in_mode(mode, figures.INK), background) >= 4.5
+        for color in (figures.BLUE, figures.ORANGE, figures.GREEN, figures.GREY):
+            assert figures.contrast(in_mode(mode, color), background) >= 3
+
+    def test_text_of_the_confusion_matrix(self, mode):
+        blue, white = (np.array(to_rgb(in_mode(mode, color))) for color in (figures.BLUE, figures.WHITE))
+        darkest = to_hex(figures.MAX_SHADE * blue + (1 - figures.MAX_SHADE) * white)
+        assert figures.contrast(in_mode(mode, figures.INK), darkest) >= 4.5
+
+    @pytest.mark.parametrize("number", [8, 20, 60])
+    def test_many_configurations(self, mode, number):
+        colors = figures.palette(number)
+        assert len(set(colors)) == number
+        assert min(figures.contrast(color, in_mode(mode, figures.WHITE)) for color in colors) >= 3
+
+
+def test_contrast_is_that_of_wcag():
+    assert figures.contrast("#000000", "#ffffff") == figures.contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert figures.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # the best known near miss
+
+
+def test_colours_without_a_dark_version_are_visible_on_dark():
+    assert (
+        min(
+            figures.contrast(figures.DARK.get(color, color), figures.DARK[figures.WHITE]) for color in figures.OKABE_ITO
+        )
+        >= 3
+    )

@@ -24,6 +24,7 @@ from siamese.report.load import read_run
 from siamese.report.run_page import PICTURES, write_run_page
 
 EVIL = "<script>alert('$x^$')</script>"
+SOURCES = ("src", "href", "xlink:href", "srcset", "action", "data")
 HISTORY = [
     [1, 0.6874, 0.604, 0.6493, 0.6727, 1e-4, 7.1],
     [2, 0.2839, 0.9062, 0.6224, 0.6909, 1e-4, 6.9],
@@ -32,7 +33,8 @@ HISTORY = [
 RESULT = {
     "status": "done", "name": "koch-adam", "val/loss": 0.6182, "val/acc": 0.6909, "val/auc": 0.76543,
     "threshold": 0.5, "best_epoch": 3, "epochs": 8, "train_seconds": 437.7, "total_seconds": 7500.0, "n_train": 1760,
-    "n_val": 440, "n_test": 40, "n_excluded": 2, "dataset": "lfw", "protocol": "view1", "outside_data": False,
+    "n_val": 440, "n_test": 40, "n_excluded": 2, "dataset": "lfw", "protocol": "view1", "setting": "restricted",
+    "outside_data": False,
     "seed": 0, "precision": "32", "device": "cpu: two cores", "parameters": 38959553, "version/torch": "2.15.0",
     "version/lightning": "2.6.6", "git_commit": "50b15e7aaaabbbbcccc", "git_dirty": True,
 }  # fmt: skip
@@ -161,6 +163,7 @@ def run(tmp_path, images, monkeypatch) -> FakeRun:
     blank = io.BytesIO()
     Image.new("L", (1, 1)).save(blank, "PNG")
     monkeypatch.setattr("siamese.report.run_page.to_png", lambda figure, dpi: blank.getvalue())
+    monkeypatch.setattr("siamese.report.html.to_svg", lambda figure, label: "<svg></svg>")
     return FakeRun(tmp_path / "run", images)
 
 
@@ -175,13 +178,25 @@ class TestFinishedRun:
         low, high = result["test/loss_ci"]
         assert f"Test loss {result['test/loss']:.4f} 95 % CI: {low:.4f} – {high:.4f}" in page.text
         assert "Test equal error rate" in page.text
-        assert "LFW, original images · View 1 · no outside data · 40 test pairs" in page.text
+
+    def test_result_comes_first_and_metadata_last(self, page):
+        headings = ["40 test pairs of LFW", "Test accuracy", "Learning", "The four outcomes", "Decisions on the test"]
+        headings += [
+            "Excluded images",
+            "How to read the results",
+            "Protocol View 1",
+            "All settings of the run",
+            "Terms",
+        ]
+        places = [page.text.index(heading) for heading in headings]
+        assert places == sorted(places)
 
     @pytest.mark.parametrize(
         "fact",
         [
             "koch-adam", "done", "3 of 8, by val/loss", "7 min 18 s", "2 h 5 min", "38,959,553", "cpu: two cores",
-            "Seed 0", "torch 2.15.0 · lightning 2.6.6", "50b15e7aaaab with uncommitted changes",
+            "Seed 0", "View 1, restricted, no outside data", "torch 2.15.0 · lightning 2.6.6",
+            "50b15e7aaaab with uncommitted changes",
             "1,760 training · 440 validation · 40 test", "Training, during epoch 3 1,760 99.4 % 0.1010 –",
             "Validation 440 69.1 % 0.6182 0.765", "No_One/No_One_0001.jpg truncated", "Excluded images: 2",
             "batchnorm: true", "View 1 of LFW is meant for development", "treat the pairs as independent",
@@ -193,11 +208,11 @@ class TestFinishedRun:
         assert fact in page.text
 
     def test_needs_no_network_and_no_other_file(self, page):
-        sources = [a[key] for _, a in page.tags for key in ("src", "href", "srcset", "action", "data") if key in a]
+        sources = [a[key] for _, a in page.tags for key in SOURCES if key in a]
         assert sources
         assert all(source.startswith(("data:image/", "#")) for source in sources)
         assert "@import" not in page.html
-        assert not re.search(r"url\s*\(", page.html)
+        assert not re.search(r"url\s*\((?!#)", page.html)
         assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
         assert len(page.html) < 1_000_000
 
@@ -209,6 +224,21 @@ class TestFinishedRun:
             with Image.open(io.BytesIO(base64.b64decode(content, validate=True))) as image:
                 image.load()
                 assert kind == f"data:image/{image.format.lower()}"
+
+    def test_every_figure_is_described_and_follows_dark_mode(self, page):
+        drawn = page.all("svg")
+        assert len(drawn) == len({a["aria-label"] for a in drawn}) == 6
+        colors = set(re.findall(r"(?:fill|stroke): ([^;\"]*)", page.html)) - {"none"}
+        dark = page.html.partition("prefers-color-scheme: dark")[2].partition("}")[0]
+        assert colors
+        for color in colors:
+            assert re.fullmatch(r"var\((--c\w{6}), #\w{6}\)", color)
+            assert f"{color[4:13]}: #" in dark
+
+    def test_ids_are_unique(self, page):
+        ids = [a["id"] for _, a in page.tags if "id" in a]
+        assert len(ids) == len(set(ids))
+        assert {href[1:] for _, a in page.tags if (href := a.get("href", "")).startswith("#")} <= set(ids)
 
     def test_figures_are_saved_beside_the_page(self, page, done):
         for name in PICTURES:
@@ -286,7 +316,10 @@ class TestUnfinishedRuns:
         (run.folder / "roc.png").write_bytes(b"of an earlier page")
         page = build(run.folder)
         assert "RuntimeError: out of memory" in page.text
-        assert "No test results: the run has not been tested." in page.text
+        assert (
+            "has trained 3 epochs and has not been tested. The highest validation accuracy so far is 69.1 %"
+            in page.text
+        )
         assert "predictions.csv" not in page.text
         assert "treat the pairs as independent" not in page.text
         assert [path.name for path in run.folder.glob("*.png")] == ["curves.png"]
