@@ -18,13 +18,13 @@ from siamese.data.dataset import PairDataset
 from siamese.errors import DataError, TrainingError
 from siamese.models import norm_pool
 from siamese.models.build import network_of
-from siamese.report.text import count
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
 from siamese.runs.records import config_text
 from siamese.scoring.device import exact_convolutions, pick_device
 from siamese.scoring.facts import describe_run
 from siamese.scoring.precision import Arithmetic, choose_arithmetic, recorded_arithmetic
+from siamese.text import count
 from siamese.training.build import (
     build_checkpoint_io,
     build_data_module,
