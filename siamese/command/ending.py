@@ -24,8 +24,24 @@ def print_ending(folder: Path) -> None:
 
 
 def _print_sweep(folder: Path) -> None:
+    from siamese.report.load import read_run
+    from siamese.report.sweep import read_sweep
+    from siamese.report.sweep_summary import summary
+
+    sweep = read_sweep(folder)
+    if text := summary(sweep):
+        print(f"\n{text}")
     _print_page("sweep page", folder)
-    _print_next([("learning curves of all jobs", f"tensorboard --logdir {_shown(folder)}")])
+    commands = [("learning curves of all jobs", f"tensorboard --logdir {_shown(folder)}")]
+    groups = sweep.comparisons[0].groups if len(sweep.comparisons) == 1 else []
+    if len(groups) > 1:
+        chosen = groups[0].jobs[0]
+        commands += _after_run(chosen.folder, chosen.result)[:1]
+        if len(groups[0].jobs) == 1:
+            words = [word for word in read_run(chosen.folder).overrides if not word.startswith(("seed=", "resume="))]
+            again = shlex.join(["python", "train.py", "-m", *words, "seed=0,1,2"])
+            commands.append(("train the chosen configuration with more seeds", again))
+    _print_next(commands)
 
 
 def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
@@ -37,7 +53,7 @@ def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
     shown = _shown(folder)
     commands = []
     if config.checkpoint.keep != "none":
-        network = f"{shown}/fold_01" if result.folds else shown
+        network = _shown(folder / "fold_01") if result.folds else shown
         commands.append(("do two photos show the same person?", f"python -m siamese verify {network} {PHOTOS}"))
         if config.protocol.name in ("view1", "holdout"):
             commands.append(("one-shot identification", f"python eval.py run={shown} protocol=oneshot"))

@@ -200,6 +200,11 @@ def test_a_sweep_with_a_failing_job(run_script: Run, call: Run, tiny_overrides: 
         "error: job 0 failed: batch_size=0: input should be greater than or equal to 1"
     )
     sweep = tmp_path / "work/sweep"
+    assert "\n2 runs of one configuration with different seeds. " in done.stdout
+    assert (
+        f"\nsweep page: {(sweep / 'report.html').resolve().as_uri()}\n\nnext:\n  tensorboard --logdir sweep\n"
+        in done.stdout
+    )
     with (sweep / "results.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert [(row["job"], row["batch_size"], row["seed"], row["status"]) for row in rows] == [
