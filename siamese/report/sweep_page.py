@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.files import write_text_atomically
-from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_roc_figure, palette, shade, to_svg
+from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_roc_figure, palette, shade, themed, to_svg
 from siamese.report.groups import Grid, Group, accuracy_interval, best_on_test, largest_grid, show
 from siamese.report.html import render_page
 from siamese.report.jobs import Job, history, read_evaluations, read_jobs, scored
@@ -132,7 +132,7 @@ def _comparison_view(sweep: Sweep, one: Comparison, colors: Sequence[str]) -> di
 
 def _numbered(index: int, first: int, colors: Sequence[str]) -> dict[str, Any]:
     """Rank within its comparison, number on the page, and colour of a configuration."""
-    return {"rank": index + 1, "group": first + index, "color": colors[first + index]}
+    return {"rank": index + 1, "group": first + index, "color": themed(colors[first + index])}
 
 
 def _status(statuses: Sequence[str]) -> str:
@@ -227,7 +227,7 @@ def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str],
         "href": _href(job),
         "status": job.status,
         "group": number,
-        "color": None if number is None else colors[number],
+        "color": None if number is None else themed(colors[number]),
         "comparison": sweep.number(job),
         "values": _job_cells(sweep, job),
         "seed": job.seed,
