@@ -57,7 +57,6 @@ def test_only_commands_that_work_are_suggested(
 
 
 def test_a_sweep_ends_with_the_chosen_configuration(tiny_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    tensorboard = {"name": "tensorboard", "projector": False}
     for number, (size, accuracy) in enumerate(((4, 0.6), (8, 0.9), (16, 0.7))):
         record(
             f"sweep/{number}", tiny_config(batch_size=size), [f"batch_size={size}", "seed=7", "data=synthetic"],
