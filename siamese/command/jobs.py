@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import yaml
@@ -25,6 +28,15 @@ from siamese.errors import TrainingError, UserError
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, claim, is_main, release
 from siamese.runs.signals import Interrupted, catch_signals
+
+SEARCHED_KEYS = "SIAMESE_SEARCHED_KEYS"
+"""Environment variable: the keys that a search varies, separated by spaces, set for the runs that it starts."""
+
+ABBREVIATIONS = {"batch_size": "bs", "learning_rate": "lr", "weight_decay": "wd"}
+"""Keys in the names of a sweep's jobs."""
+
+WORD = re.compile(r"(?!(true|false|null|none)$)[a-z][\w/-]*", re.IGNORECASE)
+"""A value that says by itself what it is, such as ``adam`` or ``lfw_funneled``."""
 
 
 def train_job(cfg: Composed) -> float:
@@ -46,7 +58,8 @@ def train_job(cfg: Composed) -> float:
             from siamese.training.train import train
 
         gc.freeze()  # imported modules stay; the garbage collection after the job need not look through them
-        figure = train(config, folder, swept_values() or config.name).figure(config.monitor)
+        swept = swept_values()
+        figure = train(config, folder, label_of(swept) or config.name, swept).figure(config.monitor)
         return float("nan") if figure is None else figure
 
     return run_job(run, process_count(cfg))
@@ -109,22 +122,40 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
         gc.unfreeze()
 
 
-def swept_values() -> str:
-    """Return the overrides in which this job of a sweep differs, as ``batch_size=32,seed=1``; empty in a single run.
+def swept_values() -> dict[str, str]:
+    """Return key -> value of the overrides in which this job of a sweep or search differs; empty in a single run.
 
     The job may run in another process than the sweep, so the swept keys are read from Hydra's ``multirun.yaml``.
     """
     hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        return ""
-    try:
-        recorded = yaml.safe_load((Path(hydra.sweep.dir) / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
-        parsed = OverridesParser.create().parse_overrides(list(recorded["overrides"]["task"]))
-        keys = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        keys |= set(recorded["sweeper"].get("params") or {})
-    except (OSError, KeyError, TypeError, ValueError, HydraException, yaml.YAMLError):
-        return ""
-    return ",".join(override for override in hydra.overrides.task if override.partition("=")[0] in keys)
+    keys = set(os.environ.get(SEARCHED_KEYS, "").split())
+    if hydra.mode == RunMode.MULTIRUN:
+        try:
+            recorded = yaml.safe_load((Path(hydra.sweep.dir) / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+            parsed = OverridesParser.create().parse_overrides(list(recorded["overrides"]["task"]))
+            keys = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+            keys |= set(recorded["sweeper"].get("params") or {})
+        except (OSError, KeyError, TypeError, ValueError, HydraException, yaml.YAMLError):
+            return {}
+    pairs = (override.partition("=") for override in hydra.overrides.task)
+    return {key.lstrip("+"): value for key, _, value in pairs if key in keys}
+
+
+def label_of(swept: Mapping[str, str]) -> str:
+    """Return a name for a job, such as ``wd=1e-5,sgd``; TensorBoard's tables have no room for longer names.
+
+    A value that is a word stands alone. Other keys are abbreviated, or named without their group.
+    """
+
+    def short(key: str, value: str) -> str:
+        if WORD.fullmatch(value):
+            return value
+        with contextlib.suppress(ValueError):  # not a number
+            rounded = value if value.isdigit() else f"{float(value):.4g}"
+            value = min(rounded, f"{Decimal(rounded).normalize():e}", key=len)
+        return f"{ABBREVIATIONS.get(key, key.rpartition('.')[2])}={value}"
+
+    return ",".join(short(key, value) for key, value in swept.items())
 
 
 def process_count(config: Composed) -> int:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock, Timeout
 
+from siamese.command.jobs import SEARCHED_KEYS
 from siamese.command.search_space import SearchConfig, as_override, check_space, space_file
 from siamese.config.load import load_file
 from siamese.config.section import to_plain
@@ -218,7 +219,7 @@ def run_trial(plan: SearchConfig, study: Study, trial: Trial, folder: Path, over
     shown = ", ".join(chosen)
     claim(run.path, ORPHANS_MAY_TAKE)  # wait for the run of a search that was killed
     release(run.path)
-    with _started([*overrides, *chosen], run.path) as (child, last_line):
+    with _started([*overrides, *chosen], run.path, plan.space) as (child, last_line):
         pruned_after = _follow(plan, trial, run, child)
     if pruned_after:
         study.tell(trial, state=TrialState.PRUNED)
@@ -261,8 +262,10 @@ def _follow(plan: SearchConfig, trial: Trial, run: RunFolder, child: subprocess.
 
 
 @contextmanager
-def _started(words: Sequence[str], folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    """Train a run in a process of its own, which ends when this process does.
+def _started(
+    words: Sequence[str], folder: Path, keys: Iterable[str]
+) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+    """Train a run in a process of its own, which ends when this process does; ``keys`` are those of the search.
 
     The process gets a process group of its own. Otherwise Ctrl-C would reach it twice, and it would not wait until
     its state is saved.
@@ -280,7 +283,7 @@ def _started(words: Sequence[str], folder: Path) -> Iterator[tuple[subprocess.Po
 
         child = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
-            env={**os.environ, SWEEP_PROCESS: str(os.getpid())},
+            env={**os.environ, SWEEP_PROCESS: str(os.getpid()), SEARCHED_KEYS: " ".join(keys)},
         )  # fmt: skip
         try:
             yield child, last_line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -33,7 +34,9 @@ FARS = (1e-2, 1e-3)
 """False accept rates at which the true accept rate is recorded."""
 
 
-def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None) -> Result:
+def train_folds(
+    config: TrainConfig, folder: RunFolder, label: str | None = None, swept: Mapping[str, str] | None = None
+) -> Result:
     """Train and test one network per fold, each in its own run folder; return the pooled result.
 
     Finished folds are kept; an unfinished fold is resumed.
@@ -58,20 +61,20 @@ def train_folds(config: TrainConfig, folder: RunFolder, label: str | None = None
     folder.start(config, **facts, label=label)
     for fold in range(1, count_folds(config.data) + 1):
         log.info("fold %d", fold)
-        train_fold(config, fold, RunFolder(folder.path / f"fold_{fold:02d}"), f"{label}-fold{fold}")
+        train_fold(config, fold, RunFolder(folder.path / f"fold_{fold:02d}"), f"{label}-fold{fold}", swept)
     result = pool_folds(folder, started)
     write_page(folder, [], config, result)
     log_test_figures(result)
     return result
 
 
-def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str) -> None:
+def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, swept: Mapping[str, str] | None) -> None:
     """Train and test the network of one fold; record a failure in the folder of the fold."""
     protocol = config.protocol.model_copy(update={"fold": fold})
     of_fold = config.model_copy(update={"protocol": protocol, "resume": True})
     folder.check(of_fold)
     try:
-        train(of_fold, folder, label)
+        train(of_fold, folder, label, {**(swept or {}), "protocol.fold": str(fold)})
     except (Exception, Interrupted) as error:
         if not folder.is_done:
             with suppress(OSError):

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,24 @@ from siamese.errors import ConfigError
 from siamese.files import flatten
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result, config_text, read_predictions
+from siamese.training.hparams import hparams_summaries, settings_of
 
-HPARAMS = (
-    "batch_size", "learning_rate", "weight_decay", "seed", "max_epochs", "precision", "data.name", "data.image_size",
-    "model.name", "model.batchnorm", "model.dropout", "model.init", "objective.name", "optimizer.name",
-    "scheduler.name", "protocol.setting",
-)  # fmt: skip
-"""Settings in TensorBoard's HParams tab: the same keys in every run, so that the runs can be compared."""
+SECTIONS = {
+    "train/loss": "1 loss", "val/loss": "1 loss",
+    "train/acc": "2 accuracy", "val/acc": "2 accuracy", "val/auc": "2 accuracy",
+    "lr": "3 learning rate",
+}  # fmt: skip
+"""Curves -> section of TensorBoard's pages. It sorts sections by name, and opens only the first two."""
 
-FINAL = (
-    "val/loss", "val/acc", "val/auc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "train_seconds",
-)  # fmt: skip
-"""Results in the HParams tab."""
+RESULTS = {
+    "best/val_loss": "val/loss", "best/val_acc": "val/acc", "test/acc": "test/acc", "test/eer": "test/eer",
+    "best/epoch": "best_epoch", "best/val_auc": "val/auc", "test/auc": "test/auc", "test/loss": "test/loss",
+    "train_seconds": "train_seconds",
+}  # fmt: skip
+"""Results: name in the loggers -> key of ``result.json``; the HParams tab shows the first five.
+
+Results on the validation pairs need names of their own, because loggers take the last point of a curve for its result.
+"""
 
 SPRITE = 8192
 """Largest side, in pixels, of the picture with all thumbnails that TensorBoard's projector can show."""
@@ -49,8 +56,12 @@ THUMBNAIL = 64
 class RunTensorBoardLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger without its ``hparams.yaml``, as the run folder has ``config.yaml``.
 
-    It stays open when training ends, because test figures and pictures follow.
+    It stays open when training ends, because test figures and pictures follow. Tags of curves begin with their section.
     """
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write figures."""
+        super().log_metrics({tag_of(name): value for name, value in metrics.items()}, step)
 
     def save(self) -> None:
         """Write pending events."""
@@ -59,6 +70,11 @@ class RunTensorBoardLogger(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Write pending events."""
         self.experiment.flush()
+
+
+def tag_of(name: str) -> str:
+    """Return the tag of a figure in TensorBoard: ``1 loss/val/loss`` for ``val/loss``."""
+    return f"{SECTIONS[name]}/{name}" if name in SECTIONS else name
 
 
 def as_folder_name(label: str) -> str:
@@ -116,20 +132,35 @@ def log_configuration(loggers: list[Logger], config: TrainConfig) -> None:
         if isinstance(logger, TensorBoardLogger):
             text = "".join(f"    {line}\n" for line in config_text(config).splitlines())
             logger.experiment.add_text("configuration", text)
-            charts = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}
+            curves = {
+                "loss": ("train/loss", "val/loss"),
+                "accuracy": ("train/acc", "val/acc"),
+                "learning rate": ("lr",),
+            }
+            charts = {title: ["Multiline", [tag_of(name) for name in names]] for title, names in curves.items()}
             logger.experiment.add_custom_scalars({"training": charts})
 
 
-def log_result(loggers: list[Logger], config: TrainConfig, result: Result, folder: Path) -> None:
-    """Log the final figures and the run page's pictures; in TensorBoard also fill the HParams tab."""
-    final = {name: value for name in FINAL if (value := result.figure(name)) is not None}
-    test = {name: value for name, value in final.items() if name.startswith("test/")}
+def log_result(
+    loggers: list[Logger], config: TrainConfig, result: Result, folder: Path, swept: Mapping[str, str] | None
+) -> None:
+    """Log the results and the run page's pictures; in TensorBoard also fill the HParams tab.
+
+    Args:
+        loggers: the run's loggers; closed afterwards.
+        config: the run's configuration.
+        result: its result.
+        folder: its folder.
+        swept: key -> value of the overrides in which the run differs from the others of its sweep, if any.
+    """
+    swept = swept or {}
+    results = {name: value for name, key in RESULTS.items() if (value := result.figure(key)) is not None}
     for logger in loggers:
-        logger.log_metrics(test, step=result.epochs)
+        logger.log_metrics(results, step=result.epochs)
         if isinstance(logger, TensorBoardLogger):
-            # The precision that was used, not ``auto``.
-            settings = flatten(to_plain(config)) | {"precision": result.precision}
-            _log_to_tensorboard(logger, settings, final, result.epochs or 0, folder)
+            _log_to_tensorboard(logger, result.epochs or 0, folder)
+            for summary in hparams_summaries(settings_of(config, swept), swept, results):
+                logger.experiment.file_writer.add_summary(summary)
             logger.experiment.close()
         elif isinstance(logger, MLFlowLogger):
             for picture in sorted(folder.glob("*.png")):
@@ -163,9 +194,7 @@ def log_embedding(loggers: list[Logger], z_BD: Tensor, pixels_BCHW: Tensor, name
             )
 
 
-def _log_to_tensorboard(
-    logger: TensorBoardLogger, settings: dict[str, Any], final: dict[str, float], epochs: int, folder: Path
-) -> None:
+def _log_to_tensorboard(logger: TensorBoardLogger, epochs: int, folder: Path) -> None:
     writer = logger.experiment
     predictions = read_predictions(RunFolder(folder).predictions)
     for split in ("val", "test"):
@@ -180,7 +209,3 @@ def _log_to_tensorboard(
         content = Summary.Image(width=width, height=height, colorspace=bands, encoded_image_string=picture.read_bytes())
         summary = Summary(value=[Summary.Value(tag=f"report/{picture.stem}", image=content)])
         writer.file_writer.add_summary(summary, 0)
-    # The HParams tab shows the last point of a tag. The last point of a curve is not the best epoch, so the results
-    # need their own tags. The prefix sorts after train/ and val/, so that the curves stay on top.
-    figures = {f"with_best_weights/{name.replace('/', '_')}": value for name, value in final.items()}
-    logger.log_hyperparams({key: settings.get(key, "") for key in HPARAMS}, figures)

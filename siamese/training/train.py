@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 from lightning.pytorch.loggers import Logger
 
@@ -28,7 +29,9 @@ log = logging.getLogger(__name__)
 
 
 @global_settings()
-def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> Result:
+def train(
+    config: TrainConfig, folder: RunFolder, label: str | None = None, swept: Mapping[str, str] | None = None
+) -> Result:
     """Run the steps in order: data, training, scoring, result, run page.
 
     A finished run in ``folder`` is returned as recorded; an unfinished one resumes from ``last.ckpt``. The caller has
@@ -39,6 +42,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> R
         config: what to train, on what data, and how.
         folder: the run folder.
         label: name of the run in the loggers; by default the configuration's ``name``. A resumed run keeps its label.
+        swept: key -> value of the overrides in which the run differs from the others of its sweep, if any.
 
     Raises:
         UserError: the configured data or device cannot be used.
@@ -71,7 +75,7 @@ def train(config: TrainConfig, folder: RunFolder, label: str | None = None) -> R
     if config.checkpoint.keep != "all":
         folder.last.unlink(missing_ok=True)  # a finished run is not resumed
     log_test_images(config, fitted.loggers, network, data, session)
-    write_page(folder, fitted.loggers, config, result)
+    write_page(folder, fitted.loggers, config, result, swept)
     log_test_figures(result)
     return result
 
@@ -111,10 +115,16 @@ def log_test_images(
         log.exception("could not write the embeddings for TensorBoard's projector; the run itself is finished")
 
 
-def write_page(folder: RunFolder, loggers: list[Logger], config: TrainConfig, result: Result) -> None:
+def write_page(
+    folder: RunFolder,
+    loggers: list[Logger],
+    config: TrainConfig,
+    result: Result,
+    swept: Mapping[str, str] | None = None,
+) -> None:
     """Write the run page, and send figures and pictures to the loggers; only log an error if it fails."""
     try:
         write_run_page(folder.path)
-        log_result(loggers, config, result, folder.path)
+        log_result(loggers, config, result, folder.path, swept)
     except Exception:  # a failure must not cost a finished run
         log.exception("could not write the run page; build it again with: python -m siamese report %s", folder.path)

@@ -222,7 +222,7 @@ def test_a_sweep_with_a_failing_job(run_script: Run, call: Run, tiny_overrides: 
     assert page.count("ConfigError: batch_size=0: input should be greater than or equal to 1") >= 2
     assert 'href="2/report.html"' in page
     assert {path.name for path in (sweep / "2").iterdir() if path.is_dir()} == {
-        ".hydra", "checkpoints", "batch_size=4,seed=0",
+        ".hydra", "checkpoints", "bs=4,seed=0",
     }  # fmt: skip
 
     refused = call("train", "-m", *overrides, "batch_size=4", "hydra.sweep.dir=sweep")

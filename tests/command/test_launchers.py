@@ -49,7 +49,7 @@ def test_a_sweep_is_the_same_under_every_launcher(
         last = done.stderr.splitlines()[-1]
         assert last == "error: job 0 failed: batch_size=0: input should be greater than or equal to 1"
         folder = tmp_path / "work" / option
-        assert (folder / "1" / "batch_size=8").is_dir()  # its name in TensorBoard, although another process ran it
+        assert (folder / "1" / "bs=8").is_dir()  # its name in TensorBoard, although another process ran it
         assert "1 done, 1 failed" in (folder / "report.html").read_text()
         return rows_of(folder)
 

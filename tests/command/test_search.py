@@ -17,6 +17,7 @@ from conftest import ROOT, without_times
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siamese.command.jobs import label_of
 from siamese.command.main import main
 from siamese.command.search import folder_number, latest_trials, next_trial, open_study
 from siamese.command.search_space import SearchConfig, as_override, compose_trial
@@ -242,6 +243,8 @@ def test_a_search_logs_its_best_trial_and_runs_nothing_twice(search: Search, tmp
     assert "2 trials: 2 finished" in told
     best = min(record(folder), key=lambda trial: trial["result"]["val/loss"])
     assert all(as_override(key, value) in told.splitlines()[-1] for key, value in best["params"].items())
+    chosen = label_of(dict(as_override(key, value).split("=") for key, value in best["params"].items()))
+    assert sorted(best["result"]["label"].split(",")) == sorted(chosen.split(","))  # its name in TensorBoard
     assert "| learning_rate |" in (folder / "results.md").read_text()
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("result.json")}
     again = search(folder, "--trials", "2")

@@ -33,11 +33,11 @@ def test_view_2_is_resumed_in_the_fold_where_it_was_stopped(
     folder = RunFolder(tmp_path / "folds")
     calls = []
 
-    def stop_in_the_fourth(of_fold: TrainConfig, fold_folder: RunFolder, label: str) -> Result:
+    def stop_in_the_fourth(of_fold: TrainConfig, fold_folder: RunFolder, label: str, swept: dict[str, str]) -> Result:
         calls.append(fold_folder.path.name)
         if len(calls) == 4:
             raise Interrupted(15)
-        return train(of_fold, fold_folder, label)
+        return train(of_fold, fold_folder, label, swept)
 
     with monkeypatch.context() as patch:
         patch.setattr(folds, "train", stop_in_the_fourth)

@@ -113,14 +113,20 @@ def test_tensorboard_shows_curves_configuration_hparams_and_pictures(trained: Tr
     _, path, result = trained
     events = EventAccumulator(str(path / "seed=0,experiment=report-adam")).Reload()
     tags = events.Tags()
-    for split in ("train", "val"):
-        for figure in ("loss", "acc"):
-            points = events.Scalars(f"{split}/{figure}")
-            assert [point.step for point in points] == [1, 2, 3]
-    assert {"lr", "test/loss", "test/acc", "with_best_weights/test_acc", "with_best_weights/val_loss"} <= set(
-        tags["scalars"]
-    )
-    assert events.Scalars("with_best_weights/test_acc")[-1].value == pytest.approx(result["test/acc"])
+    for tag in (
+        "1 loss/train/loss",
+        "1 loss/val/loss",
+        "2 accuracy/train/acc",
+        "2 accuracy/val/acc",
+        "3 learning rate/lr",
+    ):
+        assert [point.step for point in events.Scalars(tag)] == [1, 2, 3]
+    for tag, key in (("best/val_loss", "val/loss"), ("best/epoch", "best_epoch"), ("test/acc", "test/acc")):
+        (point,) = events.Scalars(tag)
+        assert point.value == pytest.approx(result[key])
+    # TensorBoard sorts sections by name and opens the first two.
+    sections = dict.fromkeys(tag.split("/")[0] for tag in sorted([*tags["scalars"], *tags["images"]]))
+    assert list(sections)[:3] == ["1 loss", "2 accuracy", "3 learning rate"]
     assert {"report/roc", "report/gallery", "report/curves"} <= set(tags["images"])
     text = events.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "batch_size: 8" in text
