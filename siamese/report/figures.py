@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -158,6 +159,10 @@ def overlaid_curves_figure(runs: Sequence[Overlaid], colors: Sequence[str]) -> F
                 gid=f"g{run.group}-{i}-{j}",
             )  # fmt: skip
         axes.set_title(title, loc="left", fontweight="bold", color=INK)
+        if all(math.isnan(row[name]) for run in runs for row in run.history):
+            axes.text(0.5, 0.5, "not defined for this objective", ha="center", color=INK, transform=axes.transAxes)
+            axes.set(xticks=[], yticks=[])
+            continue
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         if name.endswith("acc"):
             axes.yaxis.set_major_formatter(PERCENT_TICKS)

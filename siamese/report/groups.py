@@ -192,9 +192,9 @@ def accuracy_interval(one: Group) -> Interval | None:
 
 
 def chance_level(job: Job) -> float | None:
-    """The test accuracy of always giving the more frequent answer; None if the test pairs are not recorded."""
-    labels = [pair.label for pair in scored(job).pairs]
-    return max(fmean(labels), 1 - fmean(labels)) if labels else None
+    """The test accuracy of always giving the more frequent answer; None without both same and different test pairs."""
+    same = fmean([pair.label for pair in scored(job).pairs] or [0])
+    return max(same, 1 - same) if 0 < same < 1 else None
 
 
 def _people(pairs: Pairs) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Literal
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
@@ -39,7 +40,7 @@ def _decided(
     return (
         f"On {where} of {_data(result)}, {_who(result)} decides {percent(accuracy)} correctly"
         f"{_brackets(f'mean over {result.folds} folds' if result.folds else '', _interval(ends))}{guess}."
-        f"{_verdict(result, ends, chance)}"
+        f"{verdict([result], ends, chance)}"
     )
 
 
@@ -52,7 +53,7 @@ def _oneshot(result: Result) -> str:
     return (
         f"On {people} of {_data(result)}, {_who(result)} finds the right one of {ways} people in "
         f"{percent(result.oneshot(ways, 'acc'))} of the trials{_brackets(_interval(ends))}; "
-        f"guessing gives {_short(1 / ways)}.{_verdict(result, ends, 1 / ways)}"
+        f"guessing gives {_short(1 / ways)}.{verdict([result], ends, 1 / ways)}"
     )
 
 
@@ -113,16 +114,20 @@ def _guess(labels: Sequence[int]) -> tuple[float | None, str]:
     return share, f"; always answering “{'same' if 2 * same > n else 'different'}” gives {_short(share)}"
 
 
-def _verdict(result: Result, ends: Sequence[float] | None, chance: float | None) -> str:
-    """A sentence if the result is not better than chance."""
+def verdict(results: Sequence[Result], ends: Sequence[float] | None, chance: float | None) -> str:
+    """A sentence, with a space before it, if the result of a run or of several seeds is not better than chance."""
     if ends is None or chance is None or ends[0] > chance:
         return ""
     level = "chance level" if ends[1] >= chance else "below chance level"
-    if result.test_auc is not None and result.test_auc_ci is not None and result.test_auc_ci[0] > 0.5:
-        return f" At the threshold this is {level}, but the scores separate the pairs (AUC {result.test_auc:.3f})."
-    if result.trained_on not in (None, result.dataset):
+    areas = [
+        one.test_auc for one in results if one.test_auc is not None and one.test_auc_ci and one.test_auc_ci[0] > 0.5
+    ]
+    if len(areas) == len(results):
+        return f" At the threshold this is {level}, but the scores separate the pairs (AUC {fmean(areas):.3f})."
+    first = results[0]
+    if first.trained_on not in (None, first.dataset):
         return f" This is {level}: what was learned does not help on these images."
-    are = "networks have" if isinstance(result.run, list) or result.folds else "network has"
+    are = "networks have" if isinstance(first.run, list) or first.folds or len(results) > 1 else "network has"
     return f" This is {level}: the {are} not learned."
 
 

@@ -107,7 +107,8 @@ def _comparison_view(sweep: Sweep, one: Comparison, colors: Sequence[str]) -> di
     runs = [
         Overlaid(number[job], history(job), job.result.best_epoch, scored(job).tpr) for job in one.jobs if job in number
     ]
-    curves, roc = "Learning curves; the tables list the results", "ROC; the tables list the areas under the curves"
+    curves = f"Learning curves of comparison {one.number}; the tables list the results"
+    roc = f"ROC of comparison {one.number}; the tables list the areas under the curves"
     return {
         "number": one.number,
         "title": one.title,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from siamese.report.groups import Group, accuracy_interval, chance_level, in_order, spread
+from siamese.report.run_summary import verdict
 from siamese.report.sweep import Comparison, Sweep
 from siamese.report.text import interval, percent
 from siamese.text import count
@@ -85,9 +86,8 @@ def _swept(key: str, values: Sequence[str]) -> str:
 
 def _chance(one: Group) -> list[str]:
     """The chance level, and whether the test accuracy is at it."""
-    chance, found = chance_level(one.jobs[0]), accuracy_interval(one)
+    chance = chance_level(one.jobs[0])
     if chance is None:
         return []
-    if found is not None and found.low <= chance:
-        return [f"This is chance level ({percent(chance)}): the result does not show that the network has learned."]
-    return [f"Chance level is {percent(chance)}."]
+    results = [job.result for job in one.jobs]
+    return [f"Chance level is {percent(chance)}.{verdict(results, accuracy_interval(one), chance)}"]

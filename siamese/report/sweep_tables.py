@@ -163,8 +163,8 @@ def alone_rows(sweep: Sweep) -> list[list[str]]:
     for one in sweep.alone:
         (job,) = one.jobs
         figures = [number(figure, percent) for figure in (job.result.val_acc, job.result.test_acc)]
-        ends, chance = interval(job.result.test_acc_ci, percent), number(chance_level(job), percent)
-        rows.append([str(one.number), job.name, one.title, *figures, ends, chance])
+        uncertainty = _uncertainty(job.result.test_acc_ci, chance_level(job))
+        rows.append([str(one.number), job.name, one.title, *figures, *uncertainty])
     return rows
 
 
@@ -200,16 +200,15 @@ def evaluation_rows(job: Job, folder: Path) -> list[list[str]]:
         (f"{n}-way one-shot", result.oneshot(n, "acc"), result.oneshot(n, "acc_ci"), 1 / n) for n in result.ways
     ] or [("verification", result.test_acc, result.test_acc_ci, chance_level(job))]
     return [
-        [
-            _evaluated(job, folder),
-            trained_on,
-            task,
-            number(acc, percent),
-            interval(ends, percent),
-            number(chance, percent),
-        ]
+        [_evaluated(job, folder), trained_on, task, number(acc, percent), *_uncertainty(ends, chance)]
         for task, acc, ends, chance in figures
     ]
+
+
+def _uncertainty(ends: Sequence[float] | None, chance: float | None) -> list[str]:
+    """Two cells: the confidence interval of an accuracy, and the chance level, with a remark if it is not exceeded."""
+    remark = " (not exceeded)" if ends is not None and chance is not None and ends[0] <= chance else ""
+    return [interval(ends, percent), number(chance, percent) + remark]
 
 
 def _evaluated(job: Job, folder: Path) -> str:
