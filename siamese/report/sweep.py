@@ -175,23 +175,17 @@ def _titles(members: Sequence[Sequence[Job]]) -> list[str]:
     """A title for each comparison that says how it differs from the others."""
     titles = [tested_on(jobs) for jobs in members]
     tests = [scored(jobs[0]).pairs if jobs else () for jobs in members]
-    told = []
+    found = []
     for i, title in enumerate(titles):
-        parts = [title]
-        if titles.count(title) > 1:
-            parts.append(_distinction(i, titles, members))
+        alike = [jobs[0] for jobs, other in zip(members, titles, strict=True) if jobs and other == title]
+        keys = [key for key in varied(alike) if key.startswith(("data.", "protocol."))]
+        parts = [title, *(f"{key}={show(members[i][0].settings.get(key))}" for key in keys)]
         if tests[i] and (first := tests.index(tests[i])) < i:
             parts.append(f"test pairs as in comparison {first + 1}, but other validation pairs")
-        told.append(" · ".join(parts))
-    return told
-
-
-def _distinction(i: int, titles: Sequence[str], members: Sequence[Sequence[Job]]) -> str:
-    """The settings of the data that distinguish comparison ``i`` from others with the same title."""
-    firsts = [jobs[0] for title, jobs in zip(titles, members, strict=True) if title == titles[i]]
-    keys = [key for key in varied(firsts) if key.startswith(("data.", "protocol."))]
-    values = [f"{key}={show(members[i][0].settings.get(key))}" for key in keys]
-    return ", ".join(values) or f"other pairs ({titles[: i + 1].count(titles[i])})"
+        elif (first := titles.index(title)) < i:
+            parts.append(f"other test pairs than in comparison {first + 1}")
+        found.append(" · ".join(parts))
+    return found
 
 
 def tested_on(jobs: Sequence[Job]) -> str:

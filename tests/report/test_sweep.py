@@ -283,6 +283,17 @@ def test_other_validation_pairs_are_another_comparison(tmp_path: Path) -> None:
     assert f"| 2 | 2 | {title}=1 · test pairs as in comparison 1, but other validation pairs |" in table
 
 
+def test_other_test_pairs_of_the_same_number_are_called_that(tmp_path: Path) -> None:
+    for number in range(2):
+        predictions(job(tmp_path, number, 0.8), [True] * 10)
+    file = tmp_path / "1/predictions.csv"
+    file.write_text(file.read_text().replace("Q0/", "R0/"))
+    _, table = tables(tmp_path)
+    title = "LFW-a, aligned · View 1 · 10 test pairs · 1 validation pair"
+    assert f"| 1 | 0 | {title} |" in table
+    assert f"| 2 | 1 | {title} · other test pairs than in comparison 1 |" in table
+
+
 def evaluation(folder: Path, **result: object) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("batch_size: 32\n")
