@@ -135,9 +135,17 @@ def _comparison(one: Comparison, level: str) -> list[str]:
     """The lines of ``results.md`` about one comparison, with headings of this level."""
     if not one.groups:
         return ["No run has finished yet."]
-    rows = [[*one.label(group), len(group.jobs), *(column.of(group) for column in COLUMNS)] for group in one.groups]
+    # The table of settings refers to configurations by their number.
+    head = ["#", *one.head] if one.is_wide else one.head
+    labels = [
+        [f"#{i}", *one.label(group)] if one.is_wide else one.label(group) for i, group in enumerate(one.groups, 1)
+    ]
+    rows = [
+        [*label, len(group.jobs), *(column.of(group) for column in COLUMNS)]
+        for label, group in zip(labels, one.groups, strict=True)
+    ]
     lines = [summary_of(one), ""]
-    lines += markdown_table([*one.head, "n", *(column.title for column in COLUMNS)], rows)
+    lines += markdown_table([*head, "n", *(column.title for column in COLUMNS)], rows)
     lines += ["", "Sorted by validation accuracy. n is the number of seeds. With several seeds: mean ± standard error."]
     if one.is_wide:
         lines += ["", ABOUT_CHANGES]

@@ -81,8 +81,8 @@ def test_many_settings_become_one_column_of_changes(tmp_path: Path) -> None:
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
     changed = ["–", "a=2", "b=2", "c=2", "d=2", "e=2", "f=2", "a=3, b=4", "objective.name=triplet"]
     changed.append("objective.temperature=0.1")
-    assert lines[0][:2] == ["| changes", "n"]
-    assert [line[0] for line in lines[2:12]] == [f"| {change}" for change in changed]
+    assert lines[0][:3] == ["| #", "changes", "n"]
+    assert [line[:2] for line in lines[2:12]] == [[f"| #{i}", change] for i, change in enumerate(changed, start=1)]
     assert "Validation accuracy chooses the usual settings." in table
     page = page_of(tmp_path)
     assert page.count("<td>a=3, b=4</td>") >= 2  # among the configurations and the jobs
@@ -98,7 +98,7 @@ def test_runs_that_differ_in_many_settings_have_a_table_with_a_row_for_each(tmp_
     job(tmp_path, 0, 0.9, model={"name": "resnet"}, **dict.fromkeys("abcdefgh", 1))
     job(tmp_path, 1, 0.8, model={"name": "koch"}, **dict.fromkeys("abcdefgh", 2))
     _, table = tables(tmp_path)
-    assert "| model.name=koch, a=2, b=2, 6 more | 1 |" in table
+    assert "| #2 | model.name=koch, a=2, b=2, 6 more | 1 |" in table
     _, _, settings = table.partition("## Settings that differ")
     assert "| setting | #1 | #2 |" in settings
     assert "| model.name | resnet | koch |" in settings
