@@ -37,6 +37,10 @@ def run_app(main: Callable[[], object]) -> NoReturn:
         if isinstance(error, JobFailedError):
             _print_ending()
         end(error)
+    except SystemExit as exit:
+        if exit.code == 2 and not Guard.has_composed:  # Hydra has printed the option that it does not know
+            print("write keys without dashes, as in batch_size=32; --help lists them", file=sys.stderr)
+        raise
     except BrokenPipeError:  # for example `train.py --help | head`
         discard_output()
         raise SystemExit(1) from None

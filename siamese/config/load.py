@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from siamese.config.defaults import configuration_folder
 from siamese.config.messages import unknown_key, validate
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import Section
+from siamese.config.suggestions import either, suggest_option
 from siamese.errors import ConfigError, one_line
 
 S = TypeVar("S", bound=Section)
@@ -86,16 +89,43 @@ def is_composition_error(error: BaseException) -> bool:
 
 def composition_error(error: BaseException) -> ConfigError:
     """Summarise an error of Hydra or OmegaConf, which spans several lines, in one line with the nearest valid key."""
+    from hydra.errors import MissingConfigException
+
     cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and cause.full_key and "not in struct" in str(cause):
-        parent = cause.parent_node
-        known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
-        return ConfigError(unknown_key(str(cause.full_key), known))
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+        return ConfigError(_unknown_key(str(error), str(cause.full_key), cause.parent_node))
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        return ConfigError(_unknown_option(error.missing_cfg_file, error.options))
+    override = getattr(error, "override", None)
+    if override is not None and "missing EQUAL" in str(error):
+        return ConfigError(f"'{override}': expected KEY=VALUE or GROUP=OPTION, without spaces around the equals sign")
     text = one_line(error if cause is None else f"{error} {cause}")
     for ballast in ("Config search path:", "See https://hydra.cc", "full_key:"):
         text = text.partition(ballast)[0].rstrip()
-    override = getattr(error, "override", None)
     return ConfigError(text if override is None or override in text else f"override '{override}': {text}")
+
+
+def _unknown_key(message: str, full_key: str, parent: DictConfig) -> str:
+    """Describe a key that Hydra or OmegaConf refused, in a section that exists."""
+    if full_key.startswith("hydra."):
+        near = difflib.get_close_matches(full_key.rpartition(".")[2], list(map(str, parent)), 1)
+        section = full_key.rpartition(".")[0]
+        return f"unknown key '{full_key}'" + (f"; did you mean {section}.{near[0]}?" if near else "")
+    overridden = re.match(r"Could not override '([^']+)'", message)  # full_key may be a section that is null
+    root = parent._get_root()
+    plain = OmegaConf.to_container(root)
+    schema = EvalConfig if "run" in root else TrainConfig
+    return unknown_key(overridden[1] if overridden else full_key, plain, schema)
+
+
+def _unknown_option(name: str, options: Sequence[str]) -> str:
+    """Describe an option that its group does not have, with the option that was probably meant or all of them."""
+    group, _, option = name.rpartition("/") if name.startswith("hydra/") else name.partition("/")
+    folder = configuration_folder() / group
+    files = [file.relative_to(folder).with_suffix("").as_posix() for file in sorted(folder.rglob("*.yaml"))]
+    known = [one for one in files or options if not one.startswith("_")]
+    meant = suggest_option(group, option, known)
+    return f"{group}={option}: no such option; {f'did you mean {meant}?' if meant else f'give {either(known)}'}"
 
 
 def _load(cfg: Composed, schema: type[S]) -> S:

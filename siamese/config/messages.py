@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from siamese.config.suggestions import either, is_set, keys_of, suggest_keys
 from siamese.errors import ConfigError, UnknownKeyError
 
 S = TypeVar("S", bound=BaseModel)
+
+MOST_LISTED = 15
+"""Number of keys up to which a message lists them all."""
+
+_NO_WORKERS = "there are no worker processes to configure, because all images are kept in memory as one array"
+NOT_NEEDED = dict.fromkeys(("num_workers", "n_workers", "workers", "pin_memory", "prefetch_factor"), _NO_WORKERS)
+"""Keys of other projects that have no counterpart here -> why."""
 
 
 def explained(error: ValidationError, plain: Any, schema: type[BaseModel]) -> ConfigError:
@@ -32,7 +39,7 @@ def _explain(detail: Any, plain: Any, schema: type[BaseModel]) -> str:
     """Describe one of pydantic's problems as ``key=value: what is wrong``."""
     key, kind = _key(detail, plain), detail["type"]
     if kind == "extra_forbidden":
-        return unknown_key(key, _known_keys(schema, plain, key.split(".")[:-1]))
+        return unknown_key(key, plain, schema)
     if kind == "missing":
         return f"{key} is missing"
     if kind == "union_tag_invalid":
@@ -61,35 +68,31 @@ def _key(detail: Any, plain: Any) -> str:
     return ".".join(path)
 
 
-def _known_keys(schema: type[BaseModel], plain: Any, path: list[str]) -> list[str]:
-    """Return the valid keys of the section at ``path``."""
-    sections = [schema]
-    for part in path:
-        plain = plain.get(part) if isinstance(plain, dict) else None
-        sections = [found for section in sections for found in _sections_of(section.model_fields[part].annotation)]
-    named = [
-        section
-        for section in sections
-        if isinstance(plain, dict)
-        and "name" in section.model_fields
-        and plain.get("name") in getattr(section.model_fields["name"].annotation, "__args__", ())
-    ]
-    return [key for section in (named or sections) for key in section.model_fields]
+def unknown_key(key: str, plain: Any, schema: type[BaseModel]) -> str:
+    """Describe an unknown key: with keys that were probably meant, otherwise with all keys of its section.
 
-
-def _sections_of(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _sections_of(part)]
-
-
-def unknown_key(key: str, known: list[str]) -> str:
-    """Describe an unknown key, with the most similar valid key or all of them."""
-    prefix, _, last = key.rpartition(".")
-    near = difflib.get_close_matches(last, known, n=1)
-    where = f" of {prefix}" if prefix else ""
-    hint = f"; did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else ""
-    return f"unknown key '{key}'{hint}" + (f" (keys{where}: {', '.join(known)})" if known and not near else "")
+    Args:
+        key: the key, as ``section.key``.
+        plain: the configuration as nested dicts.
+        schema: the section that ``plain`` is checked against.
+    """
+    known = keys_of(schema)
+    section, _, last = key.rpartition(".")
+    if section not in known:
+        section = key.partition(".")[0] if "." in key else ""
+    if last in NOT_NEEDED:
+        return f"unknown key '{key}'; {NOT_NEEDED[last]}"
+    if options := known.get(key):
+        chosen = plain.get(section) if isinstance(plain, dict) else None
+        now = f" with {section}={chosen['name']}" if isinstance(chosen, dict) and "name" in chosen else ""
+        return f"unknown key '{key}'{now}; it is a key of {section}={either(options)}"
+    if names := suggest_keys(key, plain, schema):
+        return f"unknown key '{key}'; did you mean {either(names)}?"
+    parts = [name.rpartition(".") for name in known if is_set(name, plain) or not known[name]]
+    siblings = [part for prefix, _, part in parts if prefix == section]
+    if len(siblings) > MOST_LISTED:
+        return f"unknown key '{key}'; --help lists all keys"
+    return f"unknown key '{key}' (keys{f' of {section}' if section else ''}: {', '.join(siblings)})"
 
 
 def validate(plain: Any, schema: type[S]) -> S:

@@ -29,6 +29,13 @@ from siamese.config.shapes import koch_feature_size
 from siamese.config.threshold_rules import RULES, far_of
 from siamese.config.trainer import TrainerConfig
 
+PRESETS = {
+    "experiment": "A file that sets several keys and groups. Other overrides are applied on top of it.",
+    "regularization": "A shortcut that sets one key. The same key on the command line wins.",
+    "debug": "A mode for debugging.",
+}
+"""Groups that have no keys of their own, because their files set those of other groups -> what their files are."""
+
 HOW_IT_IS_STARTED = ("resume", "print_config")
 """Keys that may differ if a run is resumed."""
 

@@ -86,6 +86,10 @@ BROKEN = {
         "metrik: val/acc\nspace: {seed: {low: 1, high: 2}}",
         "unknown key 'metrik'; did you mean metric?",
     ),
+    "an unknown key of a range": (
+        "space: {learning_rate: {lo: 1, high: 2}}",
+        "unknown key 'space.learning_rate.lo' (keys of space: low, high, log, step, choices)",
+    ),
     "an unknown metric": ("metric: test/acc\nspace: {seed: {low: 1, high: 2}}", "metric='test/acc'"),
     "the wrong way round": ("space: {learning_rate: {low: 1e-2, high: 1e-4}}", "low=0.01 is not below high=0.0001"),
     "the logarithm of 0": ("space: {weight_decay: {low: 0, high: 1, log: true}}", "log=true needs low above 0"),
