@@ -121,25 +121,26 @@ def build_page(view: PairView) -> Blocks:
 
     def decide(first: str | None, second: str | None) -> Iterator[tuple[str, Any, Any, Any]]:
         hidden = gr.update(visible=False)
-        if first is None or second is None:
-            yield "", hidden, None, None
-            return
         for which, photo in (("first", first), ("second", second)):
             try:
-                view.verifier.read(photo)
+                if photo is not None:
+                    view.verifier.read(photo)
             except DataError as error:
                 reason = str(error).removeprefix(f"{photo}: ")  # the name is a temporary one of gradio
                 yield render_page("refused.html.j2", which=which, reason=reason), hidden, None, None
                 return
+        if first is None or second is None:
+            yield "", hidden, None, None
+            return
         html = view.render(view.verifier.verify(first, second))
         yield html, hidden, None, None  # shown before the maps, which take longer
         map1, map2 = overlay(occlusion_maps(view.verifier, first, second))
         yield html, gr.update(visible=True), map1, map2
 
-    options: dict[str, Any] = {
-        # The unchanged file, so that the decision is the same as that of `siamese verify`.
-        "type": "filepath", "image_mode": None, "sources": ["upload", "clipboard"], "buttons": [], "height": 260,
-    }  # fmt: skip
+    def as_dropped(payload: Any) -> str | None:
+        return None if payload is None else str(payload.path)
+
+    options: dict[str, Any] = {"sources": ["upload", "clipboard"], "buttons": [], "height": 260}
     run = view.run
     dataset = titled(run.result.dataset or "", DATASETS)
     page: Blocks
@@ -147,6 +148,10 @@ def build_page(view: PairView) -> Blocks:
         gr.HTML(render_page("page_head.html.j2", run=run, dataset=dataset))
         with gr.Row():
             photos = [gr.Image(label=f"{which} photo", elem_id=which.lower(), **options) for which in WHICH]
+        for photo in photos:
+            # Not opened by gradio, whose message about a file that is no image is a traceback: `decide` says what is
+            # wrong. (A subclass would do the same, but gradio writes a .pyi file beside each module that has one.)
+            photo.preprocess = as_dropped  # type: ignore[method-assign]
         answer = gr.HTML(elem_id="answer")
         with gr.Group(visible=False, elem_id="maps") as group:
             gr.HTML("<h3>Occlusion maps</h3><p>Green parts raise the probability of “same person”, magenta parts lower "
