@@ -24,7 +24,7 @@ PAGES = [
 FENCE = re.compile(r"^(?:<!-- not run: (?P<reason>.+?) -->\n)?```(?P<language>\S*)\n(?P<text>.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`((?:python (?:train\.py|eval\.py|-m (?:siamese|benchmarks))|make) [^`]+)`")
 STARTERS = {"torchrun", "srun"}
-OTHER_PROGRAMS = {"source", "optuna-dashboard", ".venv/bin/pre-commit", ".venv/bin/python"}
+OTHER_PROGRAMS = {"source", "optuna-dashboard", "nvidia-smi", ".venv/bin/pre-commit", ".venv/bin/python"}
 
 SMALL_MODELS = {
     "koch": ["model.widths=[4,4,8,8]", "model.embedding_dim=16"],
@@ -32,7 +32,8 @@ SMALL_MODELS = {
     "multicrop": ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"],
 }
 SMALL_RUN = ["max_epochs=1", "data.image_size=65", "trainer=cpu", "trainer.progress_bar=false"]
-SMALL_FACES = ["data.train_people=16", "data.test_people=12", "data.train_pairs=30", "data.test_pairs=20"]
+SMALL_FACES = ["data.train_people=18", "data.test_people=12", "data.train_pairs=30", "data.test_pairs=20"]
+"""With the person whose photos README and tutorial name."""
 
 
 class Block(NamedTuple):

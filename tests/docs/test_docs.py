@@ -26,7 +26,7 @@ SERVER = Path(__file__).with_name("python_server.py")
 PARTS = {"optimizer": "rmsprop", "objective": "hinge", "model": "mlp"}
 OTHERS = SyntheticSpec(train_people=10, test_people=10, train_pairs=30, test_pairs=20, view2_pairs=20, seed=1)
 LANGUAGES = {"sh", "python", "yaml", "diff", "text"}
-QUICK_PAGES = ("README.md", "docs/tutorial.md")
+QUICK_PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md")
 RUN_PAGES = [
     pytest.param(page, marks=[] if page in QUICK_PAGES else pytest.mark.slow)
     for page in PAGES
@@ -151,7 +151,7 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A folder with everything that the commands name; returns a function that runs a script of the shell in it.
 
     LFW is the tiny synthetic faces, under the names of all its copies. ``python`` is `python_server.py`, which makes
-    the runs small.
+    the runs small. ``make demo`` only trains, ``make env`` does nothing. A run with data=synthetic is there already.
     """
     folder = tmp_path_factory.mktemp("docs")
     for name in ("train.py", "eval.py", "conf"):
@@ -180,7 +180,12 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     binary = folder / "bin/python"
     binary.parent.mkdir()
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {SERVER} {short / "socket"} "$@"\n')
-    binary.chmod(0o755)
+    make = binary.with_name("make")
+    make.write_text('#!/bin/sh\ntest "$1" != demo || exec python train.py experiment=demo\n')
+    for file in (binary, make):
+        file.chmod(0o755)
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/activate").touch()
     environment = os.environ | {
         "PATH": f"{binary.parent}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{SERVER.parent}:{SERVER.parent.parent}",
         "LFW_ROOT": str(lfw), "GLIBC_TUNABLES": "glibc.malloc.check=0",  # set, so train.py does not start itself again
@@ -196,6 +201,7 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             assert done.returncode == 0, f"{script}\n{done.stdout}"
 
         run("python train.py optimizer=adam model.batchnorm=true hydra.run.dir=RUN")
+        run("python train.py data=synthetic")
         for name in (
             "STOPPED_RUN", "RUN1", "RUN2", "RUN3", "FOLDER", "FOLDER1", "FOLDER2", "FOLDER3", "outputs/DATE/TIME",
         ):  # fmt: skip
@@ -230,11 +236,28 @@ def test_the_commands_of_a_page_run(page: str, workplace: Callable[[str], None])
 
 
 @pytest.mark.integration
+def test_plain_pytorch_computes_the_embeddings_and_scores_of_a_run(workplace: Callable[[str], None]) -> None:
+    """The program in docs/how-to.md that loads the weights without this project."""
+    program = next(block.text for block in blocks("docs/how-to.md") if "state_dict" in block.text)
+    assert "siamese" not in program
+    comparison = """
+from siamese import Verifier
+
+verifier = Verifier.load("RUN")
+expected = verifier.embed(["a.jpg", "b.jpg"])
+np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+assert abs(score.item() - verifier.compare(expected, [(0, 1)])[0].score) < 1e-5
+"""
+    workplace(f"{sys.executable} - <<'END'\n{program}{comparison}END")
+
+
+@pytest.mark.integration
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """A link to a missing page or heading is a warning, and ends the build."""
     pytest.importorskip("zensical", reason="an extra")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    for name in ("mkdocs.yml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
