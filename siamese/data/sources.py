@@ -111,7 +111,9 @@ def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIE
         DataError: something is missing or malformed; the message says what to do.
     """
     if isinstance(data, SyntheticData):
-        _synthetic_spec(data)
+        from siamese.data.synthetic.tree import check_tree
+
+        check_tree(Path(data.root), _synthetic_spec(data))
     elif isinstance(data, FolderData | PairsData):
         read_own(data, test_only)
     else:

@@ -65,6 +65,9 @@ BAD = {
     "momentum missing for nesterov": (["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"], "momentum"),
     "validation takes all": (["data.val_fraction=1"], "data.val_fraction=1: input should be less than 1"),
     "too few people": (["data=synthetic", "data.train_people=4", "data.test_people=4"], "people"),
+    "synthetic faces where other files are": (
+        ["data=synthetic", f"data.root={Path(__file__).parent}"], "contains something other than these synthetic faces"
+    ),
     "no equals sign": (["batch_size"], "batch_size"),
     "broken list": (["model.widths=[64,128"], "model.widths=[64,128"),
     "unknown interpolation": (["name=${nope}"], "nope"),

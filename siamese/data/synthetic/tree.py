@@ -143,6 +143,19 @@ def is_written(root: Path, spec: SyntheticSpec) -> bool:
     return bool(found == _manifest(spec)) and whole
 
 
+def check_tree(root: Path, spec: SyntheticSpec) -> None:
+    """Raise DataError if `root` contains anything but the data set of `spec`, or cannot be read; changes nothing."""
+    try:
+        taken = root.exists() and not is_written(root, spec) and (not root.is_dir() or any(root.iterdir()))
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read ({error}); set data.root to another folder") from error
+    if taken:
+        raise DataError(
+            f"{root}: contains something other than these synthetic faces (other settings or other files); "
+            "delete it, or set data.root to another folder"
+        )
+
+
 def write_lfw_tree(root: Path, spec: SyntheticSpec, *, workers: int | None = None, progress: bool = False) -> None:
     """Write the data set of `spec` to `root` in LFW's layout; returns at once if it is already there.
 
@@ -164,14 +177,9 @@ def write_lfw_tree(root: Path, spec: SyntheticSpec, *, workers: int | None = Non
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
-            if is_written(target, spec):
-                return
-            if target.exists() and (not target.is_dir() or any(target.iterdir())):
-                raise DataError(
-                    f"{root}: contains something other than these synthetic faces (other settings or other files); "
-                    "delete it, or set data.root to another folder"
-                )
-            _write_tree(target, spec, workers, progress)
+            check_tree(root, spec)
+            if not is_written(target, spec):
+                _write_tree(target, spec, workers, progress)
     except OSError as error:
         raise DataError(
             f"{root}: cannot write the synthetic faces ({error}); set data.root to another folder"
