@@ -1,4 +1,4 @@
-"""Compare the speed of the project with plain implementations and with the limits of the machine."""
+"""Measure the speed of the project beside plain implementations, and what else needs a command of its own."""
 
 from __future__ import annotations
 
@@ -133,6 +133,40 @@ def latency(options: Options) -> Report:
     return text, {"medians": taken, **found}
 
 
+def domain(options: Options) -> Report:
+    """share of 500 test pairs of --data below --root with a photo unlike the training images of a run (--run FOLDER)"""
+    if options.run is None or not options.root:
+        raise SystemExit(
+            "error: domain needs --run FOLDER, --root FOLDER, and --data lfw or another set in LFW's layout"
+        )
+    from siamese import Verifier
+    from siamese.data.lists import read_pairs
+    from siamese.data.protocol import TEST_LIST
+    from siamese.data.sources import LAYOUTS
+    from siamese.evaluation.intervals import wilson
+
+    root, images = Path(options.root), LAYOUTS[options.data].images
+    listed = read_pairs(root / TEST_LIST)
+    pairs = listed[:: max(1, len(listed) // 500)]
+    names = sorted({name for pair in pairs for name in (pair.image1, pair.image2)})
+    verifier = Verifier.load(options.run)
+    unusual = dict(zip(names, verifier.unusual(verifier.read(root / images / name) for name in names), strict=True))
+    found = {
+        "pairs": [bool(unusual[pair.image1] or unusual[pair.image2]) for pair in pairs],
+        "photos": [bool(one) for one in unusual.values()],
+    }
+    rows = [
+        [
+            f"{sum(flags)} of {len(flags)} {what}",
+            *(f"{100 * share:.1f} %" for share in (sum(flags) / len(flags), *ends)),
+        ]
+        for what, flags in found.items()
+        for ends in [wilson(sum(flags), len(flags))]
+    ]
+    text = table(["unusual", "share", "95 % confidence interval from", "to"], rows)
+    return f"{text}\n\n{options.run}: trained on {verifier.trained_on}; {root / images}.", {"unusual": found}
+
+
 def startup(options: Options) -> Report:
     """seconds until a command responds, and the time of a run with caches that is neither training nor scoring"""
     python = sys.executable
@@ -181,7 +215,7 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
-    "startup": startup, "sweep": sweep,
+    "domain": domain, "startup": startup, "sweep": sweep,
 }  # fmt: skip
 
 
@@ -208,7 +242,7 @@ def main() -> None:
         help="precision of our training; several for train: 32,bf16,auto",
     )
     parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="optimizer for losses")
-    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency")
+    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency and domain")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if options.data == "synthetic":

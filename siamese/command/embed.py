@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from siamese.command.photos import check_output, embed_photos, load_verifier, read_photos
+from siamese.command.photos import check_output, embed_photos, load_verifier, read_photos, warn_of_unusual
 from siamese.data.folder import find_photos
 from siamese.errors import DataError
 from siamese.files import replacing, write_csv_atomically
@@ -37,6 +37,9 @@ def embed(run: Path, folder: Path, out: Path) -> None:
     _write(out, list(read), embeddings)
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
+    unlike = sum(map(bool, verifier.unusual(read.values())))
+    subject = f"{unlike} of {count(len(read), 'photo')} {'is' if unlike == 1 else 'are'}"
+    warn_of_unusual(verifier, subject if unlike else "", "their embeddings")
     number, size = embeddings.shape
     log.info("%s of %s: %s", count(number, "embedding"), count(size, "dimension"), out)
 

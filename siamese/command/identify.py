@@ -6,9 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from siamese.command.photos import embed_photos, load_verifier, read_photos
+import numpy as np
+
+from siamese.command.photos import embed_photos, load_verifier, read_photos, warn_of_unusual
 from siamese.data.folder import find_people, find_photos
 from siamese.errors import ConfigError, DataError
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +41,31 @@ def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
         raise DataError(f"{gallery}: no photo in it can be used; give at least one of each person")
     embeddings = embed_photos(verifier, [asked, *read.values()])
     matches = verifier.rank(embeddings, [(person_of[name], name) for name in read])
+    unusual, *others = verifier.unusual([asked, *read.values()])
+    of_gallery = dict(zip(read, others, strict=True))
+    unlike = sum(map(bool, others))
+    identical = [name for name, pixels in read.items() if np.array_equal(asked, pixels)]
+    for name in identical:
+        log.warning("%s in the gallery is the same image as %s, so its rank says nothing about faces", name, photo)
+    subjects = [f"{photo} is"] if unusual else []
+    subjects += [f"{unlike} of {count(len(read), 'gallery photo')} {'is' if unlike == 1 else 'are'}"] if unlike else []
+    for subject in subjects or [""]:
+        warn_of_unusual(verifier, subject, "this ranking")
     return {
         "image": str(photo),
+        "unusual": unusual,
+        "unusual_in_gallery": unlike if verifier.domain else None,
         "threshold": verifier.decision.threshold,
         "people": len(matches),
         "matches": [
             {
                 "person": match.person, "image": match.photo, "same": match.verification.same,
                 "probability": match.verification.probability, "score": match.verification.score,
+                "identical": match.photo in identical, "unusual": of_gallery[match.photo],
             }
             for match in matches[:top]
         ],
+        "trained_on": verifier.trained_on,
         "run": str(run),
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from siamese.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from siamese.inference.verifier import Verifier
+
+log = logging.getLogger(__name__)
 
 CHUNK = 1024
 """Photos embedded between two steps of the progress bar."""
@@ -58,6 +61,12 @@ def embed_photos(verifier: Verifier, photos: list[Pixels]) -> NDArray[np.float32
             parts.append(verifier.embed_pixels(torch.from_numpy(np.stack(part))))
             bar.update(len(part))
     return np.concatenate(parts)
+
+
+def warn_of_unusual(verifier: Verifier, photos: str, result: str) -> None:
+    """Log `Verifier.caution`, if there is one."""
+    if caution := verifier.caution(photos, result):
+        log.warning(caution)
 
 
 def check_output(option: str, file: Path, kinds: tuple[str, ...]) -> None:

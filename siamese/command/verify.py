@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from siamese.command.photos import check_output, embed_photos, load_verifier, read_photos
+from siamese.command.photos import check_output, embed_photos, load_verifier, read_photos, warn_of_unusual
 from siamese.data.lists import read_table
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.intervals import wilson
@@ -58,7 +58,10 @@ def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | No
 def _verify_two(run: Path, photos: list[Path], explain: Path | None) -> Iterator[dict[str, Any]]:
     verifier = load_verifier(run)
     verification = verifier.verify(*photos)
-    yield {"image1": str(photos[0]), "image2": str(photos[1]), **verification._asdict(), "run": str(run)}
+    names = {"image1": str(photos[0]), "image2": str(photos[1])}
+    yield {**names, **verification._asdict(), "trained_on": verifier.trained_on, "run": str(run)}
+    for caution in verifier.cautions(verification, *names.values()):
+        log.warning(caution)
     if explain is not None:
         from siamese.inference.occlusion import occlusion_figure, occlusion_maps
 
@@ -74,14 +77,16 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
     rows = {name: row for row, name in enumerate(read)}
     usable = [pair for pair in listed if pair.image1 in rows and pair.image2 in rows]
     indices = [(rows[pair.image1], rows[pair.image2]) for pair in usable]
-    verifications = iter(verifier.compare(embed_photos(verifier, list(read.values())), indices))
+    pixels = list(read.values())
+    verifications = verifier.compare(embed_photos(verifier, pixels), indices, pixels)
+    following = iter(verifications)
     correct: list[bool] = []
     for pair in listed:
         line = {key: value for key, value in pair._asdict().items() if value is not None}
         if problem := unusable.get(pair.image1) or unusable.get(pair.image2):
             yield {**line, "error": problem}
             continue
-        verification = next(verifications)
+        verification = next(following)
         if pair.label is not None:
             correct.append(verification.same == bool(pair.label))
         yield {**line, **verification._asdict()}
@@ -93,6 +98,11 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
         )  # fmt: skip
     if unusable:
         log.warning("%s cannot be used", count(len(unusable), "photo"))
+    if identical := sum(bool(one.identical) for one in verifications):
+        log.warning("%s of identical images: such a decision says nothing about faces", count(identical, "pair"))
+    unlike = sum(any(one.unusual) for one in verifications)
+    subject = f"{unlike} of {count(len(verifications), 'pair')} {'has' if unlike == 1 else 'have'} a photo"
+    warn_of_unusual(verifier, subject if unlike else "", "these decisions")
 
 
 def read_pairs_to_verify(path: Path) -> list[ListedPair]:

@@ -7,6 +7,9 @@ DATASETS = {
     "lfw_a": "LFW-a, aligned",
     "synthetic": "Synthetic faces",
 }
+DRAWN = "synthetic faces: drawn, not photographed"
+"""What a network knows that was trained on the synthetic faces."""
+
 PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot", "holdout": "people held out"}
 
 

@@ -20,13 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from siamese.config.data import ImageOptions
+from siamese.config.titles import DATASETS, DRAWN, titled
 from siamese.data.images import decode, to_input, why_unusable
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.decision import Decision
+from siamese.evaluation.domain import FAMILIAR, Domain, features
 from siamese.models.siamese import SiameseNetwork
 from siamese.models.unfold_conv import cpu_has_bf16
 from siamese.runs.finished import find_run
 from siamese.scoring.device import pick_device
+from siamese.scoring.domain import load_domain
 from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.scores import embed_images, score_embeddings
@@ -43,12 +46,18 @@ class Verification(NamedTuple):
         probability: probability of "same person", calibrated on the validation pairs of the run.
         threshold: decision boundary on the probability.
         score: raw output of the head or back end, before calibration.
+        identical: whether both photos are one image to the network: equal pixels after cropping and resizing. None if
+            only embeddings were compared.
+        unusual: for each photo, whether it is unlike the images that the network was trained on, so that the decision
+            means little. None if unknown, as for runs of older versions.
     """
 
     same: bool
     probability: float
     threshold: float
     score: float
+    identical: bool | None = None
+    unusual: tuple[bool | None, bool | None] = (None, None)
 
 
 class Match(NamedTuple):
@@ -75,11 +84,13 @@ class Verifier:
         decision: how a score becomes a probability and a decision.
         device: where to compute.
         bf16: whether to compute under bf16 autocast.
+        domain: the training images, as photos are compared with them; None if unknown.
+        trained_on: the training images in words.
     """
 
     def __init__(
         self, run: Path, network: SiameseNetwork, options: ImageOptions, decision: Decision, device: torch.device,
-        bf16: bool = False,
+        bf16: bool = False, domain: Domain | None = None, trained_on: str = "unknown images",
     ) -> None:  # fmt: skip
         self.run = run
         self.network = network.to(device).eval()
@@ -87,6 +98,8 @@ class Verifier:
         self.decision = decision
         self.device = device
         self.bf16 = bf16
+        self.domain = domain
+        self.trained_on = trained_on
 
     @classmethod
     def load(cls, run: str | Path, direct: bool = False) -> Verifier:
@@ -109,7 +122,11 @@ class Verifier:
         arithmetic, device = recorded_arithmetic(finished.result), pick_device(finished.config)
         bf16 = arithmetic.bf16 and (device.type == "cuda" or cpu_has_bf16())
         decision = recorded_decision(finished.result)
-        return cls(finished.folder.path, load_scorer(finished), finished.config.data, decision, device, bf16)
+        dataset = finished.result.dataset
+        return cls(
+            finished.folder.path, load_scorer(finished), finished.config.data, decision, device, bf16,
+            load_domain(finished.folder.domain), DRAWN if dataset == "synthetic" else titled(dataset, DATASETS),
+        )  # fmt: skip
 
     def read(self, photo: Photo) -> NDArray[np.uint8]:
         """Prepare a photo as input of the network, uint8 [C, H, W].
@@ -117,15 +134,19 @@ class Verifier:
         Raises:
             DataError: the photo cannot be used.
         """
+        name = "photo" if isinstance(photo, Image.Image) else photo
         try:
             if isinstance(photo, Image.Image):
-                return to_input(photo, self.options)
-            return decode(Path(photo), self.options)
+                pixels = to_input(photo, self.options)
+            else:
+                pixels = decode(Path(photo), self.options)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-            name = "photo" if isinstance(photo, Image.Image) else photo
             raise DataError(f"{name}: {why_unusable(error)}; give another photo") from None
+        if (pixels == pixels[:, :1, :1]).all():
+            raise DataError(f"{name}: all its pixels are equal, so it shows no face; give another photo")
+        return pixels
 
     def embed(self, photos: Iterable[Photo]) -> NDArray[np.float32]:
         """Embed photos -> float32 [N, D]; raises as `read`."""
@@ -140,12 +161,24 @@ class Verifier:
         embeddings: NDArray[np.float32] = z_ND.float().cpu().numpy()
         return embeddings
 
-    def compare(self, embeddings: NDArray[np.float32], pairs: Sequence[tuple[int, int]]) -> list[Verification]:
+    def unusual(self, pixels: Iterable[NDArray[np.uint8]]) -> list[bool | None]:
+        """Whether each photo prepared by `read`, uint8 [C, H, W], is unlike the training images; None: unknown."""
+        if self.domain is None:
+            return [None for _ in pixels]
+        return [self.domain.unusual(features(photo)) for photo in pixels]
+
+    def compare(
+        self,
+        embeddings: NDArray[np.float32],
+        pairs: Sequence[tuple[int, int]],
+        pixels: Sequence[NDArray[np.uint8]] | None = None,
+    ) -> list[Verification]:
         """Verify pairs of embedded photos.
 
         Args:
             embeddings: result of `embed`, float32 [N, D].
             pairs: rows of ``embeddings``.
+            pixels: the N photos as prepared by `read`; without them, ``identical`` and ``unusual`` stay unknown.
         """
         if not len(pairs):
             return []
@@ -153,11 +186,19 @@ class Verifier:
         scores = score_embeddings(self.network.head, z_ND, torch.tensor(pairs, dtype=torch.int64), self.bf16)
         answers = zip(scores, self.decision.probabilities(scores), self.decision.predict(scores), strict=True)
         threshold = self.decision.threshold
-        return [Verification(bool(same), float(p), threshold, float(score)) for score, p, same in answers]
+        found = [Verification(bool(same), float(p), threshold, float(score)) for score, p, same in answers]
+        if pixels is None:
+            return found
+        unusual = self.unusual(pixels)
+        return [
+            one._replace(identical=np.array_equal(pixels[i], pixels[j]), unusual=(unusual[i], unusual[j]))
+            for one, (i, j) in zip(found, pairs, strict=True)
+        ]
 
     def verify(self, first: Photo, second: Photo) -> Verification:
         """Decide whether two photos show the same person; raises as `read`."""
-        return self.compare(self.embed([first, second]), [(0, 1)])[0]
+        pixels = np.stack([self.read(first), self.read(second)])
+        return self.compare(self.embed_pixels(torch.from_numpy(pixels)), [(0, 1)], list(pixels))[0]
 
     def identify(self, gallery: Mapping[str, Sequence[Photo]], photo: Photo) -> list[Match]:
         """Rank the people of a gallery by the score of their most similar photo, highest first.
@@ -173,18 +214,60 @@ class Verifier:
         if not listed:
             raise DataError("the gallery is empty; give at least one photo of each person")
         names = [(name, "" if isinstance(one, Image.Image) else str(one)) for name, one in listed]
-        return self.rank(self.embed([photo, *(one for _, one in listed)]), names)
+        pixels = np.stack([self.read(one) for one in (photo, *(one for _, one in listed))])
+        return self.rank(self.embed_pixels(torch.from_numpy(pixels)), names, list(pixels))
 
-    def rank(self, embeddings: NDArray[np.float32], names: Sequence[tuple[str, str]]) -> list[Match]:
+    def rank(
+        self,
+        embeddings: NDArray[np.float32],
+        names: Sequence[tuple[str, str]],
+        pixels: Sequence[NDArray[np.uint8]] | None = None,
+    ) -> list[Match]:
         """Rank the people of a gallery, as `identify`, from embeddings.
 
         Args:
             embeddings: float32 [N + 1, D]: that of the photo to identify, then those of the N photos of the gallery.
             names: person and name of each photo of the gallery.
+            pixels: the N + 1 photos, as for `compare`.
         """
-        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))])
+        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))], pixels)
         matches = [Match(*name, answer) for name, answer in zip(names, answers, strict=True)]
         best: dict[str, Match] = {}
         for match in sorted(matches, key=lambda match: -match.verification.score):
             best.setdefault(match.person, match)
         return list(best.values())
+
+    def cautions(self, answer: Verification, first: str, second: str) -> list[str]:
+        """Return what to know before trusting a decision, one sentence each.
+
+        Args:
+            answer: the decision.
+            first, second: what to call the photos.
+        """
+        found = []
+        if answer.identical:
+            found.append(
+                f"{first} and {second} are the same image, so the decision says nothing about faces; give two "
+                "different photos"
+            )
+        unlike = [name for name, unusual in zip((first, second), answer.unusual, strict=True) if unusual]
+        photos = f"{' and '.join(unlike)} {'is' if len(unlike) == 1 else 'are'}" if unlike else ""
+        if caution := self.caution(photos, "this decision"):
+            found.append(caution)
+        return found
+
+    def caution(self, photos: str, result: str) -> str:
+        """Return the warning that photos are `unusual`, or that the network knows drawn faces only; empty if neither.
+
+        Args:
+            photos: which photos are unusual, with the verb; empty if none is.
+            result: what not to trust.
+        """
+        if photos:
+            return (
+                f"{photos} unlike the images this network was trained on ({self.trained_on}): do not trust {result} "
+                f"({100 * (1 - FAMILIAR):.0f} % of photos like the training images get this warning too)"
+            )
+        if self.trained_on == DRAWN:
+            return f"this network was trained on {DRAWN}; do not use it for photographs"
+        return ""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siamese.config.titles import DATASETS, titled
 from siamese.errors import ConfigError, DataError, MissingPackageError
 from siamese.inference.occlusion import occlusion_maps, overlay
 from siamese.inference.verifier import Verification, Verifier
@@ -104,6 +103,8 @@ class PairView:
         return render_page(
             "answer.html.j2",
             found=verification,
+            cautions=self.verifier.cautions(verification, "the first photo", "the second photo"),
+            checks_photos=self.verifier.domain is not None,
             rank=rank,
             tested=len(self.tested),
             histogram=histogram,
@@ -142,10 +143,9 @@ def build_page(view: PairView) -> Blocks:
 
     options: dict[str, Any] = {"sources": ["upload", "clipboard"], "buttons": [], "height": 260}
     run = view.run
-    dataset = titled(run.result.dataset or "", DATASETS)
     page: Blocks
     with gr.Blocks(title="The same person?", analytics_enabled=False, delete_cache=(600, 600)) as page:
-        gr.HTML(render_page("page_head.html.j2", run=run, dataset=dataset))
+        gr.HTML(render_page("page_head.html.j2", run=run, trained_on=view.verifier.trained_on))
         with gr.Row():
             photos = [gr.Image(label=f"{which} photo", elem_id=which.lower(), **options) for which in WHICH]
         for photo in photos:
@@ -231,10 +231,11 @@ CSS = """
 .scale .threshold { position: absolute; top: -4px; bottom: -4px; width: 2px; background: var(--body-text-color); }
 .answer { display: flex; flex-wrap: wrap; gap: 24px; align-items: flex-start; }
 .answer > div { flex: 1 1 320px; }
-.answer svg { max-width: 420px; height: auto; background: white; border-radius: 6px; }
+.answer svg { max-width: min(420px, 100%); height: auto; background: white; border-radius: 6px; }
 .nearest { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px; }
 .nearest figure { margin: 0; }
 .nearest img { height: 90px; border-radius: 4px; display: inline-block; }
 .nearest figcaption { font-size: .85em; overflow-wrap: anywhere; }
 .refused { font-weight: 600; }
+.caution { border-left: 4px solid #d55e00; padding-left: .6em; font-weight: 600; }
 """

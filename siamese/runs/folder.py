@@ -32,6 +32,7 @@ class RunFolder:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.backend = self.checkpoints / "backend.ckpt"
+        self.domain = self.checkpoints / "domain.npz"
         self.config = path / "config.yaml"
         self.history = path / "history.csv"
         self.predictions = path / "predictions.csv"

@@ -15,6 +15,7 @@ from siamese.models.siamese import SiameseNetwork
 from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result, read_history
+from siamese.scoring.domain import record_domain
 from siamese.scoring.fit import fit_backend
 from siamese.scoring.networks import load_network, save_backend
 from siamese.scoring.outcome import log_test_figures, record_predictions, score_splits
@@ -56,6 +57,7 @@ def train(
     data = load_run_data(config, folder)
     fitted = fit(config, folder, session, data)
     history = read_history(folder.history)
+    record_domain(config, data, folder)
 
     scoring_started = time.perf_counter()
     network = best_network(config, folder, session, fitted, data)

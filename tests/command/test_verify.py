@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import read_rows
+from conftest import noise_photo, read_rows
+from PIL import Image
 
 from siamese import Verifier
 from siamese.command.main import main
@@ -34,7 +36,11 @@ def test_verify_prints_json_and_saves_occlusion_maps(
     photos = faces / row["image1"], faces / row["image2"]
     (printed,) = called(capsys, "verify", finished, *photos, "--explain", tmp_path / "why.svg")
     assert printed["probability"] == pytest.approx(float(row["probability"]), abs=1e-4)
-    assert set(printed) == {"image1", "image2", "same", "probability", "threshold", "score", "run"}
+    assert set(printed) == {
+        "image1", "image2", "same", "probability", "threshold", "score", "identical", "unusual", "trained_on", "run",
+    }  # fmt: skip
+    assert printed["identical"] is False
+    assert printed["trained_on"] == "folder lfw"
     assert (tmp_path / "why.svg").read_text().startswith("<?xml")
 
 
@@ -60,6 +66,69 @@ def test_verify_continues_after_an_unusable_photo(
     assert "broken.jpg" in printed[1]["error"]
     assert "of 1 pair " in caplog.text
     assert "1 photo cannot be used" in caplog.text
+
+
+def test_verify_warns_of_unusual_photos(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = sorted(faces.rglob("*.jpg"))[:2]
+    noise = noise_photo(tmp_path / "noise.png", size=(40, 40))
+    (printed,) = called(capsys, "verify", finished, one, other)
+    assert printed["unusual"] == [False, False]
+    assert not caplog.messages
+    (printed,) = called(capsys, "verify", finished, one, noise)
+    assert printed["unusual"] == [False, True]
+    assert caplog.messages == [
+        f"{noise} is unlike the images this network was trained on (folder lfw): do not trust this decision "
+        "(1 % of photos like the training images get this warning too)"
+    ]
+    caplog.clear()
+    (tmp_path / "pairs.csv").write_text(f"image1,image2\n{one},{other}\n{noise},{one}\n{one},{one}\n")
+    printed = called(capsys, "verify", finished, "--pairs", tmp_path / "pairs.csv")
+    assert [line["unusual"] for line in printed] == [[False, False], [True, False], [False, False]]
+    assert [line["identical"] for line in printed] == [False, False, True]
+    assert caplog.messages[0].startswith("1 pair of identical images")
+    assert caplog.messages[1].startswith("1 of 3 pairs has a photo unlike the images this network was trained on")
+
+
+def test_verify_says_that_images_are_identical(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    photo = min(faces.rglob("*.jpg"))
+    with Image.open(photo) as image:
+        image.save(tmp_path / "copy.png")
+    for other in (photo, tmp_path / "copy.png"):
+        caplog.clear()
+        (printed,) = called(capsys, "verify", finished, photo, other)
+        assert printed["identical"] is True
+        assert f"{photo} and {other} are the same image" in caplog.text
+
+
+def test_verify_of_a_run_that_does_not_know_its_training_images(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "checkpoints" / "domain.npz").unlink()
+    photos = sorted(faces.rglob("*.jpg"))[:2]
+    (printed,) = called(capsys, "verify", run, *photos)
+    assert printed["unusual"] == [None, None]
+    assert json.loads((run / "result.json").read_text())["status"] == "done"
+
+
+def test_a_network_of_drawn_faces_says_so(
+    trained: tuple[Any, Path, Any], faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    one, other = sorted(faces.rglob("*.jpg"))[:2]
+    (printed,) = called(capsys, "verify", trained[1], one, other)
+    assert printed["trained_on"] == "synthetic faces: drawn, not photographed"
+    drawn = "this network was trained on synthetic faces: drawn, not photographed; do not use it for photographs"
+    assert caplog.messages == [drawn]
+    caplog.clear()
+    assert main(["identify", str(trained[1]), str(one.parent.parent), str(one)]) == 0
+    assert json.loads(capsys.readouterr().out)["trained_on"].startswith("synthetic faces")
+    assert any(line == drawn or "synthetic faces: drawn" in line for line in caplog.messages)
 
 
 def test_embed_writes_embeddings_and_names(
@@ -94,7 +163,32 @@ def test_identify_takes_folders_or_single_photos(
     assert printed["people"] == 3
     assert len(printed["matches"]) == 2
     assert printed["matches"][0]["person"] == people[1].name
-    assert set(printed["matches"][0]) == {"person", "image", "same", "probability", "score"}
+    keys = {"person", "image", "same", "probability", "score", "identical", "unusual"}
+    assert set(printed["matches"][0]) == keys
+    assert [match["identical"] for match in printed["matches"]] == [True, False]
+    assert printed["unusual"] is False
+    assert printed["unusual_in_gallery"] == 0
+
+
+def test_identify_and_embed_count_unusual_photos(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = min(faces.rglob("*.jpg"))
+    gallery = tmp_path / "gallery"
+    noise = noise_photo(gallery / "Noise.png", size=(40, 40))
+    (gallery / "One.jpg").symlink_to(one)
+    assert main(["identify", str(finished), str(gallery), str(noise)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["unusual"], printed["unusual_in_gallery"]) == (True, 1)
+    assert {match["person"]: match["unusual"] for match in printed["matches"]} == {"Noise": True, "One": False}
+    assert [message.partition(" this network")[0] for message in caplog.messages] == [
+        f"Noise.png in the gallery is the same image as {noise}, so its rank says nothing about faces",
+        f"{noise} is unlike the images",
+        "1 of 2 gallery photos is unlike the images",
+    ]
+    caplog.clear()
+    assert main(["embed", str(finished), str(gallery), str(tmp_path / "z.npy")]) == 0
+    assert any(line.startswith("1 of 2 photos is unlike the images") for line in caplog.messages)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def test_maps_are_large_where_the_network_looks() -> None:
     assert (maps.relevance[:, :10, :10] > 0).all()  # covering the corner of one photo makes the pair less similar
     assert np.abs(maps.relevance[:, 20:, 20:]).max() < 1e-4
     # If the corners differ, covering one of them makes the pair more similar.
-    other = occlusion_maps(verifier, bright, Image.fromarray(np.full((32, 32), 50, np.uint8)))
+    dark = np.full((32, 32), 50, np.uint8)
+    dark[-1, -1] = 51  # a photo of one colour is refused
+    other = occlusion_maps(verifier, bright, Image.fromarray(dark))
     assert (other.relevance[0, :10, :10] < 0).all()
 
 

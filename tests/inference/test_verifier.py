@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from configs import eval_config
-from conftest import read_rows
+from conftest import noise_photo, read_rows
 from PIL import Image
 
 from siamese import Verifier
@@ -48,6 +48,29 @@ def test_an_opened_image_gives_the_same_as_a_file(verifier: Verifier, faces: Pat
     first, second = sorted(faces.rglob("*.jpg"))[:2]
     with Image.open(first) as one, Image.open(second) as two:
         assert verifier.verify(one, two) == verifier.verify(first, second)
+
+
+def test_photos_are_compared_with_the_training_images(verifier: Verifier, faces: Path, tmp_path: Path) -> None:
+    first, second = sorted(faces.rglob("*.jpg"))[:2]
+    noise = noise_photo(tmp_path / "noise.png", size=(40, 40))
+    answer = verifier.verify(first, noise)
+    assert answer.unusual == (False, True)
+    assert answer.identical is False
+    assert verifier.verify(first, first).identical is True
+    people = {"one": [first], "noise": [noise, second]}
+    unusual = {match.photo: match.verification.unusual for match in verifier.identify(people, second)}
+    assert unusual == {str(first): (False, False), str(second): (False, False)}
+    # The answer for a photo does not depend on the photos beside it.
+    pixels = [verifier.read(photo) for photo in (first, noise, second)]
+    assert verifier.unusual(pixels) == [verifier.unusual([photo])[0] for photo in pixels]
+    (only_embeddings,) = verifier.compare(verifier.embed([first, noise]), [(0, 1)])
+    assert (only_embeddings.identical, only_embeddings.unusual) == (None, (None, None))
+
+
+def test_a_blank_photo_gets_no_answer(verifier: Verifier, faces: Path) -> None:
+    blank = Image.new("RGB", (60, 60), "white")
+    with pytest.raises(DataError, match="photo: all its pixels are equal"):
+        verifier.verify(next(faces.rglob("*.jpg")), blank)
 
 
 def test_embeddings_can_be_kept_and_compared(verifier: Verifier, faces: Path) -> None:
@@ -109,5 +132,5 @@ def test_loading_changes_no_setting_of_pytorch(finished: Path) -> None:
 
     before = settings()
     verifier = Verifier.load(finished)
-    verifier.embed([Image.new("RGB", (40, 40))])
+    verifier.embed([Image.linear_gradient("L")])
     assert settings() == before

@@ -66,6 +66,20 @@ def test_decision_is_that_of_verify_and_escaped(finished: Path, tmp_path: Path) 
 
 
 @pytest.mark.integration
+def test_cautions_stand_before_the_probability(finished: Path, tmp_path: Path) -> None:
+    view = PairView(finished)
+    photo = next(view.image_root.rglob("*.jpg"))
+    noise = noise_photo(tmp_path / "noise.png", size=(40, 40))
+    shown = view.render(view.verifier.verify(photo, photo))
+    assert shown.index("The first photo and the second photo are the same image") < shown.index("Probability")
+    shown = view.render(view.verifier.verify(photo, noise))
+    assert shown.index("The second photo is unlike the images this network was trained on") < shown.index("Probability")
+    assert "It is unknown" not in shown
+    view.verifier.domain = None
+    assert "It is unknown whether the photos are like" in view.render(view.verifier.verify(photo, noise))
+
+
+@pytest.mark.integration
 def test_without_test_pairs_there_is_still_a_decision(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -58,7 +58,7 @@ def test_every_promised_file_is_written(trained: Trained) -> None:
         "checkpoints/best.ckpt", "roc.png", "curves.png",
     ):  # fmt: skip
         assert (path / name).is_file(), name
-    assert [file.name for file in (path / "checkpoints").iterdir()] == ["best.ckpt"]
+    assert sorted(file.name for file in (path / "checkpoints").iterdir()) == ["best.ckpt", "domain.npz"]
     assert len(list(path.glob("seed=0,experiment=report-adam/events.out.tfevents.*"))) == 1
     assert not [file for file in path.rglob("*") if file.name.endswith(".tmp")]
 

@@ -1,0 +1,140 @@
+"""Detect images that are unlike the images a network was trained on.
+
+A network's answer means little for such an image, yet its embedding often looks ordinary: networks map unknown images
+onto embeddings that they know. Images are therefore compared with the training images by their pixels, not by their
+embeddings. Each image is described by edges in the cells of a grid, and compared with all training images by the
+Mahalanobis distance (Lee et al. 2018 use it for embeddings).
+
+Shapes: N images, C channels, H = W pixels, F features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+GRID = 6
+"""Cells on each side of the image."""
+
+ORIENTATIONS = 4
+"""Directions of edges, as in histograms of oriented gradients (Dalal and Triggs 2005)."""
+
+SCALES = 3
+"""Image sizes whose edges are described: full size, a half, a quarter."""
+
+FAINT = 0.5
+"""Edges much weaker than this, in grey levels per pixel, count as equally weak."""
+
+LEAST_SPREAD = 0.05
+"""Smallest standard deviation of a feature: the same border on all training images must not decide."""
+
+SHRINKAGE = 0.7
+"""Weight of the identity matrix in the correlation matrix, which needs it if there are few images."""
+
+FORMAT = 1
+"""Version of the features: raise it if `features` changes, and files of older runs are ignored."""
+
+PARTS = 5
+"""Parts of the training images; each is compared with the others to find the cut."""
+
+FAMILIAR = 0.99
+"""Share of the training images that is familiar, if compared with those of other people."""
+
+
+class Domain(NamedTuple):
+    """The training images of a run, as images are compared with them.
+
+    Attributes:
+        mean, spread: float32 [F], mean and standard deviation of the features.
+        precision: float16 [F, F], inverse of their shrunk correlation matrix.
+        cut: float32 [], the distance above which an image is unusual.
+    """
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    precision: NDArray[np.float16]
+    cut: NDArray[np.float32]
+
+    def unusual(self, features_F: Floats) -> bool:
+        """Whether an image, given its `features`, is further from the training images than nearly all of themselves."""
+        return bool(self.distances(features_F[None])[0] > self.cut)
+
+    def distances(self, features_NF: Floats) -> NDArray[np.float64]:
+        """Squared Mahalanobis distances of images to the training images, float64 [N]."""
+        standard_NF = (features_NF - self.mean) / self.spread.astype(np.float64)
+        distance_N: NDArray[np.float64] = ((standard_NF @ self.precision.astype(np.float64)) * standard_NF).sum(1)
+        return distance_N
+
+
+def fit_domain(features_NF: Floats, person_N: NDArray[np.integer]) -> Domain:
+    """Describe the training images, and find the cut by cross-validation over their people.
+
+    Each image is compared with images of other people only. That is how validation images are compared, since no
+    network takes part that has seen the training images; but there are more of them.
+
+    Args:
+        features_NF: `features` of the training images, at least one.
+        person_N: number of the person on each image.
+    """
+    part_N = np.unique(person_N, return_inverse=True)[1] % PARTS
+    if not part_N.any():  # a single person
+        part_N = np.arange(len(features_NF)) % PARTS
+    parts = [part_N == part for part in np.unique(part_N)]
+    held_out = [_fit(features_NF[~part]).distances(features_NF[part]) for part in parts if not part.all()]
+    cut = np.quantile(np.concatenate(held_out), FAMILIAR, method="higher") if held_out else np.inf
+    return _fit(features_NF)._replace(cut=np.array(cut, np.float32))
+
+
+def _fit(features_NF: Floats) -> Domain:
+    mean_F = features_NF.mean(0, dtype=np.float64)
+    spread_F = np.maximum(features_NF.std(0, dtype=np.float64), LEAST_SPREAD)
+    standard_NF = (features_NF - mean_F) / spread_F
+    correlation_FF = standard_NF.T @ standard_NF / len(standard_NF)
+    shrunk_FF = (1 - SHRINKAGE) * correlation_FF + SHRINKAGE * np.eye(len(mean_F))
+    precision_FF = np.linalg.inv(shrunk_FF).astype(np.float16)
+    return Domain(mean_F.astype(np.float32), spread_F.astype(np.float32), precision_FF, np.array(np.inf, np.float32))
+
+
+def features(image_CHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Describe an image by its edges -> float32 [F].
+
+    For each cell of the grid: how strong edges of each direction are, and at each scale how much the edges are
+    concentrated on few pixels. Drawings have strong edges between even areas; photographs have weak edges everywhere.
+    """
+    grey_HW = image_CHW.mean(0, dtype=np.float32)
+    described = [_log_mean(edges_HW) for edges_HW in _edges_by_direction(grey_HW)]
+    for _ in range(SCALES):
+        if len(grey_HW) <= GRID:
+            break
+        for edges_HW in (np.diff(grey_HW, axis=0), np.diff(grey_HW, axis=1)):
+            described.append(_log_mean(edges_HW**2, power=0.5) - _log_mean(np.abs(edges_HW)))
+        half = len(grey_HW) // 2
+        grey_HW = grey_HW[: 2 * half, : 2 * half].reshape(half, 2, half, 2).mean((1, 3))
+    return np.concatenate(described)
+
+
+def _edges_by_direction(grey_HW: Floats) -> list[Floats]:
+    """Strength of the edges, divided among the two nearest of the `ORIENTATIONS` directions."""
+    right_HW = (grey_HW[1:-1, 2:] - grey_HW[1:-1, :-2]) / 2
+    down_HW = (grey_HW[2:, 1:-1] - grey_HW[:-2, 1:-1]) / 2
+    strength_HW = np.hypot(right_HW, down_HW)
+    angle_HW = np.arctan2(down_HW, right_HW) % np.pi * (ORIENTATIONS / np.pi)
+    shares = []
+    for direction in range(ORIENTATIONS):
+        apart_HW = np.abs(angle_HW - direction)
+        apart_HW = np.minimum(apart_HW, ORIENTATIONS - apart_HW)
+        shares.append(np.maximum(0, 1 - apart_HW) * strength_HW)
+    return shares
+
+
+def _log_mean(values_HW: Floats, power: float = 1.0) -> NDArray[np.float32]:
+    """Logarithm of the mean of each cell, to a power, float32 [GRID * GRID]."""
+    rows, columns = (np.linspace(0, side, GRID + 1).round().astype(int) for side in values_HW.shape)
+    sums = np.add.reduceat(np.add.reduceat(values_HW, rows[:-1], axis=0), columns[:-1], axis=1)
+    means = sums / np.outer(np.diff(rows), np.diff(columns))
+    logarithms: NDArray[np.float32] = np.log(means**power + FAINT).ravel().astype(np.float32)
+    return logarithms

@@ -1,0 +1,63 @@
+"""The file of a run by which photos are compared with its training images (`siamese.evaluation.domain`)."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from siamese.config.schema import TrainConfig
+from siamese.data.dataset import PairDataset
+from siamese.data.lists import identities
+from siamese.errors import DataError, reason_of
+from siamese.evaluation.domain import FORMAT, Domain, features, fit_domain
+from siamese.files import replacing
+from siamese.runs.folder import RunFolder
+
+IMAGES = 1000
+"""Training images that are described. More take longer and change little (docs/using-a-model.md)."""
+
+
+def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder) -> None:
+    """Write ``checkpoints/domain.npz`` from the training images, unless the run keeps no weights."""
+    if config.checkpoint.keep == "none":
+        return
+    rows, person_N = _training_images(data)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).round().astype(int))
+    pixels = data.pixels[torch.from_numpy(rows[chosen])].cpu().numpy()
+    domain = fit_domain(np.stack([features(image) for image in pixels]), person_N[chosen])
+    folder.domain.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder.domain) as temporary, temporary.open("xb") as file:
+        np.savez_compressed(file, format=np.array(FORMAT), **domain._asdict())
+
+
+def load_domain(file: Path) -> Domain | None:
+    """Load what `record_domain` wrote; None if there is no such file, or if another version wrote it.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Domain(*(arrays[name] for name in Domain._fields)) if arrays["format"] == FORMAT else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{file}: cannot be read ({reason_of(error)}); restore it, or delete it to verify without checking whether "
+            "photos are like the training images"
+        ) from None
+
+
+def _training_images(data: PairDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the training images, and the number of the person on each."""
+    if data.people is not None:
+        lengths = [len(rows) for rows in data.people]
+        return np.concatenate(data.people), np.repeat(np.arange(len(lengths)), lengths)
+    rows = np.unique(data.train.indices.numpy())
+    person = identities(data.train.pairs)
+    names = [person[data.images.names[row]] for row in rows]
+    return rows, np.unique(names, return_inverse=True)[1]
