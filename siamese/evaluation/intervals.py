@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from siamese.evaluation.metrics import Confusion, as_scores, midranks
+from siamese.evaluation.metrics import Confusion, as_scores, chance_level, midranks
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
 """A function of scores and labels, such as `siamese.evaluation.metrics.eer`."""
@@ -94,10 +94,11 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
 
 
 def is_at_chance(counts: Confusion) -> bool:
-    """Whether the accuracy is not significantly above chance: its 95 % interval (Wilson) begins at `Confusion.chance`
-    or below. False if all pairs have the same label, which leaves nothing to tell apart.
+    """Whether the accuracy is not significantly above chance: its 95 % interval (Wilson) begins at `chance_level` or
+    below. False if all pairs have the same label.
     """
-    return wilson(counts.tp + counts.tn, sum(counts)).low <= counts.chance < 1
+    chance = chance_level(counts.tp + counts.fn, counts.fp + counts.tn)
+    return chance is not None and wilson(counts.tp + counts.tn, sum(counts)).low <= chance
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:

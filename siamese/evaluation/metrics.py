@@ -28,11 +28,6 @@ class Confusion(NamedTuple):
         """Share of correct predictions."""
         return (self.tp + self.tn) / sum(self)
 
-    @property
-    def chance(self) -> float:
-        """Accuracy of always predicting the more frequent class: 0.5 with as many same pairs as different pairs."""
-        return max(self.tp + self.fn, self.fp + self.tn) / sum(self)
-
 
 class Roc(NamedTuple):
     """Receiver operating characteristic (ROC), for K distinct scores.
@@ -63,6 +58,14 @@ def confusion(predicted: ArrayLike, labels: ArrayLike) -> Confusion:
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Compute the share of pairs whose ``predicted`` (0 or 1, or bool) equals the label."""
     return confusion(predicted, labels).accuracy
+
+
+def chance_level(same: int, different: int) -> float | None:
+    """Compute the accuracy of always predicting the more frequent class, for ``same`` and ``different`` pairs.
+
+    It is 0.5 for as many same pairs as different pairs, and None without both, which leaves nothing to tell apart.
+    """
+    return max(same, different) / (same + different) if same and different else None
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Roc:

@@ -15,6 +15,7 @@ from siamese.config.schema import HOW_IT_IS_STARTED
 from siamese.data.lists import identities
 from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
+from siamese.evaluation.metrics import chance_level
 from siamese.report.jobs import Job, Pairs, scored
 
 NOT_SETTINGS = (*HOW_IT_IS_STARTED, "seed", "name", "data.cache", "data.download", "checkpoint", "logger")
@@ -191,10 +192,10 @@ def accuracy_interval(one: Group) -> Interval | None:
     return accuracy_difference(_people(pairs), right, np.zeros(len(pairs), dtype=bool))
 
 
-def chance_level(job: Job) -> float | None:
-    """The test accuracy of always giving the more frequent answer; None without both same and different test pairs."""
-    same = fmean([pair.label for pair in scored(job).pairs] or [0])
-    return max(same, 1 - same) if 0 < same < 1 else None
+def chance_of(job: Job) -> float | None:
+    """The chance level of the test accuracy; None without both same and different test pairs."""
+    labels = [pair.label for pair in scored(job).pairs]
+    return chance_level(sum(labels), len(labels) - sum(labels))
 
 
 def _people(pairs: Pairs) -> list[tuple[str, str]]:

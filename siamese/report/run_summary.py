@@ -9,6 +9,7 @@ from typing import Literal
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.evaluation.intervals import wilson
+from siamese.evaluation.metrics import chance_level
 from siamese.report.load import Run
 from siamese.report.text import interval, percent
 from siamese.runs.records import Result
@@ -106,9 +107,9 @@ def _who(result: Result) -> str:
 def _guess(labels: Sequence[int]) -> tuple[float | None, str]:
     """The accuracy of a constant answer, and the clause that says so; None if all labels are equal."""
     same, n = sum(labels), len(labels)
-    if same in (0, n):
+    share = chance_level(same, n - same)
+    if share is None:
         return None, ""
-    share = max(same, n - same) / n
     if 2 * same == n:
         return share, f"; guessing gives {_short(share)}"
     return share, f"; always answering “{'same' if 2 * same > n else 'different'}” gives {_short(share)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from siamese.report.groups import Group, accuracy_interval, chance_level, in_order, spread
+from siamese.report.groups import Group, accuracy_interval, chance_of, in_order, spread
 from siamese.report.run_summary import verdict
 from siamese.report.sweep import Comparison, Sweep
 from siamese.report.text import interval, percent
@@ -16,6 +16,8 @@ MOST_VALUES = 4
 
 def summary(sweep: Sweep) -> str:
     """What was compared and chosen; with several comparisons, why there are several."""
+    if sweep.evaluations and not sweep.jobs:
+        return f"{count(len(sweep.evaluations), 'evaluation')} of runs that were trained elsewhere."
     if len(sweep.comparisons) == 1:
         return summary_of(sweep.comparisons[0])
     n = sum(len(one.jobs) for one in sweep.comparisons)
@@ -30,7 +32,7 @@ def summary_of(one: Comparison) -> str:
     """What a comparison compares, the configuration that validation chooses, its accuracies, and the chance level."""
     groups = one.groups
     if not groups:
-        return ""
+        return "No run has finished yet."
     chosen = groups[0]
     sentences = [_compared(one)]
     if len(groups) > 1 and not chosen.figures("val/acc"):
@@ -86,7 +88,7 @@ def _swept(key: str, values: Sequence[str]) -> str:
 
 def _chance(one: Group) -> list[str]:
     """The chance level, and whether the test accuracy is at it."""
-    chance = chance_level(one.jobs[0])
+    chance = chance_of(one.jobs[0])
     if chance is None:
         return []
     results = [job.result for job in one.jobs]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.files import write_csv_atomically, write_text_atomically
-from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, chance_level, show, spread, standard_error
+from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, chance_of, show, spread, standard_error
 from siamese.report.jobs import Job
 from siamese.report.sweep import Comparison, Sweep, tested_on
 from siamese.report.sweep_summary import accuracy, summary, summary_of
@@ -111,13 +111,12 @@ def _group_row(one: Group, settings: Sequence[str]) -> list[object]:
 
 def markdown(sweep: Sweep) -> str:
     """The text of ``results.md``."""
-    lines = [f"# Sweep {sweep.title}", ""]
+    lines = [f"# Sweep {sweep.title}", "", summary(sweep)]
     if len(sweep.comparisons) == 1:
         lines += _comparison(sweep.comparisons[0], "##")
     else:
-        lines += [summary(sweep)]
         for one in sweep.sections:
-            lines += ["", f"## Comparison {one.number}: {one.title}", "", *_comparison(one, "###")]
+            lines += ["", f"## Comparison {one.number}: {one.title}", "", summary_of(one), *_comparison(one, "###")]
         if rows := alone_rows(sweep):
             lines += ["", "## Runs without a comparison", "", ABOUT_ALONE, "", *markdown_table(ALONE_HEAD, rows)]
     if sweep.evaluations:
@@ -134,7 +133,7 @@ def markdown(sweep: Sweep) -> str:
 def _comparison(one: Comparison, level: str) -> list[str]:
     """The lines of ``results.md`` about one comparison, with headings of this level."""
     if not one.groups:
-        return ["No run has finished yet."]
+        return []
     # The table of settings refers to configurations by their number.
     head = ["#", *one.head] if one.is_wide else one.head
     labels = [
@@ -144,8 +143,7 @@ def _comparison(one: Comparison, level: str) -> list[str]:
         [*label, len(group.jobs), *(column.of(group) for column in COLUMNS)]
         for label, group in zip(labels, one.groups, strict=True)
     ]
-    lines = [summary_of(one), ""]
-    lines += markdown_table([*head, "n", *(column.title for column in COLUMNS)], rows)
+    lines = ["", *markdown_table([*head, "n", *(column.title for column in COLUMNS)], rows)]
     lines += ["", "Sorted by validation accuracy. n is the number of seeds. With several seeds: mean ± standard error."]
     if one.is_wide:
         lines += ["", ABOUT_CHANGES]
@@ -171,7 +169,7 @@ def alone_rows(sweep: Sweep) -> list[list[str]]:
     for one in sweep.alone:
         (job,) = one.jobs
         figures = [number(figure, percent) for figure in (job.result.val_acc, job.result.test_acc)]
-        uncertainty = _uncertainty(job.result.test_acc_ci, chance_level(job))
+        uncertainty = _uncertainty(job.result.test_acc_ci, chance_of(job))
         rows.append([str(one.number), job.name, one.title, *figures, *uncertainty])
     return rows
 
@@ -206,7 +204,7 @@ def evaluation_rows(job: Job, folder: Path) -> list[list[str]]:
     trained_on = titled(result.trained_on, DATASETS) if result.trained_on else ""
     figures: list[tuple[str, Any, Any, float | None]] = [
         (f"{n}-way one-shot", result.oneshot(n, "acc"), result.oneshot(n, "acc_ci"), 1 / n) for n in result.ways
-    ] or [("verification", result.test_acc, result.test_acc_ci, chance_level(job))]
+    ] or [("verification", result.test_acc, result.test_acc_ci, chance_of(job))]
     return [
         [_evaluated(job, folder), trained_on, task, number(acc, percent), *_uncertainty(ends, chance)]
         for task, acc, ends, chance in figures

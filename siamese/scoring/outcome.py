@@ -58,9 +58,12 @@ def record_predictions(
             predictions.append(Prediction(split, *pair, float(score), float(probability), predicted))
         summary = summarise(decision.calibration.logits(scores[split]), pairs.labels.numpy(), decision.threshold)
         if is_at_chance(counts := confusion(probabilities >= decision.threshold, pairs.labels.numpy())):
+            area = summary["auc_ci"]
             log.warning(
-                "%s accuracy %.1f %% is chance level: the network has not learned to tell these pairs apart",
+                "%s accuracy %.1f %% is chance level: %s",
                 {"val": "validation"}.get(split, split), 100 * counts.accuracy,
+                "the scores separate the pairs, but not at this threshold" if isinstance(area, list) and area[0] > 0.5
+                else "the network has not learned to tell these pairs apart",
             )  # fmt: skip
         # The four counts and the intervals are those of the test.
         keep = ("loss", "acc", "auc") if split == "val" else summary

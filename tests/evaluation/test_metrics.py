@@ -55,7 +55,10 @@ class TestCounts:
         predicted, labels = [1, 1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0, 1]
         assert metrics.confusion(predicted, labels) == (2, 2, 2, 1)
         assert metrics.accuracy(predicted, labels) == 4 / 7
-        assert metrics.confusion(predicted, labels).chance == 4 / 7, "always different: 4 of 7 labels are 0"
+
+    def test_chance_level(self):
+        assert metrics.chance_level(3, 4) == metrics.chance_level(4, 3) == 4 / 7
+        assert metrics.chance_level(0, 4) is metrics.chance_level(4, 0) is metrics.chance_level(0, 0) is None
 
     def test_counts_are_python_ints(self):
         counts = metrics.confusion(np.array([True, False]), np.array([1, 1], np.int8))

@@ -336,8 +336,12 @@ def test_evaluations_have_tables_of_their_own_and_are_not_chosen(tmp_path: Path)
 
 def test_evaluations_without_trainings(tmp_path: Path) -> None:
     evaluation(tmp_path / "one", run="/elsewhere/0", protocol="view1", **{"test/acc": 0.9})
+    _, table = tables(tmp_path)
     page = page_of(tmp_path)
-    assert "90.0 %" in page
+    for text in (table, page):
+        assert "90.0 %" in text
+        assert "1 evaluation of runs that were trained elsewhere." in text
+        assert "No run has finished" not in text
     assert "<h2>Jobs</h2>" not in page
 
 

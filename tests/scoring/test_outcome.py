@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from siamese.data.dataset import PairSet
+from siamese.data.lists import Pair
+from siamese.evaluation.calibration import Calibration
+from siamese.evaluation.decision import Decision
+from siamese.runs.folder import RunFolder
+from siamese.scoring.outcome import record_predictions
+
+
+@pytest.mark.parametrize(
+    ("same", "different", "message"),
+    [
+        (0.0, 0.0, "test accuracy 50.0 % is chance level: the network has not learned to tell these pairs apart"),
+        (2.0, 1.0, "test accuracy 50.0 % is chance level: the scores separate the pairs, but not at this threshold"),
+        (2.0, -2.0, None),
+    ],
+)
+def test_an_accuracy_at_chance_is_called_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, same: float, different: float, message: str | None
+) -> None:
+    pairs = [Pair("a", "b", label) for label in [1] * 30 + [0] * 30]
+    data: Any = SimpleNamespace(val=PairSet.of([], {}), test=PairSet.of(pairs, {"a": 0, "b": 1}))
+    scores = {"val": np.zeros(0, np.float32), "test": np.float32([same] * 30 + [different] * 30)}
+    with caplog.at_level(logging.WARNING):
+        record_predictions(scores, data, Decision(Calibration(), 0.5), 0.5, RunFolder(tmp_path))
+    assert caplog.messages == ([] if message is None else [message])
