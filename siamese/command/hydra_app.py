@@ -18,7 +18,7 @@ from siamese.command.exit_codes import JobFailedError, discard_output, end, reas
 from siamese.command.jobs import process_count
 from siamese.config.load import Composed
 from siamese.errors import ConfigError
-from siamese.runs.latest import point_latest
+from siamese.runs.latest import RUNS, SWEEPS, point_latest
 from siamese.runs.locks import SWEEP_PROCESS, claim, is_main
 from siamese.runs.signals import Interrupted, catch_signals
 
@@ -82,7 +82,7 @@ class Guard(Callback):
             claim(folder)  # before Hydra writes into it
             Guard.folder = folder
             if kwargs["config_name"] == "train":
-                point_latest(folder)
+                point_latest(folder, RUNS)
         except (Exception, Interrupted) as error:
             # Hydra only warns about an exception in a callback, and runs the job; SystemExit passes.
             end(error)
@@ -95,7 +95,7 @@ class Guard(Callback):
             Guard.folder = Path(config.hydra.sweep.dir)
             claim(Guard.folder)
             if kwargs["config_name"] == "train":
-                point_latest(Guard.folder)
+                point_latest(Guard.folder, SWEEPS)
             os.environ[SWEEP_PROCESS] = str(os.getpid())
         except (Exception, Interrupted) as error:
             end(error)

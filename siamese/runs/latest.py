@@ -11,23 +11,22 @@ RUNS, SWEEPS = Path("outputs"), Path("multirun")
 """Where runs and sweeps go by default, below the working directory."""
 
 
-def point_latest(folder: Path) -> None:
-    """Let ``latest`` point to a run or sweep below `RUNS` or `SWEEPS`; leave it alone for a folder elsewhere.
+def point_latest(folder: Path, home: Path) -> None:
+    """Let ``latest`` in ``home`` (`RUNS` or `SWEEPS`) point to a folder below it; ignore a folder elsewhere.
 
     A file system without links, or a folder that somebody named ``latest``, is left as it is.
     """
     target = folder.resolve()
-    for home in (RUNS, SWEEPS):
-        if home.resolve() not in target.parents:
-            continue
-        link, new = home / LATEST, home / f".{LATEST}-{os.getpid()}"
-        with contextlib.suppress(OSError):
+    if home.resolve() not in target.parents:
+        return
+    link, new = home / LATEST, home / f".{LATEST}-{os.getpid()}"
+    with contextlib.suppress(OSError):
+        new.unlink(missing_ok=True)
+        new.symlink_to(target.relative_to(home.resolve()), target_is_directory=True)
+        try:
+            new.replace(link)
+        finally:
             new.unlink(missing_ok=True)
-            new.symlink_to(target.relative_to(home.resolve()), target_is_directory=True)
-            try:
-                new.replace(link)
-            finally:
-                new.unlink(missing_ok=True)
 
 
 def run_folder(name: str | Path) -> Path:
