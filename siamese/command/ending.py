@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result, read_config
 
@@ -29,14 +30,15 @@ def _print_sweep(folder: Path) -> None:
     from siamese.report.sweep_summary import summary
 
     sweep = read_sweep(folder)
-    if text := summary(sweep):
-        print(f"\n{text}")
+    print(f"\n{summary(sweep)}")
     _print_page("sweep page", folder)
-    commands = [("learning curves of all jobs", f"tensorboard --logdir {_shown(folder)}")]
+    commands = []
+    if any(job.settings.get("logger.name") == "tensorboard" for job in sweep.jobs):
+        commands.append(("learning curves of all jobs", f"tensorboard --logdir {_shown(folder)}"))
     groups = sweep.comparisons[0].groups if len(sweep.comparisons) == 1 else []
     if len(groups) > 1:
         chosen = groups[0].jobs[0]
-        commands += _after_run(chosen.folder, chosen.result)[:1]
+        commands += _verify(chosen.folder, chosen.result, read_config(RunFolder(chosen.folder).config))
         if len(groups[0].jobs) == 1:
             words = [word for word in read_run(chosen.folder).overrides if not word.startswith(("seed=", "resume="))]
             again = shlex.join(["python", "train.py", "-m", *words, "seed=0,1,2"])
@@ -51,15 +53,20 @@ def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
         return []
     config = read_config(run.config)
     shown = _shown(folder)
-    commands = []
-    if config.checkpoint.keep != "none":
-        network = _shown(folder / "fold_01") if result.folds else shown
-        commands.append(("do two photos show the same person?", f"python -m siamese verify {network} {PHOTOS}"))
-        if config.protocol.name in ("view1", "holdout"):
-            commands.append(("one-shot identification", f"python eval.py run={shown} protocol=oneshot"))
+    commands = _verify(folder, result, config)
+    if commands and config.protocol.name in ("view1", "holdout"):
+        commands.append(("one-shot identification", f"python eval.py run={shown} protocol=oneshot"))
     if config.logger.name == "tensorboard":
         commands.append(("learning curves", f"tensorboard --logdir {shown}"))
     return commands
+
+
+def _verify(folder: Path, result: Result, config: TrainConfig) -> list[tuple[str, str]]:
+    """The command that uses the network of a run; none if its weights were not kept."""
+    if config.checkpoint.keep == "none":
+        return []
+    network = _shown(folder / "fold_01" if result.folds else folder)
+    return [("do two photos show the same person?", f"python -m siamese verify {network} {PHOTOS}")]
 
 
 def _print_page(title: str, folder: Path) -> None:

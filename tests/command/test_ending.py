@@ -59,8 +59,8 @@ def test_only_commands_that_work_are_suggested(
 def test_a_sweep_ends_with_the_chosen_configuration(tiny_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
     for number, (size, accuracy) in enumerate(((4, 0.6), (8, 0.9), (16, 0.7))):
         record(
-            f"sweep/{number}", tiny_config(batch_size=size), [f"batch_size={size}", "seed=7", "data=synthetic"],
-            **{"val/acc": accuracy, "test/acc": 0.5},
+            f"sweep/{number}", tiny_config(batch_size=size, logger={"name": "tensorboard", "projector": False}),
+            [f"batch_size={size}", "seed=7", "data=synthetic"], **{"val/acc": accuracy, "test/acc": 0.5},
         )  # fmt: skip
     print_ending(Path("sweep"))
     printed = capsys.readouterr().out
@@ -70,6 +70,25 @@ def test_a_sweep_ends_with_the_chosen_configuration(tiny_config: Make, capsys: p
         "python -m siamese verify sweep/1 A.jpg B.jpg",
         "python train.py -m batch_size=8 data=synthetic seed=0,1,2",
     ]
+
+
+def test_a_sweep_without_weights_suggests_no_verification(
+    tiny_config: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, size in enumerate((4, 8)):
+        config = tiny_config(batch_size=size, checkpoint={"keep": "none", "every": "epoch"}, logger={"name": "csv"})
+        record(f"sweep/{number}", config, [f"batch_size={size}"], **{"val/acc": 0.5})
+    print_ending(Path("sweep"))
+    assert commands(capsys.readouterr().out) == ["python train.py -m batch_size=4 seed=0,1,2"]
+
+
+def test_a_sweep_of_evaluations_has_no_learning_curves(tiny_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        record(f"sweep/{number}", tiny_config(), run="/a", **{"test/acc": 0.5})
+    print_ending(Path("sweep"))
+    printed = capsys.readouterr().out
+    assert "2 evaluations of runs that were trained elsewhere." in printed
+    assert commands(printed) == []
 
 
 def test_a_sweep_without_a_finished_job_has_only_its_page(
