@@ -41,8 +41,8 @@ def time_left(rows: Sequence[HistoryRow], max_epochs: int, patience: int, monito
     if least <= 0:
         return ""
     if least == most:
-        return f"about {duration(most * seconds)} of training left: {max_epochs} epochs"
+        return f"training ends after epoch {max_epochs}, in about {duration(most * seconds)}"
     return (
-        f"about {duration(least * seconds)} to {duration(most * seconds)} of training left: up to {max_epochs} epochs, "
-        f"at least {epoch + least}"
+        f"training ends after epoch {epoch + least} to {max_epochs}, in about {duration(least * seconds)} to "
+        f"{duration(most * seconds)}"
     )

@@ -43,7 +43,7 @@ def test_train_refuse_resume_eval_report(
     arguments = [*tiny_overrides, "hydra.run.dir=outputs/day/run"]
     first = run_script("train.py", *arguments)
     assert first.returncode == 0, first.stderr
-    assert "of training left: 2 epochs" in first.stdout
+    assert "training ends after epoch 2, in about" in first.stdout
     page = (work / "outputs/day/run/report.html").resolve()
     assert f"\nrun page: {page.as_uri()}\n" in first.stdout
     next_commands = re.findall(r"^  (\S.*)$", first.stdout.partition("\nnext:\n")[2], re.M)

@@ -39,13 +39,13 @@ def test_line_of_an_epoch_fits_into_80_columns():
 @pytest.mark.parametrize(
     ("history", "max_epochs", "patience", "expected"),
     [
-        (rows(0.7), 20, 5, "50.0 s to 3 min 10 s of training left: up to 20 epochs, at least 6"),
-        (rows(0.7, 0.8, 0.9), 20, 5, "30.0 s to 2 min 50 s of training left: up to 20 epochs, at least 6"),
-        (rows(0.7), 6, 5, "50.0 s of training left: 6 epochs"),
-        (rows(0.7), 6, 50, "50.0 s of training left: 6 epochs"),
+        (rows(0.7), 20, 5, "6 to 20, in about 50.0 s to 3 min 10 s"),
+        (rows(0.7, 0.8, 0.9), 20, 5, "6 to 20, in about 30.0 s to 2 min 50 s"),
+        (rows(0.7), 6, 5, "6, in about 50.0 s"),
+        (rows(0.7), 6, 50, "6, in about 50.0 s"),
         (rows(0.7), 1, 5, ""),
         (rows(0.7, 0.8), 20, 1, ""),
     ],
 )
 def test_time_left_takes_early_stopping_into_account(history, max_epochs, patience, expected):
-    assert time_left(history, max_epochs, patience, "val/loss").removeprefix("about ") == expected
+    assert time_left(history, max_epochs, patience, "val/loss").removeprefix("training ends after epoch ") == expected
