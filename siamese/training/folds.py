@@ -59,8 +59,9 @@ def train_folds(
     facts = describe_run(config, device, choose_arithmetic(config, device))
     label = label or config.name
     folder.start(config, **facts, label=label)
-    for fold in range(1, count_folds(config.data) + 1):
-        log.info("fold %d", fold)
+    folds = count_folds(config.data)
+    for fold in range(1, folds + 1):
+        log.info("fold %d of %d", fold, folds)
         train_fold(config, fold, RunFolder(folder.path / f"fold_{fold:02d}"), f"{label}-fold{fold}", swept)
     result = pool_folds(folder, started)
     write_page(folder, [], config, result)
