@@ -161,12 +161,13 @@ def _context(jobs: Sequence[Job]) -> str:
 def _command(folder: Path) -> str:
     """The command line of the sweep, without its output folder; empty if Hydra has not recorded it."""
     try:
-        recorded = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]["overrides"]
-        words = [str(word) for word in [*recorded["task"], *recorded["hydra"]]]
+        recorded = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+        words = [str(word) for word in [*recorded["overrides"]["task"], *recorded["overrides"]["hydra"]]]
+        script = f"{recorded['job']['config_name']}.py"
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ""
     own = ("hydra.mode=", "hydra.sweep.dir=")
-    return shlex.join(["python", "train.py", "-m", *(word for word in words if not word.startswith(own))])
+    return shlex.join(["python", script, "-m", *(word for word in words if not word.startswith(own))])
 
 
 def _choice_cards(one: Comparison) -> list[dict[str, str]]:

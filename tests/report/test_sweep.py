@@ -336,12 +336,15 @@ def test_evaluations_have_tables_of_their_own_and_are_not_chosen(tmp_path: Path)
 
 def test_evaluations_without_trainings(tmp_path: Path) -> None:
     evaluation(tmp_path / "one", run="/elsewhere/0", protocol="view1", **{"test/acc": 0.9})
+    started = {"overrides": {"task": ["run=/elsewhere/0"], "hydra": []}, "job": {"config_name": "eval"}}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump({"hydra": started}))
     _, table = tables(tmp_path)
     page = page_of(tmp_path)
     for text in (table, page):
         assert "90.0 %" in text
         assert "1 evaluation of runs that were trained elsewhere." in text
         assert "No run has finished" not in text
+    assert "python eval.py -m run=/elsewhere/0" in page
     assert "<h2>Jobs</h2>" not in page
 
 
@@ -389,7 +392,10 @@ def grid(tmp_path: Path) -> Path:
     job(tmp_path, 9, status="running", batch_size=64, weight_decay=1e-6)
     (tmp_path / "multirun.yaml").write_text(
         yaml.safe_dump({
-            "hydra": {"overrides": {"task": ["batch_size=32,64"], "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=x"]}}
+            "hydra": {
+                "overrides": {"task": ["batch_size=32,64"], "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=x"]},
+                "job": {"config_name": "train"},
+            }
         })
     )  # fmt: skip
     return tmp_path
