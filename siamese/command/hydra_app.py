@@ -54,10 +54,16 @@ def run_app(main: Callable[[], object]) -> NoReturn:
 
 
 def _print_ending() -> None:
-    if Guard.folder is not None:
-        from siamese.command.ending import print_ending
+    if Guard.folder is None:
+        return
+    from siamese.command.ending import print_ending
 
+    try:
         print_ending(Guard.folder)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # the run or sweep itself is finished
+        print(f"warning: cannot say what to do next: {reason(error)}", file=sys.stderr)
 
 
 class Guard(Callback):

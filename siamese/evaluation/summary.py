@@ -37,13 +37,12 @@ def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> d
     losses = bce_with_logits(logits, labels)
     probabilities = sigmoid(logits)
     counts = confusion(probabilities >= threshold, labels)
-    right, n = counts.tp + counts.tn, sum(counts)
     # AUC and EER need the logits: probabilities that the sigmoid rounds to 0 or 1 have lost their order.
     return {
         "loss": float(losses.mean()),
         "loss_ci": _ends(mean_interval(losses)),
-        "acc": right / n,
-        "acc_ci": _ends(wilson(right, n)),
+        "acc": counts.accuracy,
+        "acc_ci": _ends(wilson(counts.tp + counts.tn, sum(counts))),
         "auc": _or_none(auc(logits, labels)),
         "auc_ci": _ends(auc_interval(logits, labels)),
         "eer": _or_none(eer(logits, labels)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 LATEST = "latest"
@@ -19,14 +18,11 @@ def point_latest(folder: Path, home: Path) -> None:
     target = folder.resolve()
     if home.resolve() not in target.parents:
         return
-    link, new = home / LATEST, home / f".{LATEST}-{os.getpid()}"
+    link = home / LATEST
     with contextlib.suppress(OSError):
-        new.unlink(missing_ok=True)
-        new.symlink_to(target.relative_to(home.resolve()), target_is_directory=True)
-        try:
-            new.replace(link)
-        finally:
-            new.unlink(missing_ok=True)
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(target.relative_to(home.resolve()), target_is_directory=True)
 
 
 def run_folder(name: str | Path) -> Path:

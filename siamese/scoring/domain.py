@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from siamese.evaluation.domain import FORMAT, Domain, features, fit_domain
 from siamese.files import replacing
 from siamese.runs.folder import RunFolder
 
+log = logging.getLogger(__name__)
+
 IMAGES = 1000
 """Training images that are described. More take longer and change little (docs/using-a-model.md)."""
 
@@ -25,6 +28,13 @@ def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder) -> 
     """Write ``checkpoints/domain.npz`` from the training images, unless the run keeps no weights."""
     if config.checkpoint.keep == "none":
         return
+    try:
+        _record(data, folder)
+    except Exception:  # a failure must not cost the result of a trained network
+        log.exception("could not describe the training images: verify will not notice photos that are unlike them")
+
+
+def _record(data: PairDataset, folder: RunFolder) -> None:
     rows, person_N = _training_images(data)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).round().astype(int))
     pixels = data.pixels[torch.from_numpy(rows[chosen])].cpu().numpy()

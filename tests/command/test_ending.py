@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from siamese.command import hydra_app
 from siamese.command.ending import print_ending
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
@@ -98,3 +99,13 @@ def test_a_sweep_without_a_finished_job_has_only_its_page(
     (folder / "report.html").write_text("")
     print_ending(folder)
     assert (folder.resolve() / "report.html").as_uri() in capsys.readouterr().out
+
+
+def test_a_failure_at_the_end_does_not_fail_the_run(
+    tiny_config: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = record("run", tiny_config())
+    (folder / "config.yaml").write_text("of an older version: true")
+    monkeypatch.setattr(hydra_app.Guard, "folder", folder)
+    hydra_app._print_ending()
+    assert capsys.readouterr().err.startswith("warning: cannot say what to do next: ")

@@ -79,3 +79,17 @@ def test_missing_old_and_damaged_files(
         load_domain(damaged)
     monkeypatch.setattr(domain, "FORMAT", domain.FORMAT + 1)
     assert load_domain(file) is None
+
+
+def test_a_failure_does_not_cost_the_result(
+    trained: tuple[TrainConfig, Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def fail(*_: object) -> None:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(domain, "fit_domain", fail)
+    config = trained[0]
+    record_domain(config, load_dataset(config.data, config.protocol), RunFolder(tmp_path))
+    assert "could not describe the training images" in caplog.text
+    assert load_domain(RunFolder(tmp_path).domain) is None
