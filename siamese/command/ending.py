@@ -8,6 +8,7 @@ from pathlib import Path
 
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
+from siamese.runs.latest import RUNS, point_latest
 from siamese.runs.records import Result, read_config
 
 PHOTOS = "A.jpg B.jpg"
@@ -15,11 +16,16 @@ PHOTOS = "A.jpg B.jpg"
 
 
 def print_ending(folder: Path) -> None:
-    """Print the page of a run or sweep as a link, and the next commands; nothing if it is not recorded as done."""
+    """Print the page of a run or sweep as a link, and the next commands; nothing if it is not recorded as done.
+
+    A finished run becomes ``outputs/latest``: not before, so that ``latest`` can always be used.
+    """
     result = RunFolder(folder).result
     if result is None:
         _print_sweep(folder)
     elif result.status == "done":
+        if not result.is_evaluation:
+            point_latest(folder, RUNS)
         _print_page("evaluation page" if result.is_evaluation else "run page", folder)
         _print_next(_after_run(folder, result))
 

@@ -18,7 +18,7 @@ from siamese.command.exit_codes import JobFailedError, discard_output, end, reas
 from siamese.command.jobs import process_count
 from siamese.config.load import Composed
 from siamese.errors import ConfigError
-from siamese.runs.latest import RUNS, SWEEPS, point_latest
+from siamese.runs.latest import SWEEPS, point_latest
 from siamese.runs.locks import SWEEP_PROCESS, claim, is_main
 from siamese.runs.signals import Interrupted, catch_signals
 
@@ -87,8 +87,6 @@ class Guard(Callback):
             check_job(config, kwargs["config_name"], folder)
             claim(folder)  # before Hydra writes into it
             Guard.folder = folder
-            if kwargs["config_name"] == "train":
-                point_latest(folder, RUNS)
         except (Exception, Interrupted) as error:
             # Hydra only warns about an exception in a callback, and runs the job; SystemExit passes.
             end(error)

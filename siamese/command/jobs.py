@@ -113,6 +113,9 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
         hint = ""
         if folder.last.exists() and not isinstance(error, Interrupted | UserError | TrainingError):
             hint = "; to resume from the last checkpoint, repeat the command with its output folder and resume=true"
+        if isinstance(error, Interrupted):
+            key, path = ("sweep", hydra.sweep.dir) if in_sweep else ("run", folder.path)
+            hint = f": hydra.{key}.dir={path} resume=true"
         if isinstance(error, Interrupted) or not in_sweep:
             end(error, hint)
         raise JobFailedError(f"job {hydra.job.num} failed: {reason(error)}{hint}") from None

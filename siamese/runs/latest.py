@@ -1,4 +1,4 @@
-"""``outputs/latest`` and ``multirun/latest``: links to the newest run and to the newest sweep."""
+"""``outputs/latest`` and ``multirun/latest``: links to the newest finished run and to the newest sweep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def point_latest(folder: Path, home: Path) -> None:
 
 
 def run_folder(name: str | Path) -> Path:
-    """Return the folder that a run is named by: ``latest`` is the newest run, unless a folder has that name."""
+    """Return the folder that a name means: the newest finished run for ``latest``, unless a folder has that name."""
     path, link = Path(name), RUNS / LATEST
     if path != Path(LATEST) or path.exists():
         return path

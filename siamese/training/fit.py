@@ -161,8 +161,13 @@ def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, paramete
     log.info("%s: %s parameters on %s, %s", config.name, f"{parameters:,}", session.device, how)
     if session.device.type == "cpu" and config.model.name != "torchvision" and norm_pool.library() is None:
         log.info("the optional extension siamese/models/norm_pool.cpp is not compiled: training may take 1.5x as long")
-    log.info(
-        "training for at most %s of %s; it stops after %s without a better %s",
-        count(config.max_epochs, "epoch"), count(steps, "step"), count(config.patience, "epoch"), config.monitor,
-    )  # fmt: skip
+    limits, early = "", ""
+    if config.patience < config.max_epochs:
+        limits, early = (
+            "at most ",
+            f"; it stops after {count(config.patience, 'epoch')} without a better {config.monitor}",
+        )
+    log.info("training for %s%s of %s%s", limits, count(config.max_epochs, "epoch"), count(steps, "step"), early)
     log.info("output folder: %s", folder.path)
+    if config.resume:
+        log.info("resuming from last.ckpt" if folder.last.exists() else "no run to resume in this folder: starting one")

@@ -51,6 +51,7 @@ def train_folds(
     recorded = folder.result
     if recorded is not None and recorded.status == "done":
         log.info("%s is already done", folder.path)
+        log_test_figures(recorded)
         return recorded
     assert isinstance(config.protocol, View2Protocol)
     started = time.perf_counter()

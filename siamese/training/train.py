@@ -86,6 +86,7 @@ def _already_done(config: TrainConfig, folder: RunFolder, recorded: Result) -> R
     log.info("%s is already done", folder.path)
     if not folder.page.is_file():  # the process was stopped while it wrote the page
         write_page(folder, [], config, recorded)
+    log_test_figures(recorded)
     return recorded
 
 

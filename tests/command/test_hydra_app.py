@@ -58,7 +58,7 @@ def test_train_refuse_resume_eval_report(
     folder = work / "outputs/latest"
     recorded = result_of(folder)
     assert recorded["status"] == "done"
-    assert (folder / "train.log").read_text().count("epoch ") == 2
+    assert (folder / "train.log").read_text().count(" I epoch ") == 2
     assert sorted(path.name for path in (folder / ".hydra").iterdir()) == [
         "config.yaml",
         "hydra.yaml",
