@@ -163,10 +163,8 @@ def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, paramete
         log.info("the optional extension siamese/models/norm_pool.cpp is not compiled: training may take 1.5x as long")
     limits, early = "", ""
     if config.patience < config.max_epochs:
-        limits, early = (
-            "at most ",
-            f"; it stops after {count(config.patience, 'epoch')} without a better {config.monitor}",
-        )
+        limits = "at most "
+        early = f"; it stops after {count(config.patience, 'epoch')} without a better {config.monitor}"
     log.info("training for %s%s of %s%s", limits, count(config.max_epochs, "epoch"), count(steps, "step"), early)
     log.info("output folder: %s", folder.path)
     if config.resume:
