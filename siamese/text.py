@@ -1,4 +1,8 @@
-"""Words for numbers in messages and on pages."""
+"""Words for numbers and lists in messages and on pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def count(value: int, noun: str, plural: str = "") -> str:
@@ -10,3 +14,9 @@ def count(value: int, noun: str, plural: str = "") -> str:
         plural: the same in the plural, such as ``people have``; empty: ``noun`` with an s.
     """
     return f"{value:,} {noun if value == 1 else plural or f'{noun}s'}"
+
+
+def either(words: Iterable[str]) -> str:
+    """Join words: ``a, b or c``."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last

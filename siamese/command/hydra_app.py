@@ -15,8 +15,9 @@ from hydra.types import RunMode
 
 from siamese.command.checks import check_job, check_sweep
 from siamese.command.exit_codes import JobFailedError, discard_output, end, reason
+from siamese.command.help import help_tables
 from siamese.command.jobs import process_count
-from siamese.config.load import Composed
+from siamese.config.load import Composed, register_help
 from siamese.errors import ConfigError
 from siamese.runs.latest import SWEEPS, point_latest
 from siamese.runs.locks import SWEEP_PROCESS, claim, is_main
@@ -29,6 +30,7 @@ def run_app(main: Callable[[], object]) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Without quotes, Hydra parses the word as the number NaN.
     sys.argv[1:] = ["debug='nan'" if word == "debug=nan" else word for word in sys.argv[1:]]
+    register_help(help_tables)
     catch_signals()
     try:
         main()

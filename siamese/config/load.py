@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -16,8 +16,9 @@ from siamese.config.defaults import configuration_folder
 from siamese.config.messages import unknown_key, validate
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import Section
-from siamese.config.suggestions import either, suggest_option
+from siamese.config.suggestions import suggest_option
 from siamese.errors import ConfigError, one_line
+from siamese.text import either
 
 S = TypeVar("S", bound=Section)
 
@@ -78,6 +79,21 @@ def load_file(path: Path, schema: type[S]) -> S:
 def without_hydra(config: Composed) -> Composed:
     """A copy of a composed configuration without Hydra's own section."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def register_help(tables: Callable[[dict[str, Any], dict[str, str | None]], str]) -> None:
+    """Define the interpolation ``${siamese.help:}`` of the files in ``conf/hydra/help``.
+
+    Args:
+        tables: makes the text from the composed configuration and the chosen option of each group.
+    """
+
+    def resolve(*, _root_: DictConfig) -> str:
+        plain = cast("dict[str, Any]", OmegaConf.to_container(without_hydra(_root_), resolve=True))
+        text = tables(plain, dict(_root_.hydra.runtime.choices))
+        return text.replace("$", "$$")  # Hydra replaces $NAME in the text
+
+    OmegaConf.register_new_resolver("siamese.help", resolve, replace=True)
 
 
 def is_composition_error(error: BaseException) -> bool:

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from siamese.config.suggestions import either, is_set, keys_of, suggest_keys
+from siamese.config.suggestions import is_set, keys_of, suggest_keys
 from siamese.errors import ConfigError, UnknownKeyError
+from siamese.text import either
 
 S = TypeVar("S", bound=BaseModel)
 

@@ -27,7 +27,9 @@ class ContrastiveObjective(Section):
 class GroupObjective(Section):
     """What the objectives on batches of many people share."""
 
-    views: Literal[1, 2] = Field(description="number of augmented copies of each image in a batch")
+    views: Literal[1, 2] = Field(
+        description="number of augmented copies of each image in a batch; with 2, both count as images of the person"
+    )
 
 
 class NtxentObjective(GroupObjective):

@@ -16,4 +16,6 @@ class SamplingConfig(Section):
     max_images: int = Field(
         ge=2, description="largest number of images of a person in an epoch; every epoch draws them again"
     )
-    min_images: int = Field(ge=1, description="people with fewer images are excluded from training")
+    min_images: int = Field(
+        ge=1, description="smallest number of images of a person; training excludes people with fewer"
+    )

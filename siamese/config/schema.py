@@ -2,6 +2,8 @@
 
 To add a key, add it to the YAML file that sets its default and to the class that checks it: a key of the group
 ``conf/GROUP/`` to ``siamese/config/GROUP.py``, any other key to this module. Then run ``python docs/generate.py``.
+The YAML files own the defaults, the classes own the meaning: ``--help`` and docs/configuration.md print the
+descriptions of the fields, and comments in the YAML files only give units and reasons.
 
 This module checks the values of top-level keys, and combinations of keys of several groups. It imports neither torch
 nor Lightning, so that an invalid value is reported within a second.
@@ -30,11 +32,11 @@ from siamese.config.threshold_rules import RULES, far_of
 from siamese.config.trainer import TrainerConfig
 
 PRESETS = {
-    "experiment": "A file that sets several keys and groups. Other overrides are applied on top of it.",
-    "regularization": "A shortcut that sets one key. The same key on the command line wins.",
-    "debug": "A mode for debugging.",
+    "experiment": "recipe that sets several keys and groups; other overrides are applied on top of it",
+    "regularization": "shortcut that sets one key; the same key on the command line overrides it",
+    "debug": "mode for debugging (docs/debugging.md)",
 }
-"""Groups that have no keys of their own, because their files set those of other groups -> what their files are."""
+"""Groups without keys of their own: their options set keys of other groups."""
 
 HOW_IT_IS_STARTED = ("resume", "print_config")
 """Keys that may differ if a run is resumed."""
@@ -62,7 +64,7 @@ class TrainConfig(Section):
     name: Label = Field(description="label of the run in tables and on pages")
     seed: int = Field(ge=0, lt=2**32, description="seed of the initial weights, data order, augmentation and dropout")
     batch_size: int = Field(ge=1, description="pairs per training step, over all processes together")
-    learning_rate: float = Field(gt=0, description="initial learning rate of the optimizer")
+    learning_rate: float = Field(gt=0, description="initial learning rate; `scheduler` changes it from epoch to epoch")
     weight_decay: float = Field(ge=0, description="weight decay of the optimizer; 0: off")
     max_epochs: int = Field(ge=1, description="largest number of epochs")
     patience: int = Field(ge=1, description="stop training after this many epochs without a better `monitor`")
@@ -98,20 +100,24 @@ class TrainConfig(Section):
         description="algorithm for the convolutions of model=koch: direct, dft (discrete Fourier transform), or auto: "
         "the faster of the two"
     )
-    checkpoint: Annotated[CheckpointConfig, BeforeValidator(as_section)]
+    checkpoint: Annotated[CheckpointConfig, BeforeValidator(as_section)] = Field(
+        description="which checkpoints a run saves, and when; checkpoint=best is short for checkpoint.keep=best"
+    )
     resume: bool = Field(description="resume the run in the output folder")
     print_config: bool = Field(description="log the whole configuration when the run starts")
-    data: DataConfig
-    model: ModelConfig
-    objective: ObjectiveConfig
-    augmentation: AugmentationConfig
-    backend: BackendConfig
-    sampling: SamplingConfig
-    optimizer: OptimizerConfig
-    scheduler: SchedulerConfig
-    trainer: TrainerConfig
-    logger: LoggerConfig
-    protocol: TrainProtocol
+    data: DataConfig = Field(description="data set, and how its images are preprocessed")
+    model: ModelConfig = Field(description="network that turns an image into an embedding")
+    objective: ObjectiveConfig = Field(description="loss that the training minimizes")
+    augmentation: AugmentationConfig = Field(description="random changes of the training images")
+    backend: BackendConfig = Field(description="how a pair of embeddings is scored after training")
+    sampling: SamplingConfig = Field(
+        description="which images of a person an epoch uses; only for protocol.setting=unrestricted"
+    )
+    optimizer: OptimizerConfig = Field(description="how the weights are updated from the gradients")
+    scheduler: SchedulerConfig = Field(description="how the learning rate changes from epoch to epoch")
+    trainer: TrainerConfig = Field(description="hardware, and options that are passed to Lightning's Trainer")
+    logger: LoggerConfig = Field(description="where curves and pictures are shown, apart from the run page")
+    protocol: TrainProtocol = Field(description="which pairs are used for training, validation and testing")
 
     @property
     def unrestricted(self) -> bool:
@@ -212,6 +218,9 @@ class TrainConfig(Section):
         return self
 
 
+NULL_AVERAGE = "null: as in the run; otherwise back end, calibration and threshold are fitted again"
+
+
 class EvalConfig(Section):
     """The configuration of one evaluation. A key that is null leaves the run as it was trained and scored.
 
@@ -220,14 +229,18 @@ class EvalConfig(Section):
     """
 
     run: FolderName | list[FolderName] = Field(
-        description="folder of a finished run; a list of folders: an ensemble of runs"
+        description="folder of a finished run, or latest; a list of folders: an ensemble of runs"
     )
-    data: DataConfig | None = None
-    protocol: EvalProtocol | None = None
-    backend: BackendConfig | None = None
-    flip_average: bool | None = Field(None, description=TrainConfig.model_fields["flip_average"].description)
+    data: DataConfig | None = Field(None, description="data set to test on; null: that of the run")
+    protocol: EvalProtocol | None = Field(None, description="which pairs are tested; null: those of the run")
+    backend: BackendConfig | None = Field(
+        None, description="how a pair of embeddings is scored; null: as in the run; another back end is fitted first"
+    )
+    flip_average: bool | None = Field(
+        None, description=f"{TrainConfig.model_fields['flip_average'].description}; {NULL_AVERAGE}"
+    )
     crop_average: float | None = Field(
-        None, ge=0.5, le=1, description=TrainConfig.model_fields["crop_average"].description
+        None, ge=0.5, le=1, description=f"{TrainConfig.model_fields['crop_average'].description}; {NULL_AVERAGE}"
     )
 
     @property

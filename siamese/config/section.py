@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, PlainValidator
 
@@ -33,3 +33,15 @@ def number_or_fraction(least: int, unit: str, example: str) -> PlainValidator:
 def to_plain(config: Section) -> dict[str, Any]:
     """The configuration as nested dicts of str, int, float, bool, None and list: safe in a checkpoint."""
     return config.model_dump(mode="json")
+
+
+def sections_of(annotation: Any) -> list[type[Section]]:
+    """The sections that a value with this annotation may be, in the order of the schema."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in sections_of(part)]
+
+
+def options_of(section: type[Section]) -> list[str]:
+    """The options of a group that a section describes: the values of its key ``name``."""
+    return list(get_args(section.model_fields["name"].annotation)) if "name" in section.model_fields else []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from siamese.config.schema import PRESETS, EvalConfig, TrainConfig
+from siamese.config.section import options_of, sections_of
+from siamese.text import either
 
 OTHER_NAMES = {
     "augmentation": "aug transform transforms",
@@ -56,18 +58,6 @@ def keys_of(schema: type[BaseModel]) -> dict[str, list[str]]:
             for key in section.model_fields:
                 known.setdefault(f"{name}.{key}", []).extend(options_of(section))
     return known
-
-
-def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a value with this annotation may be, in the order of the schema."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in sections_of(part)]
-
-
-def options_of(section: type[BaseModel]) -> list[str]:
-    """The options of a group that a section describes: the values of its key ``name``."""
-    return list(get_args(section.model_fields["name"].annotation)) if "name" in section.model_fields else []
 
 
 def suggest_keys(key: str, plain: Any, schema: type[BaseModel]) -> list[str]:
@@ -120,12 +110,6 @@ def is_set(key: str, plain: Any) -> bool:
             return False
         plain = plain[part]
     return True
-
-
-def either(words: Iterable[str]) -> str:
-    """Join words: ``a, b or c``."""
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _options_named(name: str, schema: type[BaseModel]) -> list[str]:

@@ -23,7 +23,9 @@ class TrainerConfig(Section):
     devices: int = Field(ge=1, description="processes per machine that train together, each with its own GPU or cores")
     nodes: int = Field(ge=1, description="machines; for more than one, start the run with torchrun or SLURM")
     deterministic: bool = Field(description="use only algorithms with bit-for-bit reproducible results")
-    gradient_clip_val: float | None = Field(gt=0, description="clip gradients at this value; null: off")
+    gradient_clip_val: float | None = Field(
+        gt=0, description="largest norm or value of the gradients, above which they are clipped; null: off"
+    )
     gradient_clip_algorithm: Literal["norm", "value"] = Field(
         description="clip the norm of all gradients together, or each value"
     )

@@ -121,7 +121,7 @@ def test_a_process_with_a_bad_configuration_imports_no_torch(case: str, run_scri
 @pytest.mark.integration
 def test_help_and_print_config_without_torch(run_script: Run, tmp_path: Path) -> None:
     for script, arguments, expected in (
-        ("train.py", ["--help"], "optimizer: adam, adamw, sgd"),
+        ("train.py", ["--help"], "  learning_rate=0.0001 "),
         ("train.py", ["--cfg", "job"], "batch_size: 128"),
         ("eval.py", ["--help"], "eval.py run="),
     ):

@@ -7,18 +7,18 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from conftest import NEEDS, OPTIONS, ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from siamese.config.data import DOWNLOADED_ROOT
+from siamese.config.data import DOWNLOADED_ROOT, DataSection
 from siamese.config.defaults import group_defaults
 from siamese.config.load import compose_train
-from siamese.config.schema import TrainConfig
-from siamese.config.section import Section, to_plain
+from siamese.config.reference import values_of
+from siamese.config.schema import EvalConfig, TrainConfig
+from siamese.config.section import Section, options_of, sections_of, to_plain
 from siamese.data.synthetic.plan import SyntheticSpec
 from siamese.errors import ConfigError
 from siamese.runs.records import config_text, read_config
@@ -71,20 +71,24 @@ def sections(kind: type[Section] = Section) -> list[type[Section]]:
     return [section for section in found if section.__module__.startswith("siamese.config.") and section is not Section]
 
 
-def classes(annotation: object) -> list[type]:
-    """The classes that an annotation is made of."""
-    if isinstance(annotation, type) and not get_args(annotation):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in classes(part)]
+UNITS = re.compile(
+    r"\b(pairs?|epochs?|steps?|seconds|pixels|images|people|ways|trials?|copies|channels|blocks|folds?|batches|processes"
+    r"|machines|scores|degrees|radians|tangent|cosine|fraction|probability|seed|factor|weight|weights|decay|rate|divisor"
+    r"|distance|length|value|momentum|gradients?|norm|denominator|shrinkage|size)\b"
+)
+"""Words that say what a number counts or measures."""
 
 
 def test_every_key_is_described_and_only_its_file_has_a_default() -> None:
     assert {"TrainConfig", "FolderData", "MulticropModel"} <= {section.__name__ for section in sections()}
     for section in sections():
         for key, field in section.model_fields.items():
-            is_group = any(issubclass(kind, Section) for kind in classes(field.annotation))
-            assert field.description or is_group, f"{section.__name__}.{key}"
-            assert field.is_required() or section.__name__ == "EvalConfig", f"{section.__name__}.{key}"
+            about = f"{section.__name__}.{key}: {field.description}"
+            if section is not DataSection and not (key == "name" and options_of(section)):
+                assert len((field.description or "").split()) >= 3, about
+                is_number = not sections_of(field.annotation) and "number" in values_of(field)
+                assert not is_number or UNITS.search(field.description or ""), about
+            assert field.is_required() or section is EvalConfig, about
 
 
 def test_the_folder_of_downloads_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +174,7 @@ def documented_commands() -> list[str]:
     documents = [ROOT / "README.md", *pages]
     files = [*documents, *sorted((ROOT / "conf").rglob("*.yaml")), ROOT / "train.py"]
     lines = re.sub(r"\s*\\\n\s*", " ", "\n".join(file.read_text(encoding="utf-8") for file in files))
-    return sorted({match.rstrip(" .,;") for match in re.findall(r"python train\.py ([^\n`#]*)", lines)})
+    return sorted({match.rstrip(" .,;") for match in re.findall(r"python train\.py (?!-sc)([^\n`#|]*)", lines)})
 
 
 @pytest.mark.parametrize("command", documented_commands())
