@@ -23,8 +23,8 @@ class BackendConfig(Section):
         "training person vary less than those of a new person",
     )  # fmt: skip
     cohort: int = Field(
-        ge=0, description="lda, plda: normalize each score by the mean and standard deviation of this many highest "
-        "scores against images of other training people (adaptive s-norm); 0: off",
+        ge=0, description="lda, plda: adaptive s-norm: score both images of a pair against training images, and "
+        "normalize the pair's score by the mean and standard deviation of this many highest scores; 0: off",
     )  # fmt: skip
 
     @model_validator(mode="after")

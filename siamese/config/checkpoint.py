@@ -19,8 +19,8 @@ class CheckpointConfig(Section):
     """Which checkpoints a run saves, and when. ``checkpoint=best`` is short for ``checkpoint.keep=best``."""
 
     keep: Literal["best", "all", "none"] = Field(
-        description="checkpoints that a finished run keeps: best.ckpt with the weights (best), also last.ckpt with the "
-        "state of the optimizer (all), or neither (none); a run with none cannot be resumed or scored again"
+        description="checkpoints that a finished run keeps; best: best.ckpt, the weights; all: also last.ckpt, with "
+        "the state of the optimizer; none: neither, and the run cannot be resumed or scored again"
     )
     every: Annotated[Literal["epoch"] | int, PlainValidator(_every)] = Field(
         description="when last.ckpt is saved: at the end of an epoch (at most every 30 seconds), or every N steps"

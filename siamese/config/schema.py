@@ -72,8 +72,8 @@ class TrainConfig(Section):
         description="validation figure that selects the best epoch and stops training early"
     )
     calibration: Literal["auto", "none", "platt", "temperature"] = Field(
-        description="how scores become probabilities: none (the scores are logits), or a method that is fitted to the "
-        "validation pairs; auto: none if objective=bce and backend=network, else platt"
+        description="how scores become probabilities; none: the scores already are logits; platt, temperature: fitted "
+        "to the validation pairs; auto: as none with objective=bce and backend=network, otherwise platt"
     )
     threshold: Annotated[float | str, PlainValidator(_threshold)] = Field(
         description="decision boundary on the probability: a number between 0 and 1, or a rule that chooses it on the "
@@ -234,7 +234,7 @@ class EvalConfig(Section):
     data: DataConfig | None = Field(None, description="data set to test on; null: that of the run")
     protocol: EvalProtocol | None = Field(None, description="which pairs are tested; null: those of the run")
     backend: BackendConfig | None = Field(
-        None, description="how a pair of embeddings is scored; null: as in the run; another back end is fitted first"
+        None, description="how a pair of embeddings is scored; null: as in the run; any other is fitted before scoring"
     )
     flip_average: bool | None = Field(
         None, description=f"{TrainConfig.model_fields['flip_average'].description}; {NULL_AVERAGE}"
