@@ -36,15 +36,15 @@ settings are those of row 1 of the [course report](reproduction.md).
 
 ## Tab completion
 
-<!-- not run: it changes the shell -->
-```bash
+```text
 eval "$(python train.py -sc install=bash)"
 ```
 
-After this command, the Tab key completes the arguments of `python train.py` and `python eval.py` in this terminal:
-groups and keys, the options after `group=`, the default after `key=`, and paths that begin with `./` or `/`. Completion
-takes about a second. Experiments in subfolders (`experiment=best/quick`) and the command `siamese train` are not
-completed. [Hydra](https://hydra.cc/docs/tutorials/basic/running_your_app/tab_completion/) also supports fish and zsh.
+After this command in bash, the Tab key completes the arguments of `python train.py` and `python eval.py` in this
+terminal: groups and keys, the options after `group=`, the default after `key=`, and paths that begin with `./` or `/`.
+Completion takes about a second. Experiments in subfolders (`experiment=best/quick`) and the command `siamese train` are
+not completed. [Hydra](https://hydra.cc/docs/tutorials/basic/running_your_app/tab_completion/) supports fish and zsh
+too.
 """
 
 RECORDS = """# Records
