@@ -96,7 +96,7 @@ def _data(result: Result) -> str:
 
 def _who(result: Result) -> str:
     if isinstance(result.run, list):
-        return f"the ensemble of {len(result.run)} networks"
+        return f"the ensemble of {count(len(result.run), 'network')}"
     if result.folds:
         return "one network per fold"
     if result.trained_on not in (None, result.dataset):

@@ -14,6 +14,7 @@ from siamese.report.jobs import Job
 from siamese.report.sweep import Comparison, Sweep, tested_on
 from siamese.report.sweep_summary import accuracy, summary, summary_of
 from siamese.report.text import interval, markdown_table, number, percent, table_cell
+from siamese.text import count
 
 FIGURES = (
     "val/loss", "val/acc", "test/loss", "test/acc", "test/auc", "test/eer", "best_epoch", "epochs", "train_seconds",
@@ -220,6 +221,6 @@ def _uncertainty(ends: Sequence[float] | None, chance: float | None) -> list[str
 def _evaluated(job: Job, folder: Path) -> str:
     run = job.result.run
     if not isinstance(run, str):
-        return f"ensemble of {len(run or ())} runs"
+        return f"ensemble of {count(len(run or ()), 'run')}"
     path = Path(run)
     return path.relative_to(folder.resolve()).as_posix() if path.is_relative_to(folder.resolve()) else run
