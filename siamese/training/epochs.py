@@ -1,4 +1,4 @@
-"""What the rows of ``history.csv`` say: the best epoch, a line per epoch for the log, and how long training goes on."""
+"""Functions of the rows of ``history.csv``: the best epoch, a line per epoch for the log, the remaining time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def epoch_line(rows: Sequence[HistoryRow], max_epochs: int, monitor: str) -> str
 
 
 def time_left(rows: Sequence[HistoryRow], max_epochs: int, patience: int, monitor: str) -> str:
-    """Estimate how long training goes on, from the time of the last epoch; empty if it was the last one.
+    """Estimate the remaining training time from the time of the last epoch; return an empty text after the last epoch.
 
     The estimate is a range: early stopping ends training after ``patience`` epochs without a better ``monitor``.
     """

@@ -59,7 +59,7 @@ class Session(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What remains after training, besides the files in the run folder.
+    """What remains after training, in addition to the files in the run folder.
 
     Attributes:
         checkpoint_io: reads the best weights if ``checkpoint=none`` kept them in memory only.

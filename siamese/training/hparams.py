@@ -32,7 +32,7 @@ LISTED = (
     "batch_size", "data", "learning_rate", "max_epochs", "model", "model.batchnorm", "model.dropout", "objective",
     "optimizer", "protocol.setting", "scheduler", "seed", "weight_decay",
 )  # fmt: skip
-"""Settings that every run lists, besides those that the sweep varies."""
+"""Settings that every run lists, in addition to those that the sweep varies."""
 
 COMPARED = ("batch_size", "learning_rate", "model", "optimizer", "weight_decay")
 """Settings that come first if the run is not part of a sweep."""

@@ -1,4 +1,4 @@
-"""The loggers (TensorBoard, CSV, MLflow, W&B), and what they get besides the curves: settings, results, pictures."""
+"""The loggers (TensorBoard, CSV, MLflow, W&B), and what they get after training: settings, results, pictures."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ class ProgressBar(TQDMProgressBar):
     """Lightning's bar for a terminal of 80 columns: epochs count from 1, and only two figures follow.
 
     Args:
-        monitor: the figure shown besides the training loss.
+        monitor: the figure shown after the training loss.
     """
 
     BAR_FORMAT = "{desc} {percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"

@@ -57,9 +57,9 @@ def test_a_measurement_is_announced_and_its_times_are_only_for_debugging(
     for _ in range(2):
         choose_arithmetic(config(precision="auto"), CPU)
         precision.cached_choice.cache_clear()
-    told = [record.message for record in caplog.records if record.levelname == "INFO"]
-    assert len(told) == 1, "the second time, the choice is read from the file"
-    assert told[0].startswith("timing the arithmetic")
+    announced = [record.message for record in caplog.records if record.levelname == "INFO"]
+    assert len(announced) == 1, "the second time, the choice is read from the file"
+    assert announced[0].startswith("timing the arithmetic")
     assert "bf16 direct 400 ms" in caplog.text
 
 
