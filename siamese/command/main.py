@@ -192,7 +192,13 @@ def _add_reports(add: AddParser) -> None:
 
 def _add_questions(add: AddParser) -> None:
     """Add the subcommands that apply a finished run to photos."""
-    verify = add("verify", help="decide whether two photos show the same person; print JSON")
+    verify = add(
+        "verify",
+        help="decide whether two photos show the same person; print JSON",
+        description="Decide whether two photos show the same person, and print a line of JSON for each pair: same (the "
+        "decision), probability, threshold, score, identical, unusual (for each photo, whether it is unlike the "
+        "training images).",
+    )
     verify.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     verify.add_argument("photo", type=Path, nargs="*", default=[], help="two image files (or use --pairs)")
     verify.add_argument(

@@ -8,7 +8,7 @@ the two-sided confidence level in (0, 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from siamese.evaluation.metrics import Confusion, as_scores, chance_level, midranks
+from siamese.evaluation.metrics import as_scores, midranks
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
 """A function of scores and labels, such as `siamese.evaluation.metrics.eer`."""
@@ -93,12 +93,15 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
     return Interval(max(0.0, area - half), min(1.0, area + half))
 
 
-def is_at_chance(counts: Confusion) -> bool:
-    """Whether the accuracy is not significantly above chance: its 95 % interval (Wilson) begins at `chance_level` or
-    below. False if all pairs have the same label.
+def not_above_chance(ends: Sequence[float] | None, chance: float | None) -> str:
+    """Name an accuracy whose interval does not lie above `chance_level`; empty if it does, or if either is unknown.
+
+    Returns:
+        ``chance level`` if the interval contains the chance level, ``below chance level`` if it lies below.
     """
-    chance = chance_level(counts.tp + counts.fn, counts.fp + counts.tn)
-    return chance is not None and wilson(counts.tp + counts.tn, sum(counts)).low <= chance
+    if ends is None or chance is None or ends[0] > chance:
+        return ""
+    return "chance level" if ends[1] >= chance else "below chance level"
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:

@@ -75,9 +75,9 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The command line that started the run, without its output folder."""
+        """The command line that trains or evaluates the same again, in an output folder of its own."""
         script = "eval.py" if self.result.is_evaluation else "train.py"
-        return shlex.join(["python", script, *self.overrides])
+        return shlex.join(["python", script, *(word for word in self.overrides if not word.startswith("resume="))])
 
     def split(self, name: str) -> list[Prediction]:
         """The predictions of ``val`` or ``test``."""

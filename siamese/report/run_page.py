@@ -193,6 +193,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     people, images = result.n_train_people, result.n_train_images
     test_people, test_images = result.n_test_people, result.n_test_images
     slope, intercept = result.calibration_slope, result.calibration_intercept
+    last_session = " (last session)" if config.get("resume") else ""
     facts = [
         ("Data set", dataset and f"{titled(dataset, DATASETS)} (data={dataset})"),
         ("Evaluated run", result.run if isinstance(result.run, str) else " · ".join(result.run or ())),
@@ -204,7 +205,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
         ("Training time", _if_number(result.train_seconds, duration)),
-        ("Total time", _if_number(result.total_seconds, duration)),
+        ("Total time", _if_number(result.total_seconds, lambda total: duration(total) + last_session)),
         ("Parameters", _if_number(result.parameters, "{:,}".format)),
         ("Probability", f"sigmoid({slope:.4g} · score {intercept:+.4g})" if run.is_calibrated else None),
         ("Threshold", _if_number(run.threshold, "{:.4g} on the probability".format)),

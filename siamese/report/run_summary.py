@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
-from siamese.evaluation.intervals import wilson
+from siamese.evaluation.intervals import not_above_chance, wilson
 from siamese.evaluation.metrics import chance_level
 from siamese.report.load import Run
 from siamese.report.text import interval, percent
@@ -117,9 +117,9 @@ def _guess(labels: Sequence[int]) -> tuple[float | None, str]:
 
 def verdict(results: Sequence[Result], ends: Sequence[float] | None, chance: float | None) -> str:
     """A sentence, with a space before it, if the result of a run or of several seeds is not better than chance."""
-    if ends is None or chance is None or ends[0] > chance:
+    level = not_above_chance(ends, chance)
+    if not level:
         return ""
-    level = "chance level" if ends[1] >= chance else "below chance level"
     areas = [
         one.test_auc for one in results if one.test_auc is not None and one.test_auc_ci and one.test_auc_ci[0] > 0.5
     ]

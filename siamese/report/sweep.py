@@ -158,8 +158,9 @@ def read_sweep(folder: Path) -> Sweep:
     comparisons = []
     members = sorted(found.values(), key=len, reverse=True) or [[]]
     for number, (title, done) in enumerate(zip(_titles(members), members, strict=True), start=1):
-        # The values of unfinished jobs belong to the only comparison, but it is unknown to which of several.
-        own = settings if len(members) == 1 else varied(done)
+        # An unfinished job belongs to the only comparison, but it is unknown to which of several; and in a folder of
+        # mixed runs it says nothing about the finished ones.
+        own = settings if len(members) == 1 and len(settings) <= MOST_COLUMNS else varied(done)
         groups = group_jobs(done, own)
         comparisons.append(Comparison(number, title, done, own, groups, differences(groups)))
     return Sweep(folder, jobs, settings, comparisons, read_evaluations(folder))

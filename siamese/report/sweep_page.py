@@ -213,7 +213,7 @@ def _group_view(comparison: Comparison, index: int, first: int, colors: Sequence
     return {
         **_numbered(index, first, colors),
         "label": comparison.label(one),
-        "legend": one.title if is_unique else " · ".join(comparison.label(one)) or "all runs",
+        "legend": one.title if is_unique else comparison.described(one) or "all runs",
         "n": len(one.jobs),
         "figures": figures,
     }

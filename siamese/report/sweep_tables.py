@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
+from siamese.evaluation.intervals import not_above_chance
 from siamese.files import write_csv_atomically, write_text_atomically
 from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, chance_of, show, spread, standard_error
 from siamese.report.jobs import Job
@@ -214,7 +215,7 @@ def evaluation_rows(job: Job, folder: Path) -> list[list[str]]:
 
 def _uncertainty(ends: Sequence[float] | None, chance: float | None) -> list[str]:
     """Two cells: the confidence interval of an accuracy, and the chance level, with a remark if it is not exceeded."""
-    remark = " (not exceeded)" if ends is not None and chance is not None and ends[0] <= chance else ""
+    remark = " (not exceeded)" if not_above_chance(ends, chance) else ""
     return [interval(ends, percent), number(chance, percent) + remark]
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from siamese.config.titles import PROTOCOLS, titled
 from siamese.data.dataset import PairDataset
 from siamese.evaluation.decision import Decision
-from siamese.evaluation.intervals import is_at_chance
-from siamese.evaluation.metrics import confusion
+from siamese.evaluation.intervals import not_above_chance, wilson
+from siamese.evaluation.metrics import chance_level, confusion
 from siamese.evaluation.summary import summarise
 from siamese.models.siamese import SiameseNetwork
 from siamese.runs.folder import RunFolder
@@ -57,11 +57,13 @@ def record_predictions(
             predicted = int(probability >= decision.threshold)
             predictions.append(Prediction(split, *pair, float(score), float(probability), predicted))
         summary = summarise(decision.calibration.logits(scores[split]), pairs.labels.numpy(), decision.threshold)
-        if is_at_chance(counts := confusion(probabilities >= decision.threshold, pairs.labels.numpy())):
+        counts = confusion(probabilities >= decision.threshold, pairs.labels.numpy())
+        ends = wilson(counts.tp + counts.tn, sum(counts))
+        if level := not_above_chance(ends, chance_level(counts.tp + counts.fn, counts.fp + counts.tn)):
             area = summary["auc_ci"]
             log.warning(
-                "%s accuracy %.1f %% is chance level: %s",
-                {"val": "validation"}.get(split, split), 100 * counts.accuracy,
+                "%s accuracy %.1f %% is %s: %s",
+                {"val": "validation"}.get(split, split), 100 * counts.accuracy, level,
                 "the scores separate the pairs, but not at this threshold" if isinstance(area, list) and area[0] > 0.5
                 else "the network has not learned to tell these pairs apart",
             )  # fmt: skip

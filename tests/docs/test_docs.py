@@ -223,6 +223,7 @@ def wait_for(address: Path, server: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.xdist_group("workplace")  # made once, because it takes long
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_the_commands_of_a_page_run(page: str, workplace: Callable[[str], None]) -> None:
     """In their order; those marked "not run" are only checked above."""
@@ -236,6 +237,7 @@ def test_the_commands_of_a_page_run(page: str, workplace: Callable[[str], None])
 
 
 @pytest.mark.integration
+@pytest.mark.xdist_group("workplace")
 def test_plain_pytorch_computes_the_embeddings_and_scores_of_a_run(workplace: Callable[[str], None]) -> None:
     """The program in docs/how-to.md that loads the weights without this project."""
     program = next(block.text for block in blocks("docs/how-to.md") if "state_dict" in block.text)

@@ -51,19 +51,21 @@ class TestWilson:
 
 
 @pytest.mark.parametrize(
-    ("counts", "at_chance"),
+    ("correct", "chance", "name"),
     [
-        ((25, 25, 25, 25), True),
-        ((28, 22, 27, 23), True),  # 55 of 100: not significant
-        ((35, 15, 35, 15), False),
-        ((0, 0, 90, 10), True),  # always different, with 90 % different pairs
-        ((8, 0, 90, 2), False),
-        ((0, 50, 0, 50), True),  # worse than chance
-        ((7, 0, 0, 3), False),  # only same pairs: nothing to tell apart
+        (50, 0.5, "chance level"),
+        (55, 0.5, "chance level"),  # not significant
+        (70, 0.5, ""),
+        (90, 0.9, "chance level"),  # always different, with 90 % different pairs
+        (98, 0.9, ""),
+        (0, 0.5, "below chance level"),
+        (35, 0.5, "below chance level"),
+        (70, None, ""),  # only same pairs: nothing to tell apart
     ],
 )
-def test_accuracy_at_chance(counts, at_chance):
-    assert intervals.is_at_chance(metrics.Confusion(*counts)) is at_chance
+def test_accuracy_not_above_chance(correct, chance, name):
+    assert intervals.not_above_chance(intervals.wilson(correct, 100), chance) == name
+    assert intervals.not_above_chance(None, chance) == ""
 
 
 class TestAucInterval:

@@ -34,7 +34,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "run"), [("onnx", "koch"), ("onnx", "multicrop"), ("pt2", "koch")])
+@pytest.mark.parametrize(
+    ("kind", "run"), [("onnx", "koch"), pytest.param("onnx", "multicrop", marks=pytest.mark.slow), ("pt2", "koch")]
+)
 def test_an_exported_run_gives_the_results_of_the_run(kind: str, run: str, tiny_config: Make, tmp_path: Path) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxruntime", reason="an extra")

@@ -94,6 +94,12 @@ def test_many_settings_become_one_column_of_changes(tmp_path: Path) -> None:
     assert "| #9 | 1 | 1 | 1 | 1 | 1 | 1 | triplet | – |" in settings
 
 
+def test_unfinished_runs_give_a_finished_one_no_columns_of_many_settings(tmp_path: Path) -> None:
+    job(tmp_path, 0, 0.70)
+    job(tmp_path, 1, status="interrupted", **{f"option_{i}": i for i in range(8)})
+    assert "option_" not in tables(tmp_path)[1]
+
+
 def test_runs_that_differ_in_many_settings_have_a_table_with_a_row_for_each(tmp_path: Path) -> None:
     job(tmp_path, 0, 0.9, model={"name": "resnet"}, **dict.fromkeys("abcdefgh", 1))
     job(tmp_path, 1, 0.8, model={"name": "koch"}, **dict.fromkeys("abcdefgh", 2))

@@ -21,6 +21,7 @@ from siamese.scoring.outcome import record_predictions
     [
         (0.0, 0.0, "test accuracy 50.0 % is chance level: the network has not learned to tell these pairs apart"),
         (2.0, 1.0, "test accuracy 50.0 % is chance level: the scores separate the pairs, but not at this threshold"),
+        (-2.0, 2.0, "test accuracy 0.0 % is below chance level: the network has not learned to tell these pairs apart"),
         (2.0, -2.0, None),
     ],
 )
