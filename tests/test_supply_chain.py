@@ -126,9 +126,7 @@ def test_training_scoring_and_sweeping_open_no_socket(
 ) -> None:
     for script, *arguments in (
         ["train.py", "-m", *tiny_overrides, "seed=0,1", "max_epochs=1", "hydra.sweep.dir=sweep"],
-        ["eval.py", "run=sweep/0", "hydra.run.dir=eval"],
         ["eval.py", "run=sweep/0", "protocol=oneshot", "protocol.ways=[2]", "protocol.trials=5", "hydra.run.dir=ways"],
-        ["train.py", "--help"],
     ):
         done = run_script(script, *arguments, **offline)
         assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ SERVER = Path(__file__).with_name("python_server.py")
 PARTS = {"optimizer": "rmsprop", "objective": "hinge", "model": "mlp"}
 OTHERS = SyntheticSpec(train_people=10, test_people=10, train_pairs=30, test_pairs=20, view2_pairs=20, seed=1)
 LANGUAGES = {"sh", "bash", "python", "yaml", "diff", "text"}  # bash: a command for an interactive shell only
-QUICK_PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md")
+QUICK_PAGES = ("README.md", "docs/tutorial.md")
 RUN_PAGES = [
     pytest.param(page, marks=[] if page in QUICK_PAGES else pytest.mark.slow)
     for page in PAGES
@@ -223,7 +223,6 @@ def wait_for(address: Path, server: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("workplace")  # made once, because it takes long
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_the_commands_of_a_page_run(page: str, workplace: Callable[[str], None]) -> None:
     """In their order; those marked "not run" are only checked above."""
@@ -237,7 +236,6 @@ def test_the_commands_of_a_page_run(page: str, workplace: Callable[[str], None])
 
 
 @pytest.mark.integration
-@pytest.mark.xdist_group("workplace")
 def test_plain_pytorch_computes_the_embeddings_and_scores_of_a_run(workplace: Callable[[str], None]) -> None:
     """The program in docs/how-to.md that loads the weights without this project."""
     program = next(block.text for block in blocks("docs/how-to.md") if "state_dict" in block.text)

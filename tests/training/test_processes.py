@@ -52,7 +52,10 @@ def trainer(devices: int) -> dict[str, Any]:
     return {"accelerator": "cpu", "progress_bar": False, "devices": devices}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind == "pairs by names, augmented" else pytest.mark.slow) for kind in KINDS],
+)
 def test_two_processes_give_the_results_of_one(tiny_config: Make, tmp_path: Path, kind: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     model = {"name": "koch", **TINY_MODEL, "batchnorm": False}
@@ -157,7 +160,8 @@ def test_a_killed_helper_ends_the_run_with_a_clear_line(plain: list[str], tmp_pa
 
 
 @FINDS_PROCESSES
-@pytest.mark.parametrize("signum", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_helpers_end_with_the_first_process(plain: list[str], tmp_path: Path, signum: signal.Signals) -> None:
     with started(plain, tmp_path / "run") as process:
         try:

@@ -267,7 +267,9 @@ def test_equal_seeds_give_equal_results_whatever_the_clock_says_and_others_do_no
     assert other.test_loss != same.test_loss
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)]
+)
 def test_signals_from_outside_save_and_end_with_their_code(
     tiny_overrides: list[str], tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
