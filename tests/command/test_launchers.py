@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.slow
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,10 +30,7 @@ def basic() -> dict[str, list[dict[str, str]]]:
     return {}
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_sweep_is_the_same_under_every_launcher(
     run_script: Run, tiny_overrides: list[str], tmp_path: Path, launcher: str, basic: dict[str, list[dict[str, str]]]
 ) -> None:
@@ -58,5 +55,4 @@ def test_a_sweep_is_the_same_under_every_launcher(
     if not basic:
         basic["rows"] = sweep("basic")
     assert rows == basic["rows"]
-    if launcher != "joblib":  # the only one in `make test`
-        assert sweep(launcher, "resume=true") == rows
+    assert sweep(launcher, "resume=true") == rows

@@ -196,7 +196,14 @@ def test_a_killed_search_proposes_what_an_undisturbed_one_does(space: Path, tmp_
     assert len(killed) > len(whole)
 
 
-@pytest.mark.parametrize("moment", ["before it is asked for", "while values are drawn", "between two records"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("before it is asked for", marks=pytest.mark.slow),
+        pytest.param("while values are drawn", marks=pytest.mark.slow),
+        "between two records",
+    ],
+)
 def test_a_search_that_is_killed_while_it_takes_a_trial(
     space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

@@ -74,7 +74,14 @@ def overrides_of(group: str, option: str, tiny: list[str], tiny_root: Path, fold
     return [*kept, f"{group}='{option}'", *NEEDS.get((group, option), []), *one_fold]
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+ELSEWHERE = {("logger", "mlflow"), ("logger", "wandb"), ("trainer", "ddp")}
+"""Options that take long to start, and that tests of their own train with."""
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pytest.param(*one, marks=pytest.mark.slow if one in ELSEWHERE else []) for one in OPTIONS],
+)
 def test_every_config_file_runs(
     group: str, option: str, tiny_overrides: list[str], tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_helper_of_a_finished_run_does_nothing(trained: tuple[TrainConfig, Pat
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_harm_the_next(tiny_config: Make, tmp_path: Path) -> None:
     """In a sweep, the next job runs in the same process."""
     before = dict(os.environ)
@@ -101,6 +102,7 @@ def test_a_run_that_diverges_does_not_harm_the_next(tiny_config: Make, tmp_path:
     assert run(tiny_config(trainer=trainer(2), max_epochs=1), tmp_path / "next")["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_the_same_error_as_in_one_process(tiny_config: Make, tmp_path: Path) -> None:
     config, folder = tiny_config(trainer=trainer(2), resume=True), RunFolder(tmp_path / "run")
     folder.start(config)
