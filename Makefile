@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
 LOCKED_EXTRAS := dev export mlflow wandb search page docs browser audit
-.PHONY: help env env-locked lock demo test-unit test test-all test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
+.PHONY: help env env-locked lock demo best test-unit test test-all test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lock: $(READY)  ## update requirements.lock to the newest versions that pyprojec
 
 demo: $(READY)  ## render synthetic faces, train on them for about a minute, write the run page (needs no data set)
 	$(BIN)/python train.py experiment=demo
+
+best: $(READY)  ## download LFW, train our quick recipe on it, write the run page (needs git and a network)
+	$(BIN)/python train.py experiment=best/quick
 
 test-unit: $(READY)  ## unit tests: no training, no other processes (about a minute)
 	$(BIN)/python -m pytest -n auto -m "not integration and not slow"

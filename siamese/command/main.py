@@ -119,6 +119,10 @@ def _call(options: argparse.Namespace) -> None:
             from siamese.report.reproduction import reproduction
 
             print(reproduction(options.folder), end="")
+        case "download":
+            from siamese.command.download import download
+
+            print(download(options.name, options.root))
         case "data":
             from siamese.command.describe_data import describe_data
 
@@ -143,6 +147,7 @@ def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         commands.add_parser(
             command, add_help=False, help=f"{purpose}; takes the same arguments as {command}.py: key=value ..."
         )
+    _add_data(commands.add_parser)
     _add_reports(commands.add_parser)
     _add_questions(commands.add_parser)
 
@@ -162,7 +167,7 @@ def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
 
 def _add_reports(add: AddParser) -> None:
-    """Add the subcommands that describe runs and data sets."""
+    """Add the subcommands that describe runs."""
     report = add("report", help="rebuild run pages and sweep pages from the files of the runs")
     report.add_argument("folder", type=run_folder, help="a run folder, or a folder with runs below it, such as a sweep")
     report.add_argument(
@@ -174,6 +179,18 @@ def _add_reports(add: AddParser) -> None:
     reproduction = add("reproduction", help="print Markdown tables that compare runs with the course report")
     reproduction.add_argument(
         "folder", type=Path, nargs="+", help="a folder with runs of experiment=report/... below it"
+    )
+
+
+def _add_data(add: AddParser) -> None:
+    """Add the subcommands about data sets."""
+    download = add("download", help="download a version of LFW with all its lists ahead of a run")
+    download.add_argument("name", choices=("lfw", "lfw_funneled", "lfw_deepfunneled"), help="version of the images")
+    download.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="where to store it (default LFW_ROOT, or data/lfw if that is not set)",
     )
 
     data = add("data", help="summarise a data set and list its problems")

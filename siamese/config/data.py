@@ -45,7 +45,7 @@ class LfwData(ImageOptions):
 
     name: Literal["lfw", "lfw_funneled", "lfw_deepfunneled", "lfw_a"] = Field(description="version of the images")
     root: str = Field(min_length=1, description="folder that holds the image folder and the lists of pairs and people")
-    download: bool = Field(description="download missing files; possible for lfw and lfw_funneled")
+    download: bool = Field(description="download missing files; the images of lfw_a must be placed by hand")
 
 
 class SyntheticData(ImageOptions):

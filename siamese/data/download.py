@@ -1,4 +1,4 @@
-"""Download LFW's official files: images and pair lists, checked by SHA-256 and unpacked."""
+"""Download LFW's official files: images and lists, each byte checked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from siamese.data import repository
 from siamese.data.fetch import fetch, sha256_of
 from siamese.data.unpack import temporary_prefix, unpack
 from siamese.errors import DataError, reason_of
@@ -32,7 +33,7 @@ class RemoteFile:
     """One of LFW's files at figshare.
 
     Attributes:
-        name: file name, at mirrors and below the data root.
+        name: file name at mirrors.
         figshare_id: number of the file at figshare.
         sha256: checksum, hexadecimal.
         folder: the folder that an archive unpacks to; None for a list.
@@ -43,18 +44,9 @@ class RemoteFile:
     sha256: str
     folder: str | None = None
 
-    @property
-    def url(self) -> str:
-        """The address at figshare."""
-        return f"{FIGSHARE_URLS[0]}{self.figshare_id}"
 
-    def is_present(self, root: Path) -> bool:
-        """Whether ``root`` contains the list or the unpacked folder."""
-        return (root / self.name).is_file() if self.folder is None else (root / self.folder).is_dir()
-
-
-LFW_FILES: dict[str, RemoteFile] = {
-    file.name: file
+FIGSHARE_FILES: dict[str, RemoteFile] = {
+    file.folder or file.name: file
     for file in (
         RemoteFile("lfw.tgz", 5976018, "055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0", "lfw"),
         RemoteFile(
@@ -68,32 +60,36 @@ LFW_FILES: dict[str, RemoteFile] = {
         RemoteFile("pairs.txt", 5976006, "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592"),
     )
 }
+"""By the name of the list, or of the unpacked folder, below the data root."""
 
 
-def download_lfw(root: Path, files: Iterable[str], *, progress: bool = True, base_url: str | None = None) -> None:
-    """Download the named files that are missing, and unpack archives.
+def can_be_downloaded(name: str) -> bool:
+    """Whether an image folder or list, named as below the data root, has an official source."""
+    return name in FIGSHARE_FILES or repository.has(name)
 
-    An archive that was placed in ``root`` by hand is checked and used. Archives are removed after unpacking. If several
-    processes call this function, one works and the others wait.
+
+def download_lfw(root: Path, names: Iterable[str], *, progress: bool = True, base_url: str | None = None) -> None:
+    """Download the image folders and lists that are missing, complete or not at all.
+
+    The original and the funneled images, and the lists of pairs, come from figshare. An archive that was placed in
+    ``root`` by hand is checked and used; archives are removed after unpacking. The deep-funneled images and the lists
+    of people come from the data set's git repository, and then the lists of pairs too. If several processes call this
+    function, one works and the others wait.
 
     Args:
         root: the data root; created if missing.
-        files: keys of ``LFW_FILES``.
+        names: image folders and lists, named as below the data root.
         progress: show progress bars if standard error is a terminal.
-        base_url: a mirror that serves the official files by name, such as ``<base_url>/lfw.tgz``; None: the mirror in
+        base_url: a mirror that serves figshare's files by name, such as ``<base_url>/lfw.tgz``; None: the mirror in
             the environment variable SIAMESE_LFW_URL, or figshare if it is not set.
 
     Raises:
         DataError: a name is unknown, or a file cannot be downloaded, checked, unpacked or written.
     """
-    wanted = list(files)
-    if unknown := sorted(set(wanted) - set(LFW_FILES)):
-        raise DataError(
-            f"{', '.join(unknown)}: cannot be downloaded (only {', '.join(LFW_FILES)} can); place the files in {root} "
-            "by hand"
-        )
-    missing = [LFW_FILES[name] for name in dict.fromkeys(wanted) if not LFW_FILES[name].is_present(root)]
-    if not missing:
+    wanted = list(dict.fromkeys(names))
+    if unknown := sorted(name for name in wanted if not can_be_downloaded(name)):
+        raise DataError(f"{', '.join(unknown)}: cannot be downloaded; place it in {root} by hand")
+    if not _missing(root, wanted):
         return  # without the lock, so that a complete data root may be read-only
 
     from filelock import FileLock  # imported here to keep importing this module fast
@@ -102,11 +98,17 @@ def download_lfw(root: Path, files: Iterable[str], *, progress: bool = True, bas
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".download.lock"):
-            for file in missing:
-                if not file.is_present(root):  # another process may have downloaded it while this one waited
-                    _obtain(file, root, progress, mirror)
+            missing = _missing(root, wanted)  # another process may have downloaded some while this one waited
+            if any(name not in FIGSHARE_FILES for name in missing):
+                repository.check_out(root, [name for name in missing if repository.has(name)], progress=progress)
+            for name in _missing(root, missing):
+                _obtain(FIGSHARE_FILES[name], root, progress, mirror)
     except OSError as error:
         raise DataError(f"{root}: {reason_of(error)}; set data.root to a folder that can be written") from None
+
+
+def _missing(root: Path, names: Iterable[str]) -> list[str]:
+    return [name for name in names if not (root / name).exists()]
 
 
 def _obtain(file: RemoteFile, root: Path, progress: bool, mirror: str | None) -> None:

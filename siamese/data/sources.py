@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from siamese.config.data import DOWNLOADED_ROOT, DataConfig, FolderData, LfwData, PairsData, SyntheticData
 from siamese.config.defaults import data_config
 from siamese.config.protocol import OneShotProtocol, TrainProtocol, View2Protocol
+from siamese.data.download import can_be_downloaded, download_lfw
 from siamese.data.own import photo_root, read_own
 from siamese.data.protocol import TRAIN_LIST, VIEW1, check_all_folds, list_files, read_listed, read_test_people
 from siamese.errors import DataError
@@ -28,18 +29,16 @@ class Layout:
 
     Attributes:
         images: the image folder, named as in the official archive.
-        archive: the archive to download; None if it can only be placed by hand.
         outside_data: whether other images were used to make it (Huang and Learned-Miller, UM-CS-2014-003).
     """
 
     images: str
-    archive: str | None = None
     outside_data: bool = False
 
 
 LAYOUTS = {
-    "lfw": Layout("lfw", archive="lfw.tgz"),
-    "lfw_funneled": Layout("lfw_funneled", archive="lfw-funneled.tgz"),
+    "lfw": Layout("lfw"),
+    "lfw_funneled": Layout("lfw_funneled"),
     "lfw_deepfunneled": Layout("lfw-deepfunneled"),
     "lfw_a": Layout("lfw2", outside_data=True),
     "synthetic": Layout("lfw"),
@@ -137,32 +136,25 @@ def prepare_data(data: DataConfig, progress: bool = False, protocol: TrainProtoc
 
         write_lfw_tree(Path(data.root), _synthetic_spec(data), progress=progress)
     elif isinstance(data, LfwData) and (missing := _missing(data, protocol)):
-        from siamese.data.download import download_lfw
-
-        archive = LAYOUTS[data.name].archive
-        images = LAYOUTS[data.name].images
-        files = [archive if name == images and archive else name for name in missing]
         Path(data.root).mkdir(parents=True, exist_ok=True)
         try:
-            download_lfw(Path(data.root), files, progress=progress)
+            download_lfw(Path(data.root), missing, progress=progress)
         except DataError as error:
             raise DataError(f"{error}; or use data=synthetic, which needs no download") from None
 
 
 def _check_lfw(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> None:
-    root = Path(data.root)
-    may_download = data.download and LAYOUTS[data.name].archive is not None
-    if not root.is_dir() and not (may_download and data.root == DOWNLOADED_ROOT):
+    root, images = Path(data.root), LAYOUTS[data.name].images
+    if not root.is_dir() and not (data.download and can_be_downloaded(images) and data.root == DOWNLOADED_ROOT):
         raise DataError(
             f"data.root={data.root}: no such folder; set data.root or the environment variable LFW_ROOT to the "
-            f"folder that contains {LAYOUTS[data.name].images}/ and the pair lists, or use data=synthetic"
+            f"folder that contains {images}/ and the pair lists, or use data=synthetic"
         )
     missing = _missing(data, protocol)
-    by_hand = [name for name in missing if name.startswith("people")]  # lists of people are not among the downloads
-    if missing and (by_hand or not may_download):
-        paths = ", ".join(str(root / name) for name in by_hand or missing)
-        can_download = LAYOUTS[data.name].archive and not by_hand
-        remedy = "set data.download=true" if can_download else "place it there by hand"
+    by_hand = [name for name in missing if not can_be_downloaded(name)]
+    if by_hand or (missing and not data.download):
+        paths = ", ".join(str(root / name) for name in (by_hand if data.download else missing))
+        remedy = "place it there by hand" if by_hand else "set data.download=true"
         raise DataError(f"data={data.name}: missing {paths}; {remedy} (see docs/data.md)")
     if missing:
         return

@@ -73,7 +73,7 @@ BAD = {
     "unknown interpolation": (["name=${nope}"], "nope"),
     "data root that is not there": (["data.root=/no/such/folder"], "data.root=/no/such/folder: no such folder"),
     "data set that is not there": (["data=lfw_a"], "no such folder"),
-    "image folder that is not there": (["data=lfw_a", "data.root=."], "lfw2, pairsDevTrain.txt, pairsDevTest.txt"),
+    "image folder that is not there": (["data=lfw_a", "data.root=."], "missing lfw2; place it there by hand"),
     "all jobs of a sweep": (["-m", "batch_size=0", "seed=0,1"], "batch_size=0"),
     "unknown key in a sweep": (["-m", "model.typo=1,2"], "unknown key 'model.typo'"),
 }  # fmt: skip

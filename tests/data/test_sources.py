@@ -12,7 +12,8 @@ import pytest
 from configs import section
 
 from siamese.config.data import LfwData
-from siamese.data import download
+from siamese.config.protocol import OneShotProtocol
+from siamese.data import sources
 from siamese.data.sources import LAYOUTS, check_data, has_outside_data, image_root, prepare_data, recognise, title
 from siamese.errors import DataError
 
@@ -27,7 +28,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fetched:
     def record(root: Path, files: Iterable[str], *, progress: bool = True) -> None:
         calls.append((root, sorted(files)))
 
-    monkeypatch.setattr(download, "download_lfw", record)
+    monkeypatch.setattr(sources, "download_lfw", record)
     monkeypatch.chdir(tmp_path)
     return calls
 
@@ -43,11 +44,11 @@ def lay_out(root: Path, tiny_root: Path, name: str) -> None:
     (root / LAYOUTS[name].images).symlink_to(tiny_root / "lfw")
 
 
-@pytest.mark.parametrize(("name", "archive"), [("lfw", "lfw.tgz"), ("lfw_funneled", "lfw-funneled.tgz")])
-def test_everything_is_downloaded_into_the_default_root(fetched: Fetched, name: str, archive: str) -> None:
+@pytest.mark.parametrize("name", ["lfw", "lfw_funneled", "lfw_deepfunneled"])
+def test_everything_is_downloaded_into_the_default_root(fetched: Fetched, name: str) -> None:
     check_data(lfw(name))
     prepare_data(lfw(name))
-    assert fetched == [(Path("data/lfw"), sorted([archive, "pairsDevTrain.txt", "pairsDevTest.txt"]))]
+    assert fetched == [(Path("data/lfw"), sorted([LAYOUTS[name].images, "pairsDevTrain.txt", "pairsDevTest.txt"]))]
 
 
 def test_only_missing_files_are_downloaded(fetched: Fetched, tmp_path: Path, tiny_root: Path) -> None:
@@ -70,8 +71,8 @@ def test_any_other_root_is_not_created(fetched: Fetched) -> None:
     ("name", "download", "message"),
     [
         ("lfw", False, r"missing mine/lfw, .*; set data\.download=true"),
-        ("lfw_deepfunneled", True, r"missing mine/lfw-deepfunneled, .*; place it there by hand"),
-        ("lfw_a", True, r"missing mine/lfw2, .*; place it there by hand"),
+        ("lfw_deepfunneled", False, r"missing mine/lfw-deepfunneled, .*; set data\.download=true"),
+        ("lfw_a", True, r"missing mine/lfw2; place it there by hand"),
     ],
 )
 def test_files_that_cannot_be_downloaded_are_listed(
@@ -97,21 +98,25 @@ def test_a_failed_download_suggests_synthetic_faces(
     def fail(*_: object, **__: object) -> None:
         raise DataError("no network")
 
-    monkeypatch.setattr(download, "download_lfw", fail)
+    monkeypatch.setattr(sources, "download_lfw", fail)
     with pytest.raises(DataError, match=r"no network; or use data=synthetic"):
         prepare_data(lfw())
 
 
-def test_lists_of_people_can_only_be_placed_by_hand(tiny_root: Path, tmp_path: Path) -> None:
+def test_only_the_lists_that_the_protocol_needs_are_downloaded(
+    fetched: Fetched, tiny_root: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "mine"
-    lay_out(root, tiny_root, "lfw")
+    lay_out(root, tiny_root, "lfw_a")
     shutil.copy(tiny_root / "pairs.txt", root)
     view2 = {setting: section("protocol", name="view2", setting=setting) for setting in ("restricted", "unrestricted")}
-    check_data(lfw(root=str(root)), view2["restricted"])
-    with pytest.raises(DataError, match=r"missing .*people\.txt; place it there by hand"):
-        check_data(lfw(root=str(root)), view2["unrestricted"])
-    shutil.copy(tiny_root / "people.txt", root)
-    check_data(lfw(root=str(root)), view2["unrestricted"])
+    data = lfw("lfw_a", root=str(root))
+    check_data(data, view2["restricted"])
+    with pytest.raises(DataError, match=r"missing .*people\.txt; set data\.download=true"):
+        check_data(lfw("lfw_a", str(root), download=False), view2["unrestricted"])
+    prepare_data(data, protocol=view2["unrestricted"])
+    prepare_data(data, protocol=OneShotProtocol(name="oneshot", ways=[2], trials=5, seed=0))
+    assert fetched == [(root, ["people.txt"]), (root, ["peopleDevTest.txt"])]
 
 
 def test_a_data_set_is_recognised_by_its_path(tiny_root: Path, tmp_path: Path) -> None:
