@@ -168,6 +168,8 @@ def test_a_failure_says_what_to_do_by_hand(
 
 def test_without_git(origin: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(root))
-    with pytest.raises(DataError, match=r"git is not installed; install it, or copy by hand from https://.*people\.txt to "):
+    with pytest.raises(
+        DataError, match=r"git is not installed; install it, or copy by hand from https://.*people\.txt to "
+    ):
         check_out(root, ["people.txt"])
     assert tree(root) == []
