@@ -8,16 +8,26 @@ there; otherwise old pixels are used.
 from __future__ import annotations
 
 import stat
+import struct
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from siamese.config.data import ImageOptions
 
-LARGEST = 100_000_000
-"""Most pixels of a photo: 0.3 GB in colour. A larger file is a mistake, or made to exhaust the memory."""
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "DIB", "JPEG2000", "PPM")
+"""Pillow's names of the formats that are read. It also has plugins for documents, video and scientific arrays, one of
+which starts Ghostscript, whatever the name of the file. AVIF and HEIF are read if Pillow has them."""
+
+LARGEST = 134_000_000
+"""Most pixels of a photo: 0.5 GB, because Pillow keeps 4 bytes per pixel in colour. Only a JPEG may have more."""
+
+LARGEST_WHOLE = 32_000_000
+"""Most pixels of a JPEG that is decoded whole. A larger one is decoded at a fraction of its size."""
 
 LONGEST = 100_000
 """Most pixels on one side: Pillow keeps a pointer to each row, 1.6 GB for a column of 100 million pixels."""
@@ -29,6 +39,26 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 """Values of ``data.interpolation``."""
+
+TURNED: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to turn a photo with this EXIF orientation upright."""
+
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+"""TIFF tags (TIFF 6.0, section 8)."""
+
+Image.init()  # all plugins, for `open_image`
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
@@ -61,10 +91,21 @@ def open_upright(path: Path, at_least: int | None = None) -> Image.Image:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image file without decoding its pixels; raises as `decode`."""
+    """Open an image file of one of `FORMATS`, whatever its name, without decoding its pixels; raises as `decode`."""
     if not stat.S_ISREG(path.stat().st_mode):  # reading would wait for a pipe, and never end for a device
         raise ValueError("not a regular file")
-    return Image.open(path)
+    with path.open("rb") as file:
+        start = file.read(16)
+    if "HEIF" not in Image.OPEN and _is_heic(start):
+        raise ValueError("HEIC, which needs pillow-heif; in the clone run: pip install -e '.[heic]'")
+    # `Image.open` would warn of the 108 megapixels of a phone, and refuse its 200. `upright` checks the size.
+    for kind in FORMATS:
+        with suppress(KeyError, SyntaxError, IndexError, TypeError, struct.error):  # as Pillow does, and not in Pillow
+            factory, accepts = Image.OPEN[kind]
+            accepted = accepts is None or accepts(start)
+            if accepted and not isinstance(accepted, str):  # a text says why Pillow lacks it
+                return factory(cast(Any, str(path)), path.name)
+    raise UnidentifiedImageError("not an image")
 
 
 def to_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
@@ -72,20 +113,33 @@ def to_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
 
     Of an animation, the first frame is used.
     """
+    longer = max(image.size)
     image = upright(image).convert("RGB" if options.color else "L")
-    image = image.crop(crop_box(image.size, options))
+    scale = longer / max(image.size)  # above 1 if it was decoded at a fraction of its size
+    box = crop_box((round(scale * image.width), round(scale * image.height)), options)
+    box = round(box[0] / scale), round(box[1] / scale), round(box[2] / scale), round(box[3] / scale)
+    if box != (0, 0, *image.size):
+        image = image.crop(box)
     side = options.image_size
     image = image.resize((side, side), RESAMPLING[options.interpolation])
     return np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode an opened photo, turned by its EXIF orientation, with 8 bits per band, on white; raises as `decode`."""
-    if image.width * image.height > LARGEST:
-        raise ValueError(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
+    """Decode an opened photo, turned by its EXIF orientation, with 8 bits per band, on white; raises as `decode`.
+
+    A JPEG of more than `LARGEST_WHOLE` pixels is decoded at a half, a quarter or an eighth of its size.
+    """
     if max(image.size) > LONGEST:
         raise ValueError(f"{image.width} x {image.height} pixels, more than {LONGEST:,} on a side")
-    return _eight_bits(ImageOps.exif_transpose(image))
+    if image.width * image.height > LARGEST_WHOLE:
+        scale = next((scale for scale in (2, 4) if image.width * image.height <= LARGEST_WHOLE * scale**2), 8)
+        image.draft(None, (image.width // scale, image.height // scale))
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than {LARGEST:,}; save it in a smaller size")
+    turn = TURNED.get(_orientation(image))
+    image = _eight_bits(image)
+    return image if turn is None else image.transpose(turn)
 
 
 def crop_box(size: tuple[int, int], options: ImageOptions) -> tuple[int, int, int, int]:
@@ -119,13 +173,54 @@ def why_unusable(error: Exception) -> str:
     return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
 
 
+def _is_heic(start: bytes) -> bool:
+    """Whether a file begins like one of the formats that need pillow-heif (ISO/IEC 23008-12, annex B)."""
+    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The orientation of a photo, 1 to 8 (CIPA DC-008, 4.6.5.1); None if it has none, or if it cannot be read."""
+    image.load()  # some plugins turn the image here, and delete the orientation
+    # First without Pillow, which reads nothing, or fails, if anything else in the EXIF data is damaged.
+    exif = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
+    order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
+    first = int.from_bytes(exif[4:8], order) + 2
+    for entry in (exif[at : at + 12] for at in range(first, len(exif), 12)):  # tag, type, number of values, value
+        if int.from_bytes(entry[:2], order) == ExifTags.Base.Orientation:
+            return int.from_bytes(entry[8:10], order)
+    with suppress(Exception):  # Pillow raises nearly anything
+        return image.getexif().get(ExifTags.Base.Orientation)  # also from XMP
+    return None
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert to 8 bits per band (the upper 8 of 16), without transparency."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, which have no defined white")
-    if image.mode.startswith("I"):  # Pillow's own conversion would clip values above 255
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    """Convert to 8 bits per band, without transparency, as viewers show the image."""
+    match image.mode:
+        case "F":
+            raise ValueError("floating-point pixels, which have no defined white; save it with 8 bits")
+        case "LAB":
+            profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+            return cast(Image.Image, ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB")))
+        case mode if mode.startswith("I"):
+            return _eight_of_more_bits(image)
+        case "La":
+            image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def _eight_of_more_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 bits of an integer image; Pillow's own conversion would clip values above 255."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+    values = np.asarray(image).astype(np.int64)
+    if bits > 16 or values.min() < 0 or values.max() >= 1 << bits:
+        raise ValueError(f"{max(bits, 32)}-bit pixels, which have no defined white; save it with 8 bits")
+    shades = (values >> (bits - 8)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is 0
+        shades = 255 - shades
+    if values.any() and shades.max() < 16:
+        raise ValueError("all pixels are nearly black, because it uses few of its bits; save it with 8 bits")
+    return Image.fromarray(shades)
