@@ -6,13 +6,15 @@ import hashlib
 import itertools
 import logging
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from siamese.config.data import FolderData
+from siamese.data.images import HEIC_ENDINGS, endings
 from siamese.data.lists import Pair, People
 from siamese.data.split import SPLITS
 from siamese.errors import DataError
@@ -27,19 +29,32 @@ ENUMERATED = 200
 """Up to this many photos, all their pairs are enumerated and shuffled; pairs of more photos are drawn at random."""
 
 
+SYSTEM_FOLDERS = {
+    "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler", "recycled", "#snapshot",
+    "@recently-snapshot", "system volume information", "lost+found", "found.000", "network trash folder",
+    "temporary items", "ipod photo cache",
+}  # fmt: skip
+"""Folders, in lower case, that operating systems, archive programs and network drives add, as for thumbnails."""
+
+SET_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+"""Folder names, in lower case, of a data set that is already divided into sets."""
+
+
 def find_people(root: Path, name: str = "") -> People:
     """Find the folders below ``root`` and the photos anywhere in each.
 
-    Hidden files and folders are ignored. The person folders themselves may be symbolic links; links to folders inside
-    them are not followed.
+    Hidden files and folders and `SYSTEM_FOLDERS` are skipped. The person folders themselves may be symbolic links;
+    links to folders inside them are not followed. Folders whose names differ only in Unicode normalisation are one
+    person, whose name is in the form NFC.
 
     Args:
         root: folder that contains one folder for each person.
         name: how messages refer to the folder; ``data.root=...`` if empty.
 
     Raises:
-        DataError: there is no such folder, or no photo in any folder in it.
+        DataError: there is no such folder, or no photo in any folder in it; or the people's folders lie deeper.
     """
+    key = "" if name else "data.root="
     name = name or f"data.root={root}"
     people: People = {}
     loose = 0
@@ -56,7 +71,32 @@ def find_people(root: Path, name: str = "") -> People:
             f"{name}: none of its subfolders contains a photo; expected one folder of photos for each person (to use a "
             "list of pairs, set data=pairs)"
         )
-    return people
+    _check_depth(root, name, key, people)
+    merged: People = {}
+    for person, photos in people.items():
+        merged.setdefault(unicodedata.normalize("NFC", person), []).extend(photos)
+    return merged
+
+
+def _check_depth(root: Path, name: str, key: str, people: People) -> None:
+    """Raise if the folders in ``root`` contain people's folders, instead of being people's folders."""
+    inner = {folder: {photo.split("/")[1] for photo in photos} for folder, photos in people.items()}
+    if any(photo.count("/") < 2 for photos in people.values() for photo in photos):
+        return
+    if len(people) == 1:
+        (folder,) = people
+        if len(inner[folder]) > 1:
+            raise DataError(
+                f"{name}: contains only the folder {folder}, with the folders of "
+                f"{count(len(inner[folder]), 'person', 'people')}; give {key}{root / folder}"
+            )
+    elif all(folder.lower() in SET_NAMES for folder in people):
+        largest = max(people, key=lambda folder: len(inner[folder]))
+        others = [folder for folder in people if folder != largest]
+        raise DataError(
+            f"{name}: is divided into the sets {', '.join(people)}; give {key}{root / largest}, from which training, "
+            f"validation and test are drawn by person (later score the run on {root / others[0]} with eval.py)"
+        )
 
 
 def find_photos(root: Path) -> list[str]:
@@ -72,25 +112,42 @@ def find_photos(root: Path) -> list[str]:
 
 
 def _walk(root: Path, name: str) -> Iterator[str]:
-    """Yield the files that end like an image type that Pillow reads, relative to ``root``."""
+    """Yield the files that end like an image type that is read, relative to ``root``; warn of all other files."""
     if not root.is_dir():
         raise DataError(f"{name}: no such folder; choose one that contains a folder of photos for each person")
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    read = endings()
+    skipped: Counter[str] = Counter()
     undecodable = 0
     try:
         for file in _visible_files(root):
-            if file.suffix.lower() in endings:
-                photo = file.relative_to(root).as_posix()
-                if _is_utf8(photo):
-                    yield photo
-                else:
-                    undecodable += 1
+            photo = file.relative_to(root)
+            system = next((part for part in photo.parts[:-1] if part.lower() in SYSTEM_FOLDERS), "")
+            if system:
+                skipped[f"in {system}"] += 1
+            elif file.suffix.lower() not in read:
+                skipped[file.suffix.lower()] += 1
+            elif _is_utf8(photo.as_posix()):
+                yield photo.as_posix()
+            else:
+                undecodable += 1
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    if skipped:
+        log.warning("%s: skipped %s", root, ", ".join(map(_skipped, skipped, skipped.values())))
     if undecodable:
         ignored = count(undecodable, "photo whose name is", "photos whose names are")
         log.warning("%s: ignored %s not UTF-8; rename them", root, ignored)
+
+
+def _skipped(what: str, number: int) -> str:
+    """How many files of an ending, or in a system folder, were skipped, and what to do if they are photos."""
+    if what.startswith("in "):
+        return f"{count(number, 'file')} {what} (made by a system or program)"
+    kind = f"{what} file".strip() if what else "file without an ending"
+    plural = "" if what else "files without an ending"
+    if what in HEIC_ENDINGS:
+        return f"{count(number, kind)} (to use them: pip install -e '.[heic]')"
+    return f"{count(number, kind, plural)} (if they show faces: save them as JPEG)"
 
 
 def _visible_files(root: Path) -> Iterator[Path]:

@@ -61,6 +61,14 @@ with suppress(ImportError):
     pillow_heif.register_heif_opener()
 
 
+HEIC_ENDINGS = {".heic", ".heif", ".hif"}
+
+
+def endings() -> set[str]:
+    """The endings, in lower case, of the files that are read: those of `FORMATS`."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS and kind in Image.OPEN}
+
+
 def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
     """Read an image file as the network's input, uint8 [C, H, W].
 

@@ -114,8 +114,10 @@ class _Clone:
         """Make the clone, or continue that of an interrupted download, and fetch the names of all files."""
         if shutil.which("git") is None:
             raise DataError(f"{self.address}: git is not installed; install it, {self.by_hand}")
+        continued = (self.folder / ".git/HEAD").is_file()
+        log.info("%s download from %s", "continuing the" if continued else "starting the", self.address)
         self.folder.mkdir(exist_ok=True)
-        if not (self.folder / ".git/HEAD").is_file():
+        if not continued:
             self._git("init", "--quiet", "--template=")
         for lock in (self.folder / ".git").rglob("*.lock"):  # of a process that was killed
             lock.unlink()
@@ -126,7 +128,6 @@ class _Clone:
             self._git("config", key, value)
         fetched = f"refs/lfw/{self.commit}"
         if self._run("show-ref", "--verify", "--quiet", fetched).returncode != 0:
-            log.info("downloading from %s, commit %.12s", self.address, self.commit)
             options = ("--quiet", "--depth=1", "--no-tags", "--filter=blob:none")
             self._git("fetch", *options, "origin", f"{self.commit}:{fetched}", attempts=ATTEMPTS)
 

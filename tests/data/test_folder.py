@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from configs import section
 from conftest import noise_photo
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from siamese.config.data import FolderData
 from siamese.data.folder import divide_people, draw_pairs, find_people, find_photos
@@ -60,6 +62,68 @@ def test_a_name_that_is_not_utf8_is_ignored(photos: Path, caplog: pytest.LogCapt
     (photos / "person 1" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     assert find_people(photos) == before
     assert "ignored 1 photo whose name is not UTF-8" in caplog.text
+
+
+def test_what_is_skipped_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (
+        "Ada/1.jpg", "Ada/2.JPG", "Ada/@eaDir/1.jpg/SYNOPHOTO_THUMB.jpg", "Ada/IMG_1.HEIC", "Ada/IMG_2.heic",
+        "Ada/IMG_2.mov", "Ada/raw.CR2", "Ada/notes", "Ada/.DS_Store", "Bob/1.png", "Bob/Thumbs.db",
+        "__MACOSX/Ada/1.jpg",
+        "$RECYCLE.BIN/3.jpg", "System Volume Information/4.jpg",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(Image.OPEN, "HEIF", raising=False)
+        people = find_people(tmp_path)
+    assert people == {"Ada": ["Ada/1.jpg", "Ada/2.JPG"], "Bob": ["Bob/1.png"]}
+    (told,) = caplog.messages
+    assert "2 .heic files (to use them: pip install -e '.[heic]')" in told
+    assert "1 .mov file (if they show faces: save them as JPEG)" in told
+    for part in (
+        "1 .cr2 file (",
+        "1 .db file (",
+        "1 file without an ending (",
+        "1 file in @eaDir (made by",
+        "__MACOSX",
+    ):
+        assert part in told
+    assert "$RECYCLE.BIN" in told
+    assert "System Volume Information" in told
+
+
+@pytest.mark.parametrize("name", ["José", "Zoë Núñez", "한국", "ﬁ"])
+def test_folders_that_differ_in_normalisation_are_one_person(name: str, tmp_path: Path) -> None:
+    forms = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")}
+    for k, form in enumerate(forms):
+        noise_photo(tmp_path / form / f"{k}.png")
+    assert {person: len(photos) for person, photos in find_people(tmp_path).items()} == {
+        unicodedata.normalize("NFC", name): len(forms)
+    }
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (
+            ["export/Ada", "export/Bob"],
+            r"only the folder export, with the folders of 2 people; give data\.root=.*/export$",
+        ),
+        (["train/Ada", "train/Bob", "test/Eve"], r"divided into the sets test, train; give data\.root=.*/train, "),
+        (["Train/Ada", "Val/Eve"], r"divided into the sets Train, Val; .* score the run on .*/Val with eval\.py"),
+        (["Ada/2024", "Bob/2025", "test/Eve"], None),  # albums of people
+        (["train", "test"], None),  # people, although of strange names
+        (["export/Ada"], None),  # one person with an album
+    ],
+)
+def test_people_that_lie_deeper_are_noticed(folders: list[str], message: str | None, tmp_path: Path) -> None:
+    for folder in folders:
+        noise_photo(tmp_path / folder / "1.png")
+    if message is None:
+        assert set(find_people(tmp_path)) == {folder.split("/")[0] for folder in folders}
+    else:
+        with pytest.raises(DataError, match=message):
+            find_people(tmp_path)
 
 
 @pytest.mark.parametrize(
