@@ -58,18 +58,22 @@ def find_people(root: Path, name: str = "") -> People:
     name = name or f"data.root={root}"
     people: People = {}
     loose = 0
-    for photo in _walk(root, name):
+    found, skipped = _walk(root, name)
+    for photo in found:
         person, slash, _ = photo.partition("/")
         if slash:
             people.setdefault(person, []).append(photo)
         else:
             loose += 1
+    if people and skipped:
+        log.warning("%s: skipped %s", root, skipped)
     if loose:
         log.warning("%s: ignored %s not in a person's folder", root, count(loose, "photo that is", "photos that are"))
     if not people:
+        other = f" (skipped: {skipped})" if skipped else ""
         raise DataError(
-            f"{name}: none of its subfolders contains a photo; expected one folder of photos for each person (to use a "
-            "list of pairs, set data=pairs)"
+            f"{name}: none of its subfolders contains a photo{other}; expected one folder of photos for each person (to "
+            "use a list of pairs, set data=pairs)"
         )
     _check_depth(root, name, key, people)
     merged: People = {}
@@ -105,18 +109,22 @@ def find_photos(root: Path) -> list[str]:
     Raises:
         DataError: there is no such folder, or no photo in it.
     """
-    photos = list(_walk(root, str(root)))
+    photos, skipped = _walk(root, str(root))
     if not photos:
-        raise DataError(f"{root}: contains no photo; choose a folder of photos")
+        other = f" (skipped: {skipped})" if skipped else ""
+        raise DataError(f"{root}: contains no photo{other}; choose a folder of photos")
+    if skipped:
+        log.warning("%s: skipped %s", root, skipped)
     return photos
 
 
-def _walk(root: Path, name: str) -> Iterator[str]:
-    """Yield the files that end like an image type that is read, relative to ``root``; warn of all other files."""
+def _walk(root: Path, name: str) -> tuple[list[str], str]:
+    """Return the files that end like an image type that is read, and in words what else is there."""
     if not root.is_dir():
         raise DataError(f"{name}: no such folder; choose one that contains a folder of photos for each person")
     read = endings()
     skipped: Counter[str] = Counter()
+    photos = []
     undecodable = 0
     try:
         for file in _visible_files(root):
@@ -127,16 +135,15 @@ def _walk(root: Path, name: str) -> Iterator[str]:
             elif file.suffix.lower() not in read:
                 skipped[file.suffix.lower()] += 1
             elif _is_utf8(photo.as_posix()):
-                yield photo.as_posix()
+                photos.append(photo.as_posix())
             else:
                 undecodable += 1
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    if skipped:
-        log.warning("%s: skipped %s", root, ", ".join(map(_skipped, skipped, skipped.values())))
     if undecodable:
         ignored = count(undecodable, "photo whose name is", "photos whose names are")
         log.warning("%s: ignored %s not UTF-8; rename them", root, ignored)
+    return photos, ", ".join(map(_skipped, skipped, skipped.values()))
 
 
 def _skipped(what: str, number: int) -> str:
