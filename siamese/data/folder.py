@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +67,14 @@ def find_people(root: Path, name: str = "") -> People:
         else:
             loose += 1
     if people and skipped:
-        log.warning("%s: skipped %s", root, skipped)
+        _warn(f"{root}: skipped {skipped}")
     if loose:
-        log.warning("%s: ignored %s not in a person's folder", root, count(loose, "photo that is", "photos that are"))
+        _warn(f"{root}: ignored {count(loose, 'photo that is', 'photos that are')} not in a person's folder")
     if not people:
         other = f" (skipped: {skipped})" if skipped else ""
         raise DataError(
-            f"{name}: none of its subfolders contains a photo{other}; expected one folder of photos for each person (to "
-            "use a list of pairs, set data=pairs)"
+            f"{name}: none of its subfolders contains a photo{other}; expected one folder of photos for each person "
+            "(to use a list of pairs, set data=pairs)"
         )
     _check_depth(root, name, key, people)
     merged: People = {}
@@ -114,7 +115,7 @@ def find_photos(root: Path) -> list[str]:
         other = f" (skipped: {skipped})" if skipped else ""
         raise DataError(f"{root}: contains no photo{other}; choose a folder of photos")
     if skipped:
-        log.warning("%s: skipped %s", root, skipped)
+        _warn(f"{root}: skipped {skipped}")
     return photos
 
 
@@ -142,8 +143,14 @@ def _walk(root: Path, name: str) -> tuple[list[str], str]:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
     if undecodable:
         ignored = count(undecodable, "photo whose name is", "photos whose names are")
-        log.warning("%s: ignored %s not UTF-8; rename them", root, ignored)
+        _warn(f"{root}: ignored {ignored} not UTF-8; rename them")
     return photos, ", ".join(map(_skipped, skipped, skipped.values()))
+
+
+@cache
+def _warn(message: str) -> None:
+    """Log a warning once, although a run looks at its data before it starts, and again when it loads them."""
+    log.warning(message)
 
 
 def _skipped(what: str, number: int) -> str:
