@@ -16,7 +16,7 @@ from siamese.text import count
 log = logging.getLogger(__name__)
 
 
-def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
+def identify(run: Path, gallery: Path, photo: Path, top: int, keep_identical: bool = False) -> dict[str, Any]:
     """Return the people of a gallery who are most likely the person on a photo, as a dict for JSON.
 
     Args:
@@ -24,6 +24,7 @@ def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
         gallery: a folder with a folder of photos for each person, or with one photo for each, named after the person.
         photo: the photo to identify.
         top: how many people to return, most likely first.
+        keep_identical: compare the photo also with copies of itself in the gallery.
 
     Raises:
         UserError: the run, the gallery or the photo cannot be used.
@@ -39,14 +40,18 @@ def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
     asked = verifier.read(photo)
     if not read:
         raise DataError(f"{gallery}: no photo in it can be used; give at least one of each person")
-    embeddings = embed_photos(verifier, [asked, *read.values()])
-    matches = verifier.rank(embeddings, [(person_of[name], name) for name in read])
-    unusual, *others = verifier.unusual([asked, *read.values()])
-    of_gallery = dict(zip(read, others, strict=True))
-    unlike = sum(map(bool, others))
     identical = [name for name, pixels in read.items() if np.array_equal(asked, pixels)]
     for name in identical:
-        log.warning("%s in the gallery is the same image as %s, so its rank says nothing about faces", name, photo)
+        result = "its rank says nothing about faces" if keep_identical else "left out (--keep-identical keeps it)"
+        log.warning("%s in the gallery is the same image as %s: %s", name, photo, result)
+        if not keep_identical:
+            del read[name]
+    if not read:
+        raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
+    embeddings = embed_photos(verifier, [asked, *read.values()])
+    matches = verifier.rank(embeddings, [(person_of[name], name) for name in read], [asked, *read.values()])
+    unusual, *others = verifier.unusual([asked, *read.values()])
+    unlike = sum(map(bool, others))
     subjects = [f"{photo} is"] if unusual else []
     subjects += [f"{unlike} of {count(len(read), 'gallery photo')} {'is' if unlike == 1 else 'are'}"] if unlike else []
     for subject in subjects or [""]:
@@ -56,12 +61,13 @@ def identify(run: Path, gallery: Path, photo: Path, top: int) -> dict[str, Any]:
         "unusual": unusual,
         "unusual_in_gallery": unlike if verifier.domain else None,
         "threshold": verifier.decision.threshold,
+        "left_out": [] if keep_identical else identical,
         "people": len(matches),
         "matches": [
             {
                 "person": match.person, "image": match.photo, "same": match.verification.same,
                 "probability": match.verification.probability, "score": match.verification.score,
-                "identical": match.photo in identical, "unusual": of_gallery[match.photo],
+                "identical": match.verification.identical, "unusual": match.verification.unusual[1],
             }
             for match in matches[:top]
         ],

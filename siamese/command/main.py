@@ -96,7 +96,11 @@ def _call(options: argparse.Namespace) -> None:
         case "identify":
             from siamese.command.identify import identify
 
-            print(json.dumps(identify(options.run, options.gallery, options.photo, options.top), indent=2))
+            print(
+                json.dumps(
+                    identify(options.run, options.gallery, options.photo, options.top, options.keep_identical), indent=2
+                )
+            )
         case "search":
             from siamese.command.search import search
             from siamese.runs.signals import catch_signals
@@ -235,6 +239,9 @@ def _add_questions(add: AddParser) -> None:
     )
     identify.add_argument("photo", type=Path, help="the photo to identify")
     identify.add_argument("--top", type=int, default=5, help="number of people to print (default 5)")
+    identify.add_argument(
+        "--keep-identical", action="store_true", help="do not leave out copies of the photo that are in the gallery"
+    )
 
     page = add("page", help="serve a local web page that compares two photos")
     page.add_argument("run", type=run_folder, help="folder of a finished run, or latest")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 import struct
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -69,15 +70,15 @@ def endings() -> set[str]:
     return {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS and kind in Image.OPEN}
 
 
-def decode(path: Path, options: ImageOptions) -> NDArray[np.uint8]:
-    """Read an image file as the network's input, uint8 [C, H, W].
+def decode(file: Path | BytesIO, options: ImageOptions) -> NDArray[np.uint8]:
+    """Read an image file, or its content, as the network's input, uint8 [C, H, W].
 
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: the file is missing, is not a usable image, is
             smaller than the crop, or has more than `LARGEST` pixels or more than `LONGEST` on a side. Pillow's decoders
             may raise other exceptions on a damaged file. `why_unusable` puts the reason into words.
     """
-    with open_image(path) as image:
+    with open_image(file) as image:
         return to_input(image, options)
 
 
@@ -98,12 +99,15 @@ def open_upright(path: Path, at_least: int | None = None) -> Image.Image:
         return upright(image)
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(file: Path | BytesIO) -> Image.Image:
     """Open an image file of one of `FORMATS`, whatever its name, without decoding its pixels; raises as `decode`."""
-    if not stat.S_ISREG(path.stat().st_mode):  # reading would wait for a pipe, and never end for a device
+    if isinstance(file, BytesIO):
+        start = file.getvalue()[:16]
+    elif stat.S_ISREG(file.stat().st_mode):
+        with file.open("rb") as opened:
+            start = opened.read(16)
+    else:  # reading would wait for a pipe, and never end for a device
         raise ValueError("not a regular file")
-    with path.open("rb") as file:
-        start = file.read(16)
     if "HEIF" not in Image.OPEN and _is_heic(start):
         raise ValueError("HEIC, which needs pillow-heif; in the clone run: pip install -e '.[heic]'")
     # `Image.open` would warn of the 108 megapixels of a phone, and refuse its 200. `upright` checks the size.
@@ -112,7 +116,7 @@ def open_image(path: Path) -> Image.Image:
             factory, accepts = Image.OPEN[kind]
             accepted = accepts is None or accepts(start)
             if accepted and not isinstance(accepted, str):  # a text says why Pillow lacks it
-                return factory(cast(Any, str(path)), path.name)
+                return factory(*((file, "") if isinstance(file, BytesIO) else (cast(Any, str(file)), file.name)))
     raise UnidentifiedImageError("not an image")
 
 

@@ -9,9 +9,11 @@ Shapes: N photos, C channels, H = W pixels, D embedding dimensions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -34,8 +36,29 @@ from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.scores import embed_images, score_embeddings
 
-Photo = str | Path | Image.Image
-"""A file, or an opened image."""
+Photo = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
+"""A file, its content, an opened file, an image of Pillow, or an array, uint8 [H, W] (grey) or [H, W, 3] (RGB)."""
+
+
+def _opened(photo: Any) -> Path | BytesIO | Image.Image:
+    match photo:
+        case Image.Image():
+            return photo
+        case str() | os.PathLike():
+            return Path(photo)
+        case bytes() | bytearray() | memoryview():
+            return BytesIO(photo)
+        case np.ndarray():
+            if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or photo.shape[2:] not in ((), (3,)):
+                shape = ", ".join(map(str, photo.shape))
+                raise TypeError(f"an array of a photo is uint8 [H, W] or [H, W, 3] (RGB), not {photo.dtype} [{shape}]")
+            return Image.fromarray(photo)
+    if hasattr(photo, "read"):
+        content = photo.read()
+        if isinstance(content, bytes):
+            return BytesIO(content)
+        raise TypeError("a file with a photo must be opened in binary mode: open(path, 'rb')")
+    raise TypeError(f"a photo is a path, bytes, an opened file, a Pillow image or an array, not {type(photo).__name__}")
 
 
 class Verification(NamedTuple):
@@ -133,13 +156,15 @@ class Verifier:
 
         Raises:
             DataError: the photo cannot be used.
+            TypeError: it is not a `Photo`.
         """
-        name = "photo" if isinstance(photo, Image.Image) else photo
+        name = photo if isinstance(photo, str | os.PathLike) else "photo"
+        opened = _opened(photo)
         try:
-            if isinstance(photo, Image.Image):
-                pixels = to_input(photo, self.options)
+            if isinstance(opened, Image.Image):
+                pixels = to_input(opened, self.options)
             else:
-                pixels = decode(Path(photo), self.options)
+                pixels = decode(opened, self.options)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
@@ -200,22 +225,31 @@ class Verifier:
         pixels = np.stack([self.read(first), self.read(second)])
         return self.compare(self.embed_pixels(torch.from_numpy(pixels)), [(0, 1)], list(pixels))[0]
 
-    def identify(self, gallery: Mapping[str, Sequence[Photo]], photo: Photo) -> list[Match]:
+    def identify(
+        self, gallery: Mapping[str, Photo | Sequence[Photo]], photo: Photo, keep_identical: bool = False
+    ) -> list[Match]:
         """Rank the people of a gallery by the score of their most similar photo, highest first.
 
         Args:
             gallery: name of a person -> one or more photos.
             photo: the photo to identify.
+            keep_identical: compare the photo also with copies of itself in the gallery, which says nothing about faces.
 
         Raises:
-            DataError: the gallery is empty, or a photo cannot be used.
+            DataError: the gallery is empty, apart from copies of the photo; or a photo cannot be used.
+            TypeError: as `read`.
         """
-        listed = [(name, one) for name, photos in gallery.items() for one in photos]
-        if not listed:
-            raise DataError("the gallery is empty; give at least one photo of each person")
-        names = [(name, "" if isinstance(one, Image.Image) else str(one)) for name, one in listed]
-        pixels = np.stack([self.read(one) for one in (photo, *(one for _, one in listed))])
-        return self.rank(self.embed_pixels(torch.from_numpy(pixels)), names, list(pixels))
+        asked = self.read(photo)
+        names, pixels = [], [asked]
+        for person, photos in gallery.items():
+            for one in photos if isinstance(photos, list | tuple) else [cast(Photo, photos)]:
+                read = self.read(one)
+                if keep_identical or not np.array_equal(read, asked):
+                    names.append((person, str(one) if isinstance(one, str | os.PathLike) else ""))
+                    pixels.append(read)
+        if not names:
+            raise DataError("the gallery is empty, or holds only the photo itself; give other photos of each person")
+        return self.rank(self.embed_pixels(torch.from_numpy(np.stack(pixels))), names, pixels)
 
     def rank(
         self,

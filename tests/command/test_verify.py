@@ -158,7 +158,7 @@ def test_identify_takes_folders_or_single_photos(
         target = tmp_path / f"{person.name}.jpg" if flat else tmp_path / person.name
         target.symlink_to(photos[0] if flat else person)
     photo = sorted(people[1].iterdir())[0]
-    assert main(["identify", str(finished), str(tmp_path), str(photo), "--top", "2"]) == 0
+    assert main(["identify", str(finished), str(tmp_path), str(photo), "--top", "2", "--keep-identical"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["people"] == 3
     assert len(printed["matches"]) == 2
@@ -168,6 +168,30 @@ def test_identify_takes_folders_or_single_photos(
     assert [match["identical"] for match in printed["matches"]] == [True, False]
     assert printed["unusual"] is False
     assert printed["unusual_in_gallery"] == 0
+    assert printed["left_out"] == []
+
+
+def test_identify_leaves_out_copies_of_the_photo(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, other = sorted(faces.iterdir())[:2]
+    photo, second = sorted(mine.iterdir())[:2]
+    with Image.open(photo) as image:
+        image.save(tmp_path / "copy.png")
+    gallery = tmp_path / "gallery"
+    for person, photos in (("Me", [photo, tmp_path / "copy.png", second]), ("Other", [next(other.iterdir())])):
+        (gallery / person).mkdir(parents=True)
+        for one in photos:
+            (gallery / person / one.name).symlink_to(one)
+    assert main(["identify", str(finished), str(gallery), str(photo)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["left_out"] == [f"Me/{photo.name}", "Me/copy.png"]
+    assert {match["image"] for match in printed["matches"] if match["person"] == "Me"} == {f"Me/{second.name}"}
+    assert "is the same image as" in caplog.text
+    (gallery / "Me" / second.name).unlink()
+    shutil.rmtree(gallery / "Other")
+    assert main(["identify", str(finished), str(gallery), str(photo)]) == 2
+    assert "holds only copies of" in capsys.readouterr().err
 
 
 def test_identify_and_embed_count_unusual_photos(
@@ -177,12 +201,12 @@ def test_identify_and_embed_count_unusual_photos(
     gallery = tmp_path / "gallery"
     noise = noise_photo(gallery / "Noise.png", size=(40, 40))
     (gallery / "One.jpg").symlink_to(one)
-    assert main(["identify", str(finished), str(gallery), str(noise)]) == 0
+    assert main(["identify", str(finished), str(gallery), str(noise), "--keep-identical"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["unusual"], printed["unusual_in_gallery"]) == (True, 1)
     assert {match["person"]: match["unusual"] for match in printed["matches"]} == {"Noise": True, "One": False}
     assert [message.partition(" this network")[0] for message in caplog.messages] == [
-        f"Noise.png in the gallery is the same image as {noise}, so its rank says nothing about faces",
+        f"Noise.png in the gallery is the same image as {noise}: its rank says nothing about faces",
         f"{noise} is unlike the images",
         "1 of 2 gallery photos is unlike the images",
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,10 +46,55 @@ def test_results_are_those_of_the_run(verifier: Verifier, scored: list[dict[str,
             assert answer.same == bool(int(row["predicted"]))
 
 
-def test_an_opened_image_gives_the_same_as_a_file(verifier: Verifier, faces: Path) -> None:
+def test_every_kind_of_photo_gives_the_same_as_a_file(verifier: Verifier, faces: Path) -> None:
     first, second = sorted(faces.rglob("*.jpg"))[:2]
-    with Image.open(first) as one, Image.open(second) as two:
-        assert verifier.verify(one, two) == verifier.verify(first, second)
+    expected = verifier.verify(first, second)
+    with Image.open(first) as image, first.open("rb") as file:
+        pixels = np.asarray(image)
+        kinds = (
+            image, file, str(first), first.read_bytes(), bytearray(first.read_bytes()), BytesIO(first.read_bytes()),
+            pixels, np.asfortranarray(pixels), Pipe(first.read_bytes()),
+        )  # fmt: skip
+        for kind in kinds:
+            assert verifier.verify(kind, second) == expected
+    grey = np.asarray(Image.open(first).convert("L"))
+    np.testing.assert_array_equal(verifier.read(grey), verifier.read(Image.fromarray(grey)))
+
+
+class Pipe:
+    """A file that can only be read once, from its start to its end, as from a network."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def read(self) -> bytes:
+        return self.content
+
+
+@pytest.mark.parametrize(
+    ("photo", "message"),
+    [
+        (None, "not NoneType"),
+        (7, "not int"),
+        ([1, 2], "not list"),
+        (StringIO("x"), "opened in binary mode"),
+        (np.zeros((3, 8, 8), np.float32), r"not float32 \[3, 8, 8\]"),
+        (np.zeros((8, 8), np.int64), r"not int64 \[8, 8\]"),
+        (np.zeros((8, 8, 4), np.uint8), r"not uint8 \[8, 8, 4\]"),
+        (np.zeros(8, np.uint8), r"not uint8 \[8\]"),
+        (torch.zeros(3, 8, 8), "not Tensor"),
+    ],
+)
+def test_anything_else_is_named_by_its_type(verifier: Verifier, photo: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message) as raised:
+        verifier.read(photo)
+    assert len(str(raised.value)) < 110
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0"])
+def test_bytes_that_are_no_image(verifier: Verifier, content: bytes) -> None:
+    with pytest.raises(DataError, match="photo: not an image"):
+        verifier.read(content)
 
 
 def test_photos_are_compared_with_the_training_images(verifier: Verifier, faces: Path, tmp_path: Path) -> None:
@@ -58,7 +105,8 @@ def test_photos_are_compared_with_the_training_images(verifier: Verifier, faces:
     assert answer.identical is False
     assert verifier.verify(first, first).identical is True
     people = {"one": [first], "noise": [noise, second]}
-    unusual = {match.photo: match.verification.unusual for match in verifier.identify(people, second)}
+    ranked = verifier.identify(people, second, keep_identical=True)
+    unusual = {match.photo: match.verification.unusual for match in ranked}
     assert unusual == {str(first): (False, False), str(second): (False, False)}
     # The answer for a photo does not depend on the photos beside it.
     pixels = [verifier.read(photo) for photo in (first, noise, second)]
@@ -86,7 +134,7 @@ def test_embeddings_can_be_kept_and_compared(verifier: Verifier, faces: Path) ->
 def test_the_people_of_a_gallery_are_ranked_by_their_best_photo(verifier: Verifier, faces: Path) -> None:
     people = {folder.name: sorted(folder.iterdir()) for folder in sorted(faces.iterdir())[:4]}
     name, photos = next(iter(people.items()))
-    matches = verifier.identify(people, photos[0])  # which is in the gallery itself
+    matches = verifier.identify(people, photos[0], keep_identical=True)  # which is in the gallery itself
     assert [match.person for match in matches[:1]] == [name]
     assert matches[0].photo == str(photos[0])
     scores = [match.verification.score for match in matches]
@@ -94,6 +142,12 @@ def test_the_people_of_a_gallery_are_ranked_by_their_best_photo(verifier: Verifi
     assert {match.person for match in matches} == set(people)
     with pytest.raises(DataError, match="the gallery is empty"):
         verifier.identify({}, photos[0])
+    others = verifier.identify(people, photos[0].read_bytes())
+    assert str(photos[0]) not in {match.photo for match in others}
+    single = verifier.identify({person: found[1] for person, found in people.items()}, photos[0])
+    assert {match.photo for match in single} == {str(found[1]) for found in people.values()}
+    with pytest.raises(DataError, match="holds only the photo itself"):
+        verifier.identify({"me": [photos[0]]}, photos[0])
 
 
 def test_photos_that_cannot_be_read_are_named(verifier: Verifier, faces: Path, tmp_path: Path) -> None:
