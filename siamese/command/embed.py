@@ -17,7 +17,7 @@ from siamese.text import count
 log = logging.getLogger(__name__)
 
 
-def embed(run: Path, folder: Path, out: Path) -> None:
+def embed(run: Path, folder: Path, out: Path, align: bool = False) -> None:
     """Embed all photos below a folder and write the embeddings to ``out``.
 
     A ``.csv`` file has one row for each photo: its name, its person (the first folder, if any) and the D numbers of the
@@ -29,7 +29,7 @@ def embed(run: Path, folder: Path, out: Path) -> None:
     """
     check_output("", out, ("npy", "csv"))
     names = find_photos(folder)
-    verifier = load_verifier(run)
+    verifier = load_verifier(run, align)
     read, unusable = read_photos(verifier, folder, names)
     if not read:
         raise DataError(f"{folder}: {count(len(names), 'photo')}, none of them usable; {min(unusable.values())}")

@@ -16,7 +16,9 @@ from siamese.text import count
 log = logging.getLogger(__name__)
 
 
-def identify(run: Path, gallery: Path, photo: Path, top: int, keep_identical: bool = False) -> dict[str, Any]:
+def identify(
+    run: Path, gallery: Path, photo: Path, top: int, keep_identical: bool = False, align: bool = False
+) -> dict[str, Any]:
     """Return the people of a gallery who are most likely the person on a photo, as a dict for JSON.
 
     Args:
@@ -25,6 +27,7 @@ def identify(run: Path, gallery: Path, photo: Path, top: int, keep_identical: bo
         photo: the photo to identify.
         top: how many people to return, most likely first.
         keep_identical: compare the photo also with copies of itself in the gallery.
+        align: as for `Verifier.load`.
 
     Raises:
         UserError: the run, the gallery or the photo cannot be used.
@@ -32,7 +35,7 @@ def identify(run: Path, gallery: Path, photo: Path, top: int, keep_identical: bo
     if top < 1:
         raise ConfigError(f"--top {top}: give 1 or more")
     people = _people_of_gallery(gallery)
-    verifier = load_verifier(run)
+    verifier = load_verifier(run, align)
     person_of = {name: person for person, names in people.items() for name in names}
     read, unusable = read_photos(verifier, gallery, list(person_of))
     for problem in unusable.values():

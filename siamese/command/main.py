@@ -87,20 +87,19 @@ def _call(options: argparse.Namespace) -> None:
         case "verify":
             from siamese.command.verify import verify
 
-            for line in verify(options.run, options.photo, options.pairs, options.explain):
+            for line in verify(options.run, options.photo, options.pairs, options.explain, options.align):
                 print(json.dumps(line))
         case "embed":
             from siamese.command.embed import embed
 
-            embed(options.run, options.folder, options.out)
+            embed(options.run, options.folder, options.out, options.align)
         case "identify":
             from siamese.command.identify import identify
 
-            print(
-                json.dumps(
-                    identify(options.run, options.gallery, options.photo, options.top, options.keep_identical), indent=2
-                )
+            found = identify(
+                options.run, options.gallery, options.photo, options.top, options.keep_identical, options.align
             )
+            print(json.dumps(found, indent=2))
         case "search":
             from siamese.command.search import search
             from siamese.runs.signals import catch_signals
@@ -242,6 +241,12 @@ def _add_questions(add: AddParser) -> None:
     identify.add_argument(
         "--keep-identical", action="store_true", help="do not leave out copies of the photo that are in the gallery"
     )
+
+    for command in (verify, embed, identify):
+        command.add_argument(
+            "--align", action="store_true",
+            help="align the faces first, for photos of whole scenes and a run trained on LFW (extra faces)",
+        )  # fmt: skip
 
     page = add("page", help="serve a local web page that compares two photos")
     page.add_argument("run", type=run_folder, help="folder of a finished run, or latest")

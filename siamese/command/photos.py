@@ -25,11 +25,11 @@ Pixels = NDArray[np.uint8]
 """A photo as the network's input, uint8 [C, H, W]."""
 
 
-def load_verifier(run: Path) -> Verifier:
+def load_verifier(run: Path, align: bool = False) -> Verifier:
     """Load the network of a finished run; torch is imported only now, after the arguments were checked."""
     from siamese.inference.verifier import Verifier
 
-    return Verifier.load(run)
+    return Verifier.load(run, align=align)
 
 
 def read_photos(verifier: Verifier, root: Path, names: list[str]) -> tuple[dict[str, Pixels], dict[str, str]]:

@@ -28,7 +28,9 @@ class ListedPair(NamedTuple):
     label: int | None
 
 
-def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | None) -> Iterator[dict[str, Any]]:
+def verify(
+    run: Path, photos: list[Path], pairs: Path | None, explain: Path | None, align: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield the decision about two photos, or about each pair of a list, as a dict for JSON.
 
     A pair of a list with an unusable photo has the key ``error`` instead of a decision.
@@ -38,6 +40,7 @@ def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | No
         photos: two files; empty if there is a list.
         pairs: CSV file with the columns image1, image2 and optionally label; files are relative to its folder.
         explain: file to save the occlusion maps of the two photos to.
+        align: as for `Verifier.load`.
 
     Raises:
         UserError: the run, the list or one of the two photos cannot be used.
@@ -49,17 +52,16 @@ def verify(run: Path, photos: list[Path], pairs: Path | None, explain: Path | No
     if explain is not None:
         check_output("--explain", explain, ("png", "jpg", "pdf", "svg"))
     if pairs is None:
-        yield from _verify_two(run, photos, explain)
+        yield from _verify_two(load_verifier(run, align), photos, explain)
     else:
         listed = read_pairs_to_verify(pairs)
-        yield from _verify_list(load_verifier(run), listed, pairs.parent)
+        yield from _verify_list(load_verifier(run, align), listed, pairs.parent)
 
 
-def _verify_two(run: Path, photos: list[Path], explain: Path | None) -> Iterator[dict[str, Any]]:
-    verifier = load_verifier(run)
+def _verify_two(verifier: Verifier, photos: list[Path], explain: Path | None) -> Iterator[dict[str, Any]]:
     verification = verifier.verify(*photos)
     names = {"image1": str(photos[0]), "image2": str(photos[1])}
-    yield {**names, **verification._asdict(), "trained_on": verifier.trained_on, "run": str(run)}
+    yield {**names, **verification._asdict(), "trained_on": verifier.trained_on, "run": str(verifier.run)}
     for caution in verifier.cautions(verification, *names.values()):
         log.warning(caution)
     if explain is not None:

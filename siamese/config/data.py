@@ -19,6 +19,10 @@ class ImageOptions(Section):
 
     image_size: int = Field(ge=8, le=1024, description="side of the square network input, in pixels")
     color: bool = Field(description="load images in color (RGB) instead of gray")
+    align: Literal["eyes"] | None = Field(
+        description="eyes: find the largest face, and turn and scale the photo so that its eyes lie where LFW's lie, "
+        "before the crop (extra `faces`); null: use the photo as it is"
+    )
     crop: Crop = Field(
         description="side of the central square that is cut out before resizing: a whole number of pixels, or a "
         "fraction of the shorter side (1.0: the largest square); null: no crop, the whole image is resized"

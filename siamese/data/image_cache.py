@@ -91,7 +91,8 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
 
 def _slot(root: Path, names: Sequence[str], options: ImageOptions) -> str:
     """The folder name for all that determines the entry but the files' content."""
-    key = [FORMAT, str(root.resolve()), options.image_size, options.color, options.crop, options.interpolation]
+    pixels = [options.image_size, options.color, options.align, options.crop, options.interpolation]
+    key = [FORMAT, str(root.resolve()), *pixels]
     return _digest(json.dumps([key, list(names)]))
 
 

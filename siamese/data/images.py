@@ -62,6 +62,10 @@ with suppress(ImportError):
     pillow_heif.register_heif_opener()
 
 
+class NoFaceError(ValueError):
+    """The face to align is not on the photo."""
+
+
 HEIC_ENDINGS = {".heic", ".heif", ".hif"}
 
 
@@ -126,8 +130,13 @@ def to_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
     Of an animation, the first frame is used.
     """
     longer = max(image.size)
-    image = upright(image).convert("RGB" if options.color else "L")
+    image = upright(image)
     scale = longer / max(image.size)  # above 1 if it was decoded at a fraction of its size
+    if options.align is not None:
+        from siamese.data.faces import align_eyes
+
+        image, scale = align_eyes(image), 1.0
+    image = image.convert("RGB" if options.color else "L")
     box = crop_box((round(scale * image.width), round(scale * image.height)), options)
     box = round(box[0] / scale), round(box[1] / scale), round(box[2] / scale), round(box[3] / scale)
     if box != (0, 0, *image.size):
@@ -180,6 +189,8 @@ def why_unusable(error: Exception) -> str:
     """The reason why a photo cannot be used, in words, from the exception that `decode` raised."""
     if isinstance(error, FileNotFoundError):
         return "missing"
+    if isinstance(error, NoFaceError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of a type that Pillow does not read"
     return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"

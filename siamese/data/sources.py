@@ -64,8 +64,8 @@ def title(data: DataConfig) -> str:
 
 
 def has_outside_data(data: DataConfig) -> bool:
-    """Whether other images were used to make the images of the data set."""
-    return data.name in LAYOUTS and LAYOUTS[data.name].outside_data
+    """Whether other images were used to make the images of the data set, or the detector that aligns them."""
+    return data.align is not None or (data.name in LAYOUTS and LAYOUTS[data.name].outside_data)
 
 
 def recognise(path: Path, options: dict[str, object] | None = None) -> DataConfig:
@@ -109,6 +109,10 @@ def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIE
     Raises:
         DataError: something is missing or malformed; the message says what to do.
     """
+    if data.align is not None:
+        from siamese.data.faces import prepare_detector
+
+        prepare_detector()
     if isinstance(data, SyntheticData):
         from siamese.data.synthetic.tree import check_tree
 

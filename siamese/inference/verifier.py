@@ -23,6 +23,7 @@ from torch import Tensor
 
 from siamese.config.data import ImageOptions
 from siamese.config.titles import DATASETS, DRAWN, titled
+from siamese.data.faces import prepare_detector
 from siamese.data.images import decode, to_input, why_unusable
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.decision import Decision
@@ -125,17 +126,19 @@ class Verifier:
         self.trained_on = trained_on
 
     @classmethod
-    def load(cls, run: str | Path, direct: bool = False) -> Verifier:
+    def load(cls, run: str | Path, direct: bool = False, align: bool = False) -> Verifier:
         """Load a finished run. It computes on a GPU if there is one, unless the run was configured for the CPU.
 
         Args:
             run: folder of the run.
             direct: use direct convolutions even if the run computed them by Fourier transform; results differ by
                 rounding only.
+            align: align the faces on the photos as ``data.align=eyes`` does: for whole scenes, and a run that was
+                trained on LFW.
 
         Raises:
-            ConfigError: the folder holds no finished run with weights.
-            DataError: a file of the run is damaged.
+            ConfigError: the folder holds no finished run with weights, or OpenCV is not installed.
+            DataError: a file of the run is damaged, or the face detector cannot be downloaded.
         """
         finished = find_run(run)
         if finished.result.is_evaluation:
@@ -146,8 +149,13 @@ class Verifier:
         bf16 = arithmetic.bf16 and (device.type == "cuda" or cpu_has_bf16())
         decision = recorded_decision(finished.result)
         dataset = finished.result.dataset
+        options: ImageOptions = finished.config.data
+        if align:
+            options = options.model_copy(update={"align": "eyes"})
+        if options.align is not None:
+            prepare_detector()
         return cls(
-            finished.folder.path, load_scorer(finished), finished.config.data, decision, device, bf16,
+            finished.folder.path, load_scorer(finished), options, decision, device, bf16,
             load_domain(finished.folder.domain), DRAWN if dataset == "synthetic" else titled(dataset, DATASETS),
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.latest import run_folder
 from siamese.runs.records import Result, read_config
 
-PREPROCESSING = ("image_size", "color", "crop", "interpolation")
+PREPROCESSING = ("image_size", "color", "align", "crop", "interpolation")
 """Keys of `siamese.config.data.ImageOptions` that decide how an image becomes the network's input."""
 
 SPLITTING = ("split", "val_fraction", "split_seed")
