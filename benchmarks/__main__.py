@@ -167,6 +167,18 @@ def domain(options: Options) -> Report:
     return f"{text}\n\n{options.run}: trained on {verifier.trained_on}; {root / images}.", {"unusual": found}
 
 
+def alignment(options: Options) -> Report:
+    """accuracy of a run (--run) on View 1's test photos (--data, --root), and on scenes with them, aligned or not"""
+    if options.run is None or not options.root:
+        raise SystemExit(
+            "error: alignment needs --run FOLDER, --root FOLDER, and --data lfw_deepfunneled or another LFW"
+        )
+    from benchmarks.scenes import measure_alignment
+    from siamese.data.sources import LAYOUTS
+
+    return measure_alignment(options.run, Path(options.root), LAYOUTS[options.data].images)
+
+
 def startup(options: Options) -> Report:
     """seconds until a command responds, and the time of a run with caches that is neither training nor scoring"""
     python = sys.executable
@@ -215,7 +227,7 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
-    "domain": domain, "startup": startup, "sweep": sweep,
+    "domain": domain, "alignment": alignment, "startup": startup, "sweep": sweep,
 }  # fmt: skip
 
 
@@ -242,7 +254,7 @@ def main() -> None:
         help="precision of our training; several for train: 32,bf16,auto",
     )
     parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="optimizer for losses")
-    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency and domain")
+    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency, domain and alignment")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if options.data == "synthetic":
