@@ -121,10 +121,11 @@ def measure_alignment(run: Path, root: Path, images: str) -> tuple[str, dict[str
     errors = [one.errors for one in measured if one.errors]
     near = sum(max(both) < 0.03 for both in errors)
     distance = 100 * median([error for both in errors for error in both])
+    seconds = median([one.seconds for one in measured])
     text += (
-        f"\n\n{len(pairs)} pairs, {len(names)} photos. Both eyes of {near} of {len(errors)} aligned scenes are within 3 % "
-        f"of the face's width of their target (median distance {distance:.2f} %). Aligning takes "
-        f"{1e3 * median([one.seconds for one in measured]):.0f} ms, {os.cpu_count()} photos at a time."
+        f"\n\n{len(pairs)} pairs, {len(names)} photos. Both eyes are within 3 % of the face's width of their target on "
+        f"{near} of {len(errors)} aligned scenes (median distance {distance:.2f} %). Aligning takes "
+        f"{1e3 * seconds:.0f} ms, {os.cpu_count()} photos at a time."
     )
     return text, {"rows": rows, "errors": errors}
 
