@@ -116,7 +116,8 @@ def open_image(file: Path | BytesIO) -> Image.Image:
         raise ValueError("HEIC, which needs pillow-heif; in the clone run: pip install -e '.[heic]'")
     # `Image.open` would warn of the 108 megapixels of a phone, and refuse its 200. `upright` checks the size.
     for kind in FORMATS:
-        with suppress(KeyError, SyntaxError, IndexError, TypeError, struct.error):  # as Pillow does, and not in Pillow
+        # The errors that Pillow skips in `Image.open`, and KeyError for a format that it lacks.
+        with suppress(KeyError, SyntaxError, IndexError, TypeError, struct.error):
             factory, accepts = Image.OPEN[kind]
             accepted = accepts is None or accepts(start)
             if accepted and not isinstance(accepted, str):  # a text says why Pillow lacks it
