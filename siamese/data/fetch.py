@@ -6,16 +6,14 @@ import hashlib
 import http.client
 import itertools
 import logging
-import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 from urllib import error as urlerror
 from urllib import request as urlrequest
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -28,9 +26,7 @@ USER_AGENT = "siamese-lfw/0.1 (Python urllib)"
 BACKOFF_SECONDS = 1.0
 """Pause before the first retry; doubled before each further one."""
 
-_CHUNK = 1 << 16
 _TRANSIENT_STATUS = frozenset({202, 408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 
 
 def fetch(
@@ -57,12 +53,17 @@ def fetch(
     for attempt in itertools.count():
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
-            _download_once(url, part, sha256, progress, timeout)
-            part.replace(destination)
-            return
+            resumed = _transfer(url, part, progress, timeout)
+            if (found := sha256_of(part)) == sha256.lower():
+                part.replace(destination)
+                return
+            part.unlink()
+            # If the part was of another file, a download from the start may still succeed.
+            raise _TransferError(f"SHA-256 is {found}, expected {sha256}", transient=resumed)
         except _TransferError as failure:
             if not failure.transient or attempt >= retries:
-                _remove_if_empty(part)
+                if part.is_file() and part.stat().st_size == 0:
+                    part.unlink()
                 tries = f" ({attempt + 1} attempts)" if attempt else ""
                 raise DataError(f"{url}: {failure}{tries}; download it by hand to {destination}") from None
             pause = BACKOFF_SECONDS * 2**attempt
@@ -91,27 +92,6 @@ class _TransferError(Exception):
         self.transient = transient
 
 
-def _download_once(url: str, part: Path, sha256: str, progress: bool, timeout: float) -> None:
-    """Complete ``part`` and check it.
-
-    Raises:
-        _TransferError: the transfer failed, or the checksum is wrong; ``part`` is then removed.
-        OSError: ``part`` cannot be written.
-    """
-    resumed = _transfer(url, part, progress, timeout)
-    found = sha256_of(part)
-    if found != sha256.lower():
-        part.unlink()
-        # If the part was of another file, a download from the start may still succeed.
-        raise _TransferError(f"SHA-256 is {found}, expected {sha256}", transient=resumed)
-
-
-def _remove_if_empty(part: Path) -> None:
-    with suppress(OSError):
-        if part.stat().st_size == 0:
-            part.unlink()
-
-
 def _transfer(url: str, part: Path, progress: bool, timeout: float) -> bool:
     """Complete ``part`` from the server; return whether existing bytes were kept.
 
@@ -119,21 +99,27 @@ def _transfer(url: str, part: Path, progress: bool, timeout: float) -> bool:
         _TransferError: the network or the server failed, or the disk has too little free space.
         OSError: ``part`` cannot be written.
     """
-    response, start, total = _connect(url, part.stat().st_size if part.is_file() else 0, timeout)
-    with response:
-        if start == 0:
-            part.unlink(missing_ok=True)  # before the check for free space
-        if total is not None:
-            _check_free_space(total - start, part.parent)
-        bar = tqdm(
-            total=total,
-            initial=start,
-            unit="B",
-            unit_scale=True,
-            desc=part.stem,
-            leave=False,
-            disable=None if progress else True,
-        )
+    start = part.stat().st_size if part.is_file() else 0
+    with _request(url, start, timeout) as response:
+        match response.status:
+            case 200:
+                start = 0
+                part.unlink(missing_ok=True)  # before the check for free space
+            case 206 if start and response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                pass
+            case 206 | 416 if start:  # the part is of another file
+                part.unlink()
+                return _transfer(url, part, progress, timeout)
+            case status:
+                reason = f"HTTP {status} {printable(response.reason)}"
+                raise _TransferError(reason, transient=status in _TRANSIENT_STATUS)
+        size, free = response.length, shutil.disk_usage(part.parent).free
+        if size is not None and size > free:
+            reason = f"needs {size / 1e6:.1f} MB, but {part.parent} has only {free / 1e6:.1f} MB free"
+            raise _TransferError(f"{reason}; free some space", transient=False)
+        total = None if size is None else start + size
+        disable = None if progress else True
+        bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, leave=False, disable=disable)
         with bar, part.open("ab" if start else "wb") as file:
             for chunk in _chunks(response):
                 file.write(chunk)
@@ -144,98 +130,39 @@ def _transfer(url: str, part: Path, progress: bool, timeout: float) -> bool:
     return start > 0
 
 
-def _check_free_space(size: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        reason = f"needs {size / 1e6:.1f} MB, but {folder} has only {free / 1e6:.1f} MB free"
-        raise _TransferError(f"{reason}; free some space", transient=False)
+def _request(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
+    """Request the file from byte ``start`` on, and return the answer, whatever its status.
 
-
-def _connect(url: str, start: int, timeout: float) -> tuple[http.client.HTTPResponse, int, int | None]:
-    """Request the file from byte ``start`` on.
-
-    Returns:
-        the response, the position of its first byte, and the size of the whole file, None if unknown.
+    Raises:
+        _TransferError: the address is invalid, or there is no answer.
     """
-    if _scheme(url) not in ("http", "https"):
+    if not url.lower().startswith(("http://", "https://")):
         raise _TransferError("the address must begin with http:// or https://", transient=False)
     headers = {"User-Agent": USER_AGENT} | ({"Range": f"bytes={start}-"} if start else {})
+    opener = urlrequest.build_opener(_NoFtp)
     try:
-        answer = _opener().open(urlrequest.Request(url, headers=headers), timeout=timeout)
-        response = cast(http.client.HTTPResponse, answer)
-    except urlerror.HTTPError as error:
-        error.close()
-        if error.code == 416 and start:  # the file is not longer than the part, so the part is of another file
-            return _connect(url, 0, timeout)
-        transient = error.code in _TRANSIENT_STATUS
-        raise _TransferError(f"HTTP {error.code} {printable(error.msg)}", transient=transient) from None
+        return cast(http.client.HTTPResponse, opener.open(urlrequest.Request(url, headers=headers), timeout=timeout))
+    except urlerror.HTTPError as answer:  # has the same attributes, except for the length
+        return cast(http.client.HTTPResponse, answer)
     except (ValueError, http.client.InvalidURL) as error:
         raise _TransferError(f"invalid address: {printable(str(error))}", transient=False) from None
     except (OSError, http.client.HTTPException) as error:
         cause = error.reason if isinstance(error, urlerror.URLError) else error
         raise _TransferError(reason_of(cause), transient=True) from None
-    if response.status == 200:
-        return response, 0, response.length
-    content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status == 206 and start and content_range and int(content_range[1]) == start:
-        return response, start, None if content_range[2] == "*" else int(content_range[2])
-    response.close()
-    if response.status == 206 and start:
-        return _connect(url, 0, timeout)
-    transient = response.status in _TRANSIENT_STATUS
-    raise _TransferError(f"HTTP {response.status} {printable(response.reason)}", transient=transient)
 
 
-def _scheme(url: str) -> str:
-    """Return the scheme of an address; empty if the address is invalid."""
-    try:
-        return urlsplit(url).scheme
-    except ValueError:
-        return ""
+class _NoFtp(urlrequest.BaseHandler):
+    """Refuse redirects to ftp; urllib refuses those to any other address that is not http or https."""
 
-
-class _HttpRedirects(urlrequest.HTTPRedirectHandler):
-    """Follow redirects only to http and https; urllib's own handler also allows ftp."""
-
-    def redirect_request(
-        self,
-        req: urlrequest.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urlrequest.Request | None:
-        """Build the request for the new address.
-
-        Raises:
-            HTTPError: the new address is neither http nor https.
-        """
-        if _scheme(newurl) not in ("http", "https"):
-            raise urlerror.HTTPError(newurl, code, f"{msg} - redirect to {newurl} refused", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urlrequest.OpenerDirector:
-    """Build an opener without urllib's handlers for file:, ftp: and data: addresses."""
-    opener = urlrequest.OpenerDirector()
-    for handler in (
-        urlrequest.ProxyHandler(),
-        urlrequest.HTTPHandler(),
-        urlrequest.HTTPSHandler(),
-        urlrequest.HTTPDefaultErrorHandler(),
-        urlrequest.HTTPErrorProcessor(),
-        _HttpRedirects(),
-        urlrequest.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
+    def ftp_request(self, request: urlrequest.Request) -> urlrequest.Request:
+        """Raise ValueError, whatever the address."""
+        raise ValueError(f"redirect to {request.full_url} refused")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """Yield the body in pieces; network errors become `_TransferError`, to distinguish them from errors of writing."""
     try:
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read(1 << 16):
             yield chunk
     except (OSError, http.client.HTTPException) as error:
         raise _TransferError(reason_of(error), transient=True) from None
