@@ -29,9 +29,9 @@ def special(name: str, kind: bytes, link: str = "") -> tuple[tarfile.TarInfo, by
     return info, b""
 
 
-def tgz(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+def tgz(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=plain, mode="w") as tar:
         for info, content in members:
             tar.addfile(info, io.BytesIO(content))
     return gzip.compress(plain.getvalue(), mtime=0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from siamese.data import repository
 from siamese.data.fetch import fetch, sha256_of
-from siamese.data.unpack import temporary_prefix, unpack
+from siamese.data.unpack import unpack
 from siamese.errors import DataError, reason_of
 
 log = logging.getLogger(__name__)
@@ -23,9 +22,6 @@ FIGSHARE_URLS = ("https://ndownloader.figshare.com/files/", "https://api.figshar
 
 URL_VARIABLE = "SIAMESE_LFW_URL"
 """Environment variable with the address of a mirror."""
-
-MAX_UNPACKED_BYTES = 1 << 30
-"""Most bytes that one of LFW's archives may unpack to; they need about 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +119,7 @@ def _obtain(file: RemoteFile, root: Path, progress: bool, mirror: str | None) ->
     elif (found := sha256_of(path)) != file.sha256:
         raise DataError(f"{path}: SHA-256 is {found}, expected {file.sha256}; remove it, or download it again")
     if file.folder is not None:
-        for stale in root.glob(f"{temporary_prefix(file.folder)}*"):  # left by a process that was killed
-            shutil.rmtree(stale, ignore_errors=True)
-        unpack(path, root, top=file.folder, max_bytes=MAX_UNPACKED_BYTES, progress=progress)
+        unpack(path, root, top=file.folder, progress=progress)
         path.unlink()
 
 
