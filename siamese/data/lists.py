@@ -296,15 +296,9 @@ def _read_subset(lines: _Lines, size: int, seen: set[str]) -> dict[str, int]:
     return subset
 
 
-def warn_of_duplicates(path: Path, pairs: Iterable[Pair]) -> None:
+def warn_of_duplicates(path: Path, pairs: Sequence[Pair]) -> None:
     """Log the number of duplicate pairs, if there are any."""
-    seen = set()
-    duplicates = 0
-    for pair in pairs:
-        images = frozenset((pair.image1, pair.image2))
-        duplicates += images in seen
-        seen.add(images)
-    if duplicates:
+    if duplicates := len(pairs) - len({frozenset(pair[:2]) for pair in pairs}):
         log.warning("%s: %s (kept)", path, count(duplicates, "duplicate pair"))
 
 

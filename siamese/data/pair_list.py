@@ -98,7 +98,7 @@ def read_pair_list(path: Path) -> dict[str | None, list[Pair]]:
         if "split" in row and part not in SPLITS:
             raise DataError(f"{where}: split is {part!r} (expected one of {', '.join(SPLITS)})")
         parts.setdefault(part, []).append(pair)
-    warn_of_duplicates(path, (pair for part in parts.values() for pair in part))
+    warn_of_duplicates(path, [pair for part in parts.values() for pair in part])
     return parts
 
 

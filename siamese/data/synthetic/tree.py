@@ -23,6 +23,7 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
+from siamese.data.repository import LISTS
 from siamese.data.synthetic.faces import render
 from siamese.data.synthetic.plan import FOLDS, Plan, SyntheticSpec, make_plan
 from siamese.data.synthetic.traits import sample_person
@@ -35,10 +36,6 @@ GENERATOR_VERSION = 1
 
 IMAGE_FOLDER = "lfw"
 MANIFEST = "synthetic.json"
-LISTS = (
-    "pairsDevTrain.txt", "pairsDevTest.txt", "pairs.txt",
-    "people.txt", "peopleDevTrain.txt", "peopleDevTest.txt",
-)  # fmt: skip
 
 _TRAITS = 0
 """Random streams have the keys (seed, person, photo): photos from 1 on, 0 for the person's traits."""
