@@ -141,6 +141,6 @@ def _errors(scene: Image.Image) -> list[float]:
     """See `Measured`; empty if no face was found."""
     if not faces.find_faces(scene):
         return []
-    aligned = faces.align_eyes(scene)
+    aligned, _ = faces.align_eyes(scene)
     width = faces.find_faces(aligned)[0].box[2]
     return [math.dist(*both) / width for both in zip(faces.locate_eyes(aligned), faces.EYES, strict=True)]

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from siamese.command.photos import embed_photos, load_verifier, read_photos, warn_of_unusual
+from siamese.command.photos import (
+    embed_photos,
+    face_numbers,
+    load_verifier,
+    read_photos,
+    warn_of_faces,
+    warn_of_several_faces,
+    warn_of_unusual,
+)
 from siamese.data.folder import find_people, find_photos
 from siamese.errors import ConfigError, DataError
 from siamese.text import count
@@ -17,8 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def identify(
-    run: Path, gallery: Path, photo: Path, top: int, keep_identical: bool = False, align: bool = False
-) -> dict[str, Any]:
+    run: Path, gallery: Path, photo: Path, top: int, keep_identical: bool = False, align: bool = False,
+    face: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return the people of a gallery who are most likely the person on a photo, as a dict for JSON.
 
     Args:
@@ -28,22 +37,28 @@ def identify(
         top: how many people to return, most likely first.
         keep_identical: compare the photo also with copies of itself in the gallery.
         align: as for `Verifier.load`.
+        face: which face of the photo to identify, by size; None is the largest.
 
     Raises:
         UserError: the run, the gallery or the photo cannot be used.
     """
     if top < 1:
         raise ConfigError(f"--top {top}: give 1 or more")
+    if face is not None and "," in face:
+        raise ConfigError(f"--face {face}: give one number, for the photo to identify (1 is the largest face)")
+    number, _ = face_numbers(face)
     people = _people_of_gallery(gallery)
     verifier = load_verifier(run, align)
     person_of = {name: person for person, names in people.items() for name in names}
     read, unusable = read_photos(verifier, gallery, list(person_of))
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
-    asked = verifier.read(photo)
+    warn_of_several_faces(read.values())
+    asked = verifier.prepare(photo, number)
+    warn_of_faces(str(photo), asked.faces, asked.face)
     if not read:
         raise DataError(f"{gallery}: no photo in it can be used; give at least one of each person")
-    identical = [name for name, pixels in read.items() if np.array_equal(asked, pixels)]
+    identical = [name for name, one in read.items() if np.array_equal(asked.pixels, one.pixels)]
     for name in identical:
         result = "its rank says nothing about faces" if keep_identical else "left out (--keep-identical keeps it)"
         log.warning("%s in the gallery is the same image as %s: %s", name, photo, result)
@@ -53,7 +68,7 @@ def identify(
         raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
     embeddings = embed_photos(verifier, [asked, *read.values()])
     matches = verifier.rank(embeddings, [(person_of[name], name) for name in read], [asked, *read.values()])
-    unusual, *others = verifier.unusual([asked, *read.values()])
+    unusual, *others = verifier.unusual(one.pixels for one in (asked, *read.values()))
     unlike = sum(map(bool, others))
     subjects = [f"{photo} is"] if unusual else []
     subjects += [f"{unlike} of {count(len(read), 'gallery photo')} {'is' if unlike == 1 else 'are'}"] if unlike else []
@@ -61,6 +76,7 @@ def identify(
         warn_of_unusual(verifier, subject, "this ranking")
     return {
         "image": str(photo),
+        **({"faces": asked.faces, "face": asked.face} if asked.faces else {}),
         "unusual": unusual,
         "unusual_in_gallery": unlike if verifier.domain else None,
         "threshold": verifier.decision.threshold,
@@ -71,6 +87,7 @@ def identify(
                 "person": match.person, "image": match.photo, "same": match.verification.same,
                 "probability": match.verification.probability, "score": match.verification.score,
                 "identical": match.verification.identical, "unusual": match.verification.unusual[1],
+                **({"faces": match.verification.faces[1]} if asked.faces else {}),
             }
             for match in matches[:top]
         ],

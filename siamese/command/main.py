@@ -87,7 +87,7 @@ def _call(options: argparse.Namespace) -> None:
         case "verify":
             from siamese.command.verify import verify
 
-            for line in verify(options.run, options.photo, options.pairs, options.explain, options.align):
+            for line in verify(options.run, options.photo, options.pairs, options.explain, options.align, options.face):
                 print(json.dumps(line))
         case "embed":
             from siamese.command.embed import embed
@@ -97,8 +97,9 @@ def _call(options: argparse.Namespace) -> None:
             from siamese.command.identify import identify
 
             found = identify(
-                options.run, options.gallery, options.photo, options.top, options.keep_identical, options.align
-            )
+                options.run, options.gallery, options.photo, options.top, options.keep_identical, options.align,
+                options.face,
+            )  # fmt: skip
             print(json.dumps(found, indent=2))
         case "search":
             from siamese.command.search import search
@@ -109,7 +110,7 @@ def _call(options: argparse.Namespace) -> None:
         case "page":
             from siamese.inference.web_page import serve
 
-            serve(options.run, options.port)
+            serve(options.run, options.port, options.align)
         case "export":
             from siamese.inference.export import export
 
@@ -242,14 +243,23 @@ def _add_questions(add: AddParser) -> None:
         "--keep-identical", action="store_true", help="do not leave out copies of the photo that are in the gallery"
     )
 
-    for command in (verify, embed, identify):
-        command.add_argument(
-            "--align", action="store_true",
-            help="align the faces first, for photos of whole scenes and a run trained on LFW (extra faces)",
-        )  # fmt: skip
-
     page = add("page", help="serve a local web page that compares two photos")
     page.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     page.add_argument(
         "--port", type=int, default=7860, help="local port to listen on (default 7860; 0 picks a free one)"
     )
+
+    for command in (verify, embed, identify, page):
+        command.add_argument(
+            "--align", action="store_true",
+            help="align the faces first, for photos of whole scenes and a run trained on LFW (extra faces)",
+        )  # fmt: skip
+    verify.add_argument(
+        "--face", metavar="N[,N]",
+        help="which face to compare if photos are aligned and show several: 1 is the largest (default); with two "
+        "numbers, one for each photo",
+    )  # fmt: skip
+    identify.add_argument(
+        "--face", metavar="N",
+        help="which face to identify if photos are aligned and the photo shows several: 1 is the largest (default)",
+    )  # fmt: skip

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from siamese.command.photos import check_output, embed_photos, load_verifier, read_photos, warn_of_unusual
+from siamese.command.photos import (
+    as_json,
+    check_output,
+    embed_photos,
+    face_numbers,
+    load_verifier,
+    read_photos,
+    warn_of_faces,
+    warn_of_several_faces,
+    warn_of_unusual,
+)
 from siamese.data.lists import read_table
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.intervals import wilson
@@ -29,8 +39,9 @@ class ListedPair(NamedTuple):
 
 
 def verify(
-    run: Path, photos: list[Path], pairs: Path | None, explain: Path | None, align: bool = False
-) -> Iterator[dict[str, Any]]:
+    run: Path, photos: list[Path], pairs: Path | None, explain: Path | None, align: bool = False,
+    face: str | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield the decision about two photos, or about each pair of a list, as a dict for JSON.
 
     A pair of a list with an unusable photo has the key ``error`` instead of a decision.
@@ -41,33 +52,40 @@ def verify(
         pairs: CSV file with the columns image1, image2 and optionally label; files are relative to its folder.
         explain: file to save the occlusion maps of the two photos to.
         align: as for `Verifier.load`.
+        face: which faces of the two photos to compare, as for `siamese.command.photos.face_numbers`.
 
     Raises:
         UserError: the run, the list or one of the two photos cannot be used.
     """
     if (pairs is None) == (not photos) or len(photos) not in (0, 2):
         raise ConfigError("give two photos, or --pairs FILE with a list of pairs")
-    if pairs is not None and explain is not None:
-        raise ConfigError("--explain is for two photos; leave out --pairs")
+    for option, value in (("--explain", explain), ("--face", face)):
+        if pairs is not None and value is not None:
+            raise ConfigError(f"{option} is for two photos; leave out --pairs")
+    faces = face_numbers(face)
     if explain is not None:
         check_output("--explain", explain, ("png", "jpg", "pdf", "svg"))
     if pairs is None:
-        yield from _verify_two(load_verifier(run, align), photos, explain)
+        yield from _verify_two(load_verifier(run, align), photos, faces, explain)
     else:
         listed = read_pairs_to_verify(pairs)
         yield from _verify_list(load_verifier(run, align), listed, pairs.parent)
 
 
-def _verify_two(verifier: Verifier, photos: list[Path], explain: Path | None) -> Iterator[dict[str, Any]]:
-    verification = verifier.verify(*photos)
+def _verify_two(
+    verifier: Verifier, photos: list[Path], faces: tuple[int | None, int | None], explain: Path | None
+) -> Iterator[dict[str, Any]]:
+    verification = verifier.verify(photos[0], photos[1], faces)
     names = {"image1": str(photos[0]), "image2": str(photos[1])}
-    yield {**names, **verification._asdict(), "trained_on": verifier.trained_on, "run": str(verifier.run)}
+    yield {**names, **as_json(verification), "trained_on": verifier.trained_on, "run": str(verifier.run)}
+    for name, faces_of, face in zip(names.values(), verification.faces, verification.face, strict=True):
+        warn_of_faces(name, faces_of, face)
     for caution in verifier.cautions(verification, *names.values()):
         log.warning(caution)
     if explain is not None:
         from siamese.inference.occlusion import occlusion_figure, occlusion_maps
 
-        figure = occlusion_figure(occlusion_maps(verifier, photos[0], photos[1]), verification)
+        figure = occlusion_figure(occlusion_maps(verifier, photos[0], photos[1], faces), verification)
         with replacing(explain) as temporary:
             figure.savefig(temporary, format=explain.suffix.lstrip(".").lower(), dpi=150)
         log.info("occlusion maps: %s", explain)
@@ -79,8 +97,8 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
     rows = {name: row for row, name in enumerate(read)}
     usable = [pair for pair in listed if pair.image1 in rows and pair.image2 in rows]
     indices = [(rows[pair.image1], rows[pair.image2]) for pair in usable]
-    pixels = list(read.values())
-    verifications = verifier.compare(embed_photos(verifier, pixels), indices, pixels)
+    prepared = list(read.values())
+    verifications = verifier.compare(embed_photos(verifier, prepared), indices, prepared)
     following = iter(verifications)
     correct: list[bool] = []
     for pair in listed:
@@ -91,7 +109,7 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
         verification = next(following)
         if pair.label is not None:
             correct.append(verification.same == bool(pair.label))
-        yield {**line, **verification._asdict()}
+        yield {**line, **as_json(verification)}
     if correct:
         low, high = wilson(sum(correct), len(correct))
         log.info(
@@ -100,6 +118,7 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
         )  # fmt: skip
     if unusable:
         log.warning("%s cannot be used", count(len(unusable), "photo"))
+    warn_of_several_faces(prepared)
     if identical := sum(bool(one.identical) for one in verifications):
         log.warning("%s of identical images: such a decision says nothing about faces", count(identical, "pair"))
     unlike = sum(any(one.unusual) for one in verifications)

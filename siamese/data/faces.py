@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from siamese.data.fetch import fetch
 from siamese.data.images import NoFaceError
 from siamese.errors import ConfigError, MissingPackageError
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def find_faces(image: Image.Image) -> list[Face]:
     return []
 
 
-def align_eyes(image: Image.Image, number: int = 1) -> Image.Image:
+def align_eyes(image: Image.Image, number: int = 1) -> tuple[Image.Image, int]:
     """Turn and scale an upright photo so that the eyes of a face lie at `EYES`; what lies outside the photo is black.
 
     Args:
@@ -112,21 +113,23 @@ def align_eyes(image: Image.Image, number: int = 1) -> Image.Image:
         number: which face, from 1; 1 is the largest.
 
     Returns:
-        an image of `FRAME` x `FRAME` pixels, in the mode of the photo.
+        an image of `FRAME` x `FRAME` pixels, grey or RGB; and the number of faces on the photo.
 
     Raises:
         NoFaceError: there is no face, or fewer than ``number``.
     """
-    return _place(image, eyes_of(image, number))
-
-
-def eyes_of(image: Image.Image, number: int = 1) -> Eyes:
-    """Find the eyes of a face on an upright photo; arguments and errors as for `align_eyes`."""
+    if image.mode not in ("L", "RGB"):  # `transform` and `reduce` would take a palette's indices for shades
+        image = image.convert("RGB")
     faces = find_faces(image)
+    if not faces:
+        raise NoFaceError("no face found")
     if len(faces) < number:
-        found = "no face found" if not faces else f"only {len(faces)} of {number} faces found"
-        raise NoFaceError(found)
-    eyes = faces[number - 1].eyes
+        raise NoFaceError(f"face {number} was asked for, but only {count(len(faces), 'face was', 'faces were')} found")
+    return _place(image, _refined(image, faces[number - 1].eyes)), len(faces)
+
+
+def _refined(image: Image.Image, eyes: Eyes) -> Eyes:
+    """Locate the eyes of a face more exactly, by aligning the photo and locating them again."""
     for _ in range(PASSES):
         (a, b), (x, y) = _similarity(eyes)
         # From the aligned photo back to the photo itself.

@@ -33,7 +33,7 @@ PERMANENT = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno
 CHUNK = 64
 """Images that a thread decodes at a time."""
 
-FORMAT = 3
+FORMAT = 4
 """Version of the cache. Raise it if decoding changes: old entries are then rebuilt."""
 
 

@@ -12,7 +12,7 @@ import struct
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,20 @@ class NoFaceError(ValueError):
     """The face to align is not on the photo."""
 
 
+class Prepared(NamedTuple):
+    """A photo as the network's input.
+
+    Attributes:
+        pixels: uint8 [C, H, W].
+        faces: number of faces on the photo; None without ``data.align``.
+        face: which of them was aligned, by size; 1 is the largest.
+    """
+
+    pixels: NDArray[np.uint8]
+    faces: int | None = None
+    face: int | None = None
+
+
 HEIC_ENDINGS = {".heic", ".heif", ".hif"}
 
 
@@ -83,7 +97,7 @@ def decode(file: Path | BytesIO, options: ImageOptions) -> NDArray[np.uint8]:
             may raise other exceptions on a damaged file. `why_unusable` puts the reason into words.
     """
     with open_image(file) as image:
-        return to_input(image, options)
+        return prepare(image, options).pixels
 
 
 def open_upright(path: Path, at_least: int | None = None) -> Image.Image:
@@ -125,18 +139,19 @@ def open_image(file: Path | BytesIO) -> Image.Image:
     raise UnidentifiedImageError("not an image")
 
 
-def to_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
-    """Convert an opened photo to the network's input, uint8 [C, H, W] with C = 1 (grey) or 3 (RGB); raises as `decode`.
+def prepare(image: Image.Image, options: ImageOptions, face: int = 1) -> Prepared:
+    """Convert an opened photo to the network's input, with C = 1 (grey) or 3 (RGB); raises as `decode`.
 
-    Of an animation, the first frame is used.
+    Of an animation, the first frame is used. With ``data.align``, ``face`` is the number of the face to align, by size.
     """
+    faces = None
     longer = max(image.size)
     image = upright(image)
     scale = longer / max(image.size)  # above 1 if it was decoded at a fraction of its size
     if options.align is not None:
         from siamese.data.faces import align_eyes
 
-        image, scale = align_eyes(image), 1.0
+        (image, faces), scale = align_eyes(image, face), 1.0
     image = image.convert("RGB" if options.color else "L")
     box = crop_box((round(scale * image.width), round(scale * image.height)), options)
     box = round(box[0] / scale), round(box[1] / scale), round(box[2] / scale), round(box[3] / scale)
@@ -144,7 +159,8 @@ def to_input(image: Image.Image, options: ImageOptions) -> NDArray[np.uint8]:
         image = image.crop(box)
     side = options.image_size
     image = image.resize((side, side), RESAMPLING[options.interpolation])
-    return np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+    return Prepared(pixels, faces, face if faces else None)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -38,6 +38,13 @@ SHRINKAGE = 0.7
 FORMAT = 1
 """Version of the features: raise it if `features` changes, and files of older runs are ignored."""
 
+BLANK_GRID = 8
+"""Cells on each side in which noise is averaged, to find blank images."""
+
+BLANK, BLANK_SHARE = 4.0, 0.1
+"""An image is blank if the standard deviation of its cells is below `BLANK` grey levels, or if their variance is below
+this share of the variance of the pixels. LFW's images have at least 8 levels, and a share of 0.15."""
+
 PARTS = 5
 """Parts of the training images; each is compared with the others to find the cut."""
 
@@ -117,6 +124,21 @@ def features(image_CHW: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate(described)
 
 
+def is_blank(image_CHW: NDArray[np.uint8]) -> bool:
+    """Whether an image is without shapes, like a wall, white paper or a covered lens: only shading and noise.
+
+    Shading is the quadratic surface that fits the grey levels best. Noise, unlike shapes, disappears in the means of
+    cells.
+    """
+    grey_HW = image_CHW.mean(0, dtype=np.float64)
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in grey_HW.shape), indexing="ij")
+    surfaces_PK = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+    fitted_K = np.linalg.lstsq(surfaces_PK, grey_HW.ravel())[0]
+    shapes_HW = grey_HW - (surfaces_PK @ fitted_K).reshape(grey_HW.shape)
+    coarse = _cell_means(shapes_HW, BLANK_GRID).std()
+    return bool(coarse < BLANK or coarse**2 < BLANK_SHARE * shapes_HW.var())
+
+
 def _edges_by_direction(grey_HW: Floats) -> list[Floats]:
     """Strength of the edges, divided among the two nearest of the `ORIENTATIONS` directions."""
     right_HW = (grey_HW[1:-1, 2:] - grey_HW[1:-1, :-2]) / 2
@@ -133,8 +155,14 @@ def _edges_by_direction(grey_HW: Floats) -> list[Floats]:
 
 def _log_mean(values_HW: Floats, power: float = 1.0) -> NDArray[np.float32]:
     """Logarithm of the mean of each cell, to a power, float32 [GRID * GRID]."""
-    rows, columns = (np.linspace(0, side, GRID + 1).round().astype(int) for side in values_HW.shape)
-    sums = np.add.reduceat(np.add.reduceat(values_HW, rows[:-1], axis=0), columns[:-1], axis=1)
-    means = sums / np.outer(np.diff(rows), np.diff(columns))
+    means = _cell_means(values_HW, GRID)
     logarithms: NDArray[np.float32] = np.log(means**power + FAINT).ravel().astype(np.float32)
     return logarithms
+
+
+def _cell_means(values_HW: Floats, grid: int) -> Floats:
+    """The mean of each of grid x grid cells."""
+    rows, columns = (np.linspace(0, side, grid + 1).round().astype(int) for side in values_HW.shape)
+    sums = np.add.reduceat(np.add.reduceat(values_HW, rows[:-1], axis=0), columns[:-1], axis=1)
+    means: Floats = sums / np.outer(np.diff(rows), np.diff(columns))
+    return means

@@ -52,7 +52,9 @@ class OcclusionMaps(NamedTuple):
     relevance: NDArray[np.float32]
 
 
-def occlusion_maps(verifier: Verifier, first: Photo, second: Photo) -> OcclusionMaps:
+def occlusion_maps(
+    verifier: Verifier, first: Photo, second: Photo, faces: tuple[int | None, int | None] = (None, None)
+) -> OcclusionMaps:
     """Compute the occlusion maps of two photos: cover parts of one photo at a time and compare it with the other.
 
     The covered square has the mean value of its photo. Only the whole photo is embedded: ``flip_average`` and
@@ -62,11 +64,12 @@ def occlusion_maps(verifier: Verifier, first: Photo, second: Photo) -> Occlusion
         verifier: the network of a finished run.
         first: a file or an opened image.
         second: a file or an opened image.
+        faces: which face of each, as for `Verifier.verify`.
 
     Raises:
-        DataError: a photo cannot be used.
+        UserError: a photo cannot be used, or shows fewer faces.
     """
-    pixels = torch.from_numpy(np.stack([verifier.read(photo) for photo in (first, second)]))
+    pixels = torch.from_numpy(np.stack([verifier.read(first, faces[0]), verifier.read(second, faces[1])]))
     x_2CHW = to_float(pixels).to(verifier.device)
     encoder, head, slope = verifier.network.encoder, verifier.network.head, verifier.decision.calibration.slope
     side = x_2CHW.shape[-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -24,10 +25,10 @@ from torch import Tensor
 from siamese.config.data import ImageOptions
 from siamese.config.titles import DATASETS, DRAWN, titled
 from siamese.data.faces import prepare_detector
-from siamese.data.images import decode, to_input, why_unusable
+from siamese.data.images import Prepared, open_image, prepare, why_unusable
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.decision import Decision
-from siamese.evaluation.domain import FAMILIAR, Domain, features
+from siamese.evaluation.domain import FAMILIAR, Domain, features, is_blank
 from siamese.models.siamese import SiameseNetwork
 from siamese.models.unfold_conv import cpu_has_bf16
 from siamese.runs.finished import find_run
@@ -62,6 +63,16 @@ def _opened(photo: Any) -> Path | BytesIO | Image.Image:
     raise TypeError(f"a photo is a path, bytes, an opened file, a Pillow image or an array, not {type(photo).__name__}")
 
 
+def _stacked(photos: Sequence[Prepared]) -> Tensor:
+    """The pixels of N photos, uint8 [N, C, H, W]."""
+    return torch.from_numpy(np.stack([photo.pixels for photo in photos]))
+
+
+def several_faces(name: str, faces: int | None, face: int | None) -> str:
+    """Say which face of a photo was used; empty unless there are several."""
+    return f"{name} shows {faces} faces; face {face} was used (1 is the largest)" if faces and faces > 1 else ""
+
+
 class Verification(NamedTuple):
     """The decision on two photos.
 
@@ -74,6 +85,8 @@ class Verification(NamedTuple):
             only embeddings were compared.
         unusual: for each photo, whether it is unlike the images that the network was trained on, so that the decision
             means little. None if unknown, as for runs of older versions.
+        faces: for each photo, the number of faces on it; None if photos are not aligned.
+        face: for each photo, which face was compared, by size; 1 is the largest.
     """
 
     same: bool
@@ -82,6 +95,8 @@ class Verification(NamedTuple):
     score: float
     identical: bool | None = None
     unusual: tuple[bool | None, bool | None] = (None, None)
+    faces: tuple[int | None, int | None] = (None, None)
+    face: tuple[int | None, int | None] = (None, None)
 
 
 class Match(NamedTuple):
@@ -159,27 +174,39 @@ class Verifier:
             load_domain(finished.folder.domain), DRAWN if dataset == "synthetic" else titled(dataset, DATASETS),
         )  # fmt: skip
 
-    def read(self, photo: Photo) -> NDArray[np.uint8]:
-        """Prepare a photo as input of the network, uint8 [C, H, W].
+    def read(self, photo: Photo, face: int | None = None) -> NDArray[np.uint8]:
+        """Prepare a photo as input of the network, uint8 [C, H, W]; arguments and errors as for `prepare`."""
+        return self.prepare(photo, face).pixels
+
+    def prepare(self, photo: Photo, face: int | None = None) -> Prepared:
+        """Prepare a photo as input of the network, and count the faces on it if photos are aligned.
+
+        Args:
+            photo: a file or an opened image.
+            face: which face to align, by size; 1 or None is the largest.
 
         Raises:
-            DataError: the photo cannot be used.
-            TypeError: it is not a `Photo`.
+            DataError: the photo cannot be used, or shows fewer faces.
+            ConfigError: a face is chosen, but photos are not aligned, or its number is below 1.
+            TypeError: ``photo`` is not a `Photo`.
         """
         name = photo if isinstance(photo, str | os.PathLike) else "photo"
+        if face is not None and face < 1:
+            raise ConfigError(f"face={face}: give 1 (the largest face) or more")
+        if face is not None and self.options.align is None:
+            raise ConfigError(f"face={face}: this run uses photos as they are; align them (--align) to choose a face")
         opened = _opened(photo)
         try:
-            if isinstance(opened, Image.Image):
-                pixels = to_input(opened, self.options)
-            else:
-                pixels = decode(opened, self.options)
+            with nullcontext(opened) if isinstance(opened, Image.Image) else open_image(opened) as image:
+                prepared = prepare(image, self.options, face or 1)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
-            raise DataError(f"{name}: {why_unusable(error)}; give another photo") from None
-        if (pixels == pixels[:, :1, :1]).all():
+            remedy = "give another photo" + (" or face" if face else "")
+            raise DataError(f"{name}: {why_unusable(error)}; {remedy}") from None
+        if (prepared.pixels == prepared.pixels[:, :1, :1]).all():
             raise DataError(f"{name}: all its pixels are equal, so it shows no face; give another photo")
-        return pixels
+        return prepared
 
     def embed(self, photos: Iterable[Photo]) -> NDArray[np.float32]:
         """Embed photos -> float32 [N, D]; raises as `read`."""
@@ -195,23 +222,21 @@ class Verifier:
         return embeddings
 
     def unusual(self, pixels: Iterable[NDArray[np.uint8]]) -> list[bool | None]:
-        """Whether each photo prepared by `read`, uint8 [C, H, W], is unlike the training images; None: unknown."""
-        if self.domain is None:
-            return [None for _ in pixels]
-        return [self.domain.unusual(features(photo)) for photo in pixels]
+        """Whether each photo of `read`, uint8 [C, H, W], is blank or unlike the training images; None: unknown."""
+        return [is_blank(photo) or (self.domain and self.domain.unusual(features(photo))) for photo in pixels]
 
     def compare(
         self,
         embeddings: NDArray[np.float32],
         pairs: Sequence[tuple[int, int]],
-        pixels: Sequence[NDArray[np.uint8]] | None = None,
+        photos: Sequence[Prepared] | None = None,
     ) -> list[Verification]:
         """Verify pairs of embedded photos.
 
         Args:
             embeddings: result of `embed`, float32 [N, D].
             pairs: rows of ``embeddings``.
-            pixels: the N photos as prepared by `read`; without them, ``identical`` and ``unusual`` stay unknown.
+            photos: the N photos, from `prepare`; without them, all but the decision stays unknown.
         """
         if not len(pairs):
             return []
@@ -220,59 +245,72 @@ class Verifier:
         answers = zip(scores, self.decision.probabilities(scores), self.decision.predict(scores), strict=True)
         threshold = self.decision.threshold
         found = [Verification(bool(same), float(p), threshold, float(score)) for score, p, same in answers]
-        if pixels is None:
+        if photos is None:
             return found
-        unusual = self.unusual(pixels)
+        unusual = self.unusual(photo.pixels for photo in photos)
         return [
-            one._replace(identical=np.array_equal(pixels[i], pixels[j]), unusual=(unusual[i], unusual[j]))
+            one._replace(
+                identical=np.array_equal(photos[i].pixels, photos[j].pixels), unusual=(unusual[i], unusual[j]),
+                faces=(photos[i].faces, photos[j].faces), face=(photos[i].face, photos[j].face),
+            )
             for one, (i, j) in zip(found, pairs, strict=True)
-        ]
+        ]  # fmt: skip
 
-    def verify(self, first: Photo, second: Photo) -> Verification:
-        """Decide whether two photos show the same person; raises as `read`."""
-        pixels = np.stack([self.read(first), self.read(second)])
-        return self.compare(self.embed_pixels(torch.from_numpy(pixels)), [(0, 1)], list(pixels))[0]
+    def verify(self, first: Photo, second: Photo, faces: tuple[int | None, int | None] = (None, None)) -> Verification:
+        """Decide whether two photos show the same person.
+
+        Args:
+            first, second: the photos.
+            faces: which face of each photo to compare, as for `prepare`.
+
+        Raises:
+            UserError, TypeError: as `prepare`.
+        """
+        photos = [self.prepare(first, faces[0]), self.prepare(second, faces[1])]
+        return self.compare(self.embed_pixels(_stacked(photos)), [(0, 1)], photos)[0]
 
     def identify(
-        self, gallery: Mapping[str, Photo | Sequence[Photo]], photo: Photo, keep_identical: bool = False
-    ) -> list[Match]:
+        self, gallery: Mapping[str, Photo | Sequence[Photo]], photo: Photo, keep_identical: bool = False,
+        face: int | None = None,
+    ) -> list[Match]:  # fmt: skip
         """Rank the people of a gallery by the score of their most similar photo, highest first.
 
         Args:
             gallery: name of a person -> one or more photos.
             photo: the photo to identify.
             keep_identical: compare the photo also with copies of itself in the gallery, which says nothing about faces.
+            face: which face of ``photo`` to identify, as for `prepare`; of a photo of the gallery, the largest is used.
 
         Raises:
             DataError: the gallery is empty, apart from copies of the photo; or a photo cannot be used.
-            TypeError: as `read`.
+            ConfigError, TypeError: as `prepare`.
         """
-        asked = self.read(photo)
-        names, pixels = [], [asked]
+        asked = self.prepare(photo, face)
+        names, prepared = [], [asked]
         for person, photos in gallery.items():
             for one in photos if isinstance(photos, list | tuple) else [cast(Photo, photos)]:
-                read = self.read(one)
-                if keep_identical or not np.array_equal(read, asked):
+                other = self.prepare(one)
+                if keep_identical or not np.array_equal(other.pixels, asked.pixels):
                     names.append((person, str(one) if isinstance(one, str | os.PathLike) else ""))
-                    pixels.append(read)
+                    prepared.append(other)
         if not names:
             raise DataError("the gallery is empty, or holds only the photo itself; give other photos of each person")
-        return self.rank(self.embed_pixels(torch.from_numpy(np.stack(pixels))), names, pixels)
+        return self.rank(self.embed_pixels(_stacked(prepared)), names, prepared)
 
     def rank(
         self,
         embeddings: NDArray[np.float32],
         names: Sequence[tuple[str, str]],
-        pixels: Sequence[NDArray[np.uint8]] | None = None,
+        photos: Sequence[Prepared] | None = None,
     ) -> list[Match]:
         """Rank the people of a gallery, as `identify`, from embeddings.
 
         Args:
             embeddings: float32 [N + 1, D]: that of the photo to identify, then those of the N photos of the gallery.
             names: person and name of each photo of the gallery.
-            pixels: the N + 1 photos, as for `compare`.
+            photos: the N + 1 photos, as for `compare`.
         """
-        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))], pixels)
+        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))], photos)
         matches = [Match(*name, answer) for name, answer in zip(names, answers, strict=True)]
         best: dict[str, Match] = {}
         for match in sorted(matches, key=lambda match: -match.verification.score):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siamese.errors import ConfigError, DataError, MissingPackageError
+from siamese.errors import ConfigError, MissingPackageError, UserError
 from siamese.inference.occlusion import occlusion_maps, overlay
-from siamese.inference.verifier import Verification, Verifier
+from siamese.inference.verifier import Verification, Verifier, several_faces
 from siamese.report.examples import as_data_uri, load_photo
 from siamese.report.figures import score_figure, to_svg
 from siamese.report.html import render_page
@@ -80,13 +80,14 @@ class PairView:
 
     Args:
         run: folder of a finished run.
+        align: as for `Verifier.load`.
 
     Raises:
         UserError: as of `Verifier.load`.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.verifier = Verifier.load(run)
+    def __init__(self, run: Path, align: bool = False) -> None:
+        self.verifier = Verifier.load(run, align=align)
         self.run: Run = read_run(run)
         self.tested = self.run.split("test")
         self.image_root = Path(self.run.result.image_root or "")
@@ -100,10 +101,14 @@ class PairView:
             labels = [one.label for one in self.tested]
             figure = score_figure(scores, labels, verification.threshold, mark=verification.probability)
             histogram = to_svg(figure, "Histogram of the probabilities of the test pairs, with these photos marked")
+        names = "the first photo", "the second photo"
         return render_page(
             "answer.html.j2",
             found=verification,
-            cautions=self.verifier.cautions(verification, "the first photo", "the second photo"),
+            cautions=[
+                *filter(None, map(several_faces, names, verification.faces, verification.face)),
+                *self.verifier.cautions(verification, *names),
+            ],
             checks_photos=self.verifier.domain is not None,
             rank=rank,
             tested=len(self.tested),
@@ -120,29 +125,32 @@ def build_page(view: PairView) -> Blocks:
     """Build the page: two photos, and below them the decision as soon as both have been dropped."""
     import gradio as gr
 
-    def decide(first: str | None, second: str | None) -> Iterator[tuple[str, Any, Any, Any]]:
+    def decide(
+        first: str | None, second: str | None, face1: int | None, face2: int | None
+    ) -> Iterator[tuple[str, Any, Any, Any]]:
         hidden = gr.update(visible=False)
-        for which, photo in (("first", first), ("second", second)):
+        faces = (face1, face2) if aligned else (None, None)
+        for which, photo, face in zip(("first", "second"), (first, second), faces, strict=True):
             try:
                 if photo is not None:
-                    view.verifier.read(photo)
-            except DataError as error:
+                    view.verifier.read(photo, face)
+            except UserError as error:
                 reason = str(error).removeprefix(f"{photo}: ")  # the name is a temporary one of gradio
                 yield render_page("refused.html.j2", which=which, reason=reason), hidden, None, None
                 return
         if first is None or second is None:
             yield "", hidden, None, None
             return
-        html = view.render(view.verifier.verify(first, second))
+        html = view.render(view.verifier.verify(first, second, faces))
         yield html, hidden, None, None  # shown before the maps, which take longer
-        map1, map2 = overlay(occlusion_maps(view.verifier, first, second))
+        map1, map2 = overlay(occlusion_maps(view.verifier, first, second, faces))
         yield html, gr.update(visible=True), map1, map2
 
     def as_dropped(payload: Any) -> str | None:
         return None if payload is None else str(payload.path)
 
     options: dict[str, Any] = {"sources": ["upload", "clipboard"], "buttons": [], "height": 260}
-    run = view.run
+    run, aligned = view.run, view.verifier.options.align is not None
     page: Blocks
     with gr.Blocks(title="The same person?", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.HTML(render_page("page_head.html.j2", run=run, trained_on=view.verifier.trained_on))
@@ -152,6 +160,12 @@ def build_page(view: PairView) -> Blocks:
             # Not opened by gradio, whose message about a file that is no image is a traceback: `decide` says what is
             # wrong. (A subclass would do the same, but gradio writes a .pyi file beside each module that has one.)
             photo.preprocess = as_dropped  # type: ignore[method-assign]
+        with gr.Row(visible=aligned):
+            chosen = [
+                gr.Number(value=1, precision=0, minimum=1, label=f"Face of the {which.lower()} photo (1: the largest)",
+                          elem_id=f"face-{k}")
+                for k, which in enumerate(WHICH, start=1)
+            ]  # fmt: skip
         answer = gr.HTML(elem_id="answer")
         with gr.Group(visible=False, elem_id="maps") as group:
             gr.HTML("<h3>Occlusion maps</h3><p>Green parts raise the probability of “same person”, magenta parts lower "
@@ -161,8 +175,10 @@ def build_page(view: PairView) -> Blocks:
                     gr.Image(label=which, format="png", interactive=False, buttons=[], height=260, elem_id=f"map-{k}")
                     for k, which in enumerate(WHICH, start=1)
                 ]
-        for photo in photos:
-            photo.change(decide, photos, [answer, group, *maps], show_progress="minimal", api_visibility="private")
+        inputs: tuple[gr.Image | gr.Number, ...] = (*photos, *chosen)
+        for given in inputs:
+            shown = [answer, group, *maps]
+            given.change(decide, list(inputs), shown, show_progress="minimal", api_visibility="private")
     return page
 
 
@@ -194,12 +210,13 @@ def build_app(view: PairView) -> FastAPI:
     return mounted
 
 
-def serve(run: Path, port: int) -> None:
+def serve(run: Path, port: int, align: bool = False) -> None:
     """Serve the web page of a run until it is interrupted, then delete the dropped photos.
 
     Args:
         run: folder of a finished run.
         port: local port to listen on; 0 picks a free one.
+        align: as for `Verifier.load`.
 
     Raises:
         UserError: the run cannot be used, gradio is not installed, or the port is taken.
@@ -218,7 +235,7 @@ def serve(run: Path, port: int) -> None:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"--port {port}: {reason}; give another port, or 0 to pick a free one") from None
         with listening, suppress(KeyboardInterrupt):
-            server = uvicorn.Server(uvicorn.Config(build_app(PairView(run)), log_level="warning"))
+            server = uvicorn.Server(uvicorn.Config(build_app(PairView(run, align)), log_level="warning"))
             log.info("http://%s:%d (stop with Ctrl-C)", HOST, listening.getsockname()[1])
             server.run(sockets=[listening])
 

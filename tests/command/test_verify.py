@@ -15,6 +15,7 @@ from PIL import Image
 
 from siamese import Verifier
 from siamese.command.main import main
+from siamese.data.faces import EYES, Face
 
 pytestmark = pytest.mark.integration
 
@@ -215,6 +216,84 @@ def test_identify_and_embed_count_unusual_photos(
     assert any(line.startswith("1 of 2 photos is unlike the images") for line in caplog.messages)
 
 
+@pytest.fixture
+def scenes(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Two photos with two faces and one with one: each face is a photo of the tiny faces on a black ground.
+
+    Instead of the detector, columns that are not black are a face; the faces are not turned or scaled.
+    """
+    pytest.importorskip("cv2", reason="an extra")
+    (tmp_path / "model.onnx").touch()
+    monkeypatch.setenv("SIAMESE_YUNET", str(tmp_path / "model.onnx"))
+
+    def detect(rgb: Image.Image, scale: float) -> list[Face]:
+        lit = np.flatnonzero(np.asarray(rgb).max((0, 2)) > 0)
+        groups = np.split(lit, np.flatnonzero(np.diff(lit) > 50) + 1) if len(lit) else []
+        found = [(float(group[0]), float(len(group))) for group in groups]
+        return [
+            Face((x, 0, w, w), ((x + EYES[0][0], EYES[0][1]), (x + EYES[1][0], EYES[1][1])), 0.9)
+            for x, w in sorted(found, key=lambda one: -one[1])
+        ]
+
+    monkeypatch.setattr("siamese.data.faces._detect", detect)
+    monkeypatch.setattr("siamese.data.faces.PASSES", 0)
+    people = [min(person.iterdir()) for person in sorted(faces.iterdir())[:3]]
+    files = []
+    for name, shown in (("ab", (0, 1)), ("cb", (2, 1)), ("a", (0,))):
+        scene = Image.new("RGB", (700, 260))
+        for k, person in enumerate(shown):
+            side = 250 - 10 * k
+            scene.paste(Image.open(people[person]).convert("RGB").resize((side, side)), (350 * k, 0))
+        files.append(tmp_path / f"{name}.png")
+        scene.save(files[-1])
+    return files
+
+
+def test_the_answer_names_the_face_that_was_compared(
+    finished: Path, scenes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    ab, cb, a = scenes
+    (largest,) = called(capsys, "verify", finished, ab, cb, "--align")
+    assert (largest["faces"], largest["face"]) == ([2, 2], [1, 1])
+    assert f"{ab} shows 2 faces; face 1 was used (1 is the largest); --face chooses another" in caplog.messages
+    (second,) = called(capsys, "verify", finished, ab, cb, "--align", "--face", 2, "--explain", tmp_path / "why.png")
+    assert (second["face"], second["identical"]) == ([2, 2], True)  # both show b
+    (mixed,) = called(capsys, "verify", finished, cb, a, "--align", "--face", "2,1")
+    assert (mixed["faces"], mixed["face"]) == ([2, 1], [2, 1])
+    caplog.clear()
+    (one,) = called(capsys, "verify", finished, a, ab, "--align")
+    assert (one["faces"], one["identical"]) == ([1, 2], True)
+    assert not [message for message in caplog.messages if message.startswith(f"{a} shows")]
+    assert main(["verify", str(finished), str(ab), str(a), "--align", "--face", "2"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {a}: face 2 was asked for, but only 1 face was found; give another photo or face\n"
+    )
+
+
+def test_faces_are_counted_for_lists_folders_and_galleries(
+    finished: Path, scenes: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    ab, cb, a = scenes
+    (tmp_path / "pairs.csv").write_text(f"image1,image2\n{ab},{a}\n{a},{cb}\n")
+    printed = called(capsys, "verify", finished, "--pairs", tmp_path / "pairs.csv", "--align")
+    assert [line["faces"] for line in printed] == [[2, 1], [1, 2]]
+    assert "2 photos show several faces; the largest was used" in caplog.messages
+    called(capsys, "embed", finished, tmp_path, tmp_path / "z.csv", "--align")
+    assert {row["image"]: row["faces"] for row in read_rows(tmp_path / "z.csv")} == {
+        "ab.png": "2",
+        "cb.png": "2",
+        "a.png": "1",
+    }
+    called(capsys, "embed", finished, tmp_path, tmp_path / "z.npy")
+    assert set(read_rows(tmp_path / "z.csv")[0]) == {"image", "person"}
+    assert main(["identify", str(finished), str(tmp_path), str(ab), "--align", "--face", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["faces"], found["face"], found["left_out"]) == (2, 2, [])
+    assert {match["image"]: match["faces"] for match in found["matches"]} == {"ab.png": 2, "cb.png": 2, "a.png": 1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -239,6 +318,11 @@ def test_identify_and_embed_count_unusual_photos(
         (["embed", "RUN", ".", "z.npy"], "contains no photo"),
         (["identify", "RUN", "nowhere", "a.jpg"], "nowhere: no such folder"),
         (["identify", "RUN", ".", "a.jpg", "--top", "0"], "--top 0: give 1 or more"),
+        (["verify", "RUN", "a.jpg", "b.jpg", "--face", "2,x"], "--face 2,x: give a number (1 is the largest face), or"),
+        (["verify", "RUN", "a.jpg", "b.jpg", "--face", "1,2,3"], "--face 1,2,3: give a number"),
+        (["verify", "RUN", "a.jpg", "b.jpg", "--face", "2"], "face=2: this run uses photos as they are; align them"),
+        (["verify", "RUN", "--pairs", "bad.csv", "--face", "2"], "--face is for two photos; leave out --pairs"),
+        (["identify", "RUN", ".", "a.jpg", "--face", "1,2"], "--face 1,2: give one number, for the photo to identify"),
     ],
 )
 def test_an_impossible_request_is_one_line_and_exit_code_2(

@@ -63,7 +63,7 @@ def test_the_eyes_are_brought_to_their_place(eyes_at: None, distance: int, degre
     middle = np.array([640, 500])
     half = distance / 2 * np.array([math.cos(angle), math.sin(angle)])
     photo = dots((1280, 1000), tuple(middle - half), tuple(middle + half), radius=max(2, distance // 12))
-    aligned = align_eyes(photo)
+    aligned, _ = align_eyes(photo)
     assert aligned.size == (FRAME, FRAME)
     (face,) = faces._detect(aligned, 1.0)
     np.testing.assert_allclose(face.eyes, EYES, atol=1.0)
@@ -73,7 +73,7 @@ def test_a_photo_without_a_face_has_a_reason(eyes_at: None) -> None:
     with pytest.raises(NoFaceError) as raised:
         align_eyes(Image.new("RGB", (300, 300), "gray"))
     assert why_unusable(raised.value) == "no face found"
-    with pytest.raises(NoFaceError, match="only 1 of 2 faces found"):
+    with pytest.raises(NoFaceError, match="face 2 was asked for, but only 1 face was found"):
         align_eyes(dots((300, 300), (100, 100), (140, 100)), number=2)
 
 
@@ -85,6 +85,12 @@ def test_alignment_is_part_of_preprocessing(eyes_at: None, tmp_path: Path) -> No
     (u, v) = EYES[0]
     assert aligned[0, round(v / 5), round(u / 5)] > 150
     assert not np.array_equal(plain, aligned)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+def test_a_photo_of_any_mode_is_aligned_like_one_in_rgb(eyes_at: None, mode: str) -> None:
+    photo = dots((1200, 900), (300, 400), (700, 420), 30).convert(mode)  # so large that it is reduced before
+    np.testing.assert_array_equal(*(np.asarray(align_eyes(one)[0]) for one in (photo, photo.convert("RGB"))))
 
 
 def test_aligned_data_counts_as_outside_data() -> None:
@@ -100,7 +106,7 @@ def test_a_run_is_asked_about_aligned_photos(
     monkeypatch.setenv("SIAMESE_YUNET", str(tmp_path / MODEL))
     plain, aligning = Verifier.load(finished), Verifier.load(finished, align=True)
     scene = dots((900, 700), (600, 300), (680, 330), 6)
-    np.testing.assert_array_equal(aligning.read(scene), plain.read(align_eyes(scene)))
+    np.testing.assert_array_equal(aligning.read(scene), plain.read(align_eyes(scene)[0]))
     with pytest.raises(DataError, match="photo: no face found; give another photo"):
         aligning.read(Image.new("RGB", (300, 300), "gray"))
 
@@ -140,7 +146,7 @@ def test_faces_of_lfw_are_found_wherever_they_are(detector: None) -> None:
         face = Image.open(photo)
         scene = Image.new("RGB", (900, 700), (90, 110, 80))
         scene.paste(face.rotate(17, Image.Resampling.BICUBIC, expand=True).resize((480, 480)), (300, 150))
-        eyes = np.array(faces.locate_eyes(align_eyes(scene)))
+        eyes = np.array(faces.locate_eyes(align_eyes(scene)[0]))
         assert np.abs(eyes - EYES).max() < 5
         two = Image.new("RGB", (900, 700), (90, 110, 80))
         two.paste(face, (20, 20))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from siamese.evaluation.domain import Domain, features, fit_domain
+from siamese.evaluation.domain import Domain, features, fit_domain, is_blank
 
 SIZE = 48
 
@@ -75,6 +75,30 @@ def test_too_few_images_to_compare_with_find_nothing() -> None:
     one = described(drawn(1))
     assert not fit_domain(one, np.zeros(1, int)).unusual(features(drawn(1, seed=5)[0]) + 100)
     assert np.isfinite(fit_domain(described(drawn(6)), np.zeros(6, int)).cut)  # a single person
+
+
+BLANK_PICTURES = {
+    "white paper": lambda noise, x, y: 250 + 2 * noise,
+    "covered lens": lambda noise, x, y: 3 + 2 * noise,
+    "noise": lambda noise, x, y: 128 + 70 * noise,
+    "gradient": lambda noise, x, y: 255 * x + 0 * noise,
+    "wall": lambda noise, x, y: 200 - 60 * ((x - 0.4) ** 2 + (y - 0.5) ** 2) + 3 * noise,
+}
+
+
+@pytest.mark.parametrize("kind", BLANK_PICTURES)
+@pytest.mark.parametrize("side", [32, 64, 105])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shading_and_noise_are_blank(kind: str, side: int, channels: int) -> None:
+    y, x = np.mgrid[0 : 1 : 1j * side, 0 : 1 : 1j * side]  # type: ignore[misc]
+    noise = np.random.default_rng(0).normal(size=(channels, side, side))
+    assert is_blank(BLANK_PICTURES[kind](noise, x, y).clip(0, 255).astype(np.uint8))
+
+
+def test_shapes_are_not_blank() -> None:
+    images = drawn(50, channels=3)
+    assert not any(map(is_blank, images))
+    assert not any(is_blank((0.4 * image).astype(np.uint8)) for image in images)  # dark
 
 
 @given(st.integers(8, 70), st.sampled_from([1, 3]), st.sampled_from([0, 255, None]))

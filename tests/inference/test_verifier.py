@@ -121,6 +121,29 @@ def test_a_blank_photo_gets_no_answer(verifier: Verifier, faces: Path) -> None:
         verifier.verify(next(faces.rglob("*.jpg")), blank)
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_blank_photos_are_unusual_whatever_the_run_knows(
+    described: bool, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not described:
+        monkeypatch.setattr(verifier, "domain", None)
+    rng = np.random.default_rng(0)
+    paper, other = (rng.normal(245, 2, (90, 90)).astype(np.uint8) for _ in range(2))
+    for second in (paper, other, np.asarray(Image.linear_gradient("L"))):
+        answer = verifier.verify(paper, second)
+        assert answer.unusual == (True, True)
+        assert "do not trust this decision" in " ".join(verifier.cautions(answer, "one", "other"))
+
+
+def test_a_face_is_chosen_only_if_photos_are_aligned(verifier: Verifier, faces: Path) -> None:
+    photo = min(faces.rglob("*.jpg"))
+    assert verifier.verify(photo, photo)[-2:] == ((None, None), (None, None))
+    with pytest.raises(ConfigError, match="face=1: this run uses photos as they are; align them"):
+        verifier.identify({"me": photo}, photo, face=1)
+    with pytest.raises(ConfigError, match=r"face=0: give 1 \(the largest face\) or more"):
+        verifier.prepare(photo, 0)
+
+
 def test_embeddings_can_be_kept_and_compared(verifier: Verifier, faces: Path) -> None:
     photos = sorted(faces.rglob("*.jpg"))[:5]
     embeddings = verifier.embed(photos)

@@ -80,6 +80,16 @@ def test_cautions_stand_before_the_probability(finished: Path, tmp_path: Path) -
 
 
 @pytest.mark.integration
+def test_several_faces_are_named(finished: Path) -> None:
+    view = PairView(finished)
+    photo = next(view.image_root.rglob("*.jpg"))
+    answer = view.verifier.verify(photo, photo)._replace(faces=(1, 3), face=(1, 2))
+    shown = view.render(answer)
+    assert "The second photo shows 3 faces; face 2 was used (1 is the largest)." in shown
+    assert "The first photo shows" not in shown
+
+
+@pytest.mark.integration
 def test_without_test_pairs_there_is_still_a_decision(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
