@@ -140,9 +140,9 @@ def domain(options: Options) -> Report:
             "error: domain needs --run FOLDER, --root FOLDER, and --data lfw or another set in LFW's layout"
         )
     from siamese import Verifier
+    from siamese.data.layouts import LAYOUTS
     from siamese.data.lists import read_pairs
     from siamese.data.protocol import TEST_LIST
-    from siamese.data.sources import LAYOUTS
     from siamese.evaluation.intervals import wilson
 
     root, images = Path(options.root), LAYOUTS[options.data].images
@@ -174,7 +174,7 @@ def alignment(options: Options) -> Report:
             "error: alignment needs --run FOLDER, --root FOLDER, and --data lfw_deepfunneled or another LFW"
         )
     from benchmarks.scenes import measure_alignment
-    from siamese.data.sources import LAYOUTS
+    from siamese.data.layouts import LAYOUTS
 
     return measure_alignment(options.run, Path(options.root), LAYOUTS[options.data].images)
 

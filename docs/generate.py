@@ -54,7 +54,7 @@ python train.py data=synthetic hydra.run.dir=outputs/mine
 ```
 
 This command writes its run folder, `outputs/mine/`. The sections below document the keys and columns of its files.
-`split.csv` is written only for your own photos. [Run folder](run-folder.md) lists all files of a run.
+[Run folder](run-folder.md) lists all files of a run.
 
 ## `result.json`
 
@@ -86,6 +86,7 @@ COLUMNS = {
     "reason": "why the file could not be used",
     "image": "image, relative to the image folder",
     "person": "person that it shows",
+    "digest": "hash of the size and the first 64 KiB of the file, by which it is recognised in another folder",
 }
 """Column of a CSV file -> its meaning."""
 
@@ -125,7 +126,7 @@ def records() -> str:
         "history.csv": ("One row per epoch.", HISTORY_COLUMNS),
         "predictions.csv": ("One row per validation and test pair.", PREDICTION_COLUMNS),
         "excluded.csv": ("One row per image that could not be used.", Exclusion._fields),
-        "split.csv": ("One row per image of your own photos.", Membership._fields),
+        "split.csv": ("One row per image of the training, validation and test sets.", Membership._fields),
     }
     for file, (content, columns) in files.items():
         lines += ["", f"## `{file}`", "", content, "", "| column | meaning |", "|---|---|"]

@@ -51,7 +51,7 @@ def check_job(config: Composed, config_name: str, folder: Path | None, fetch: bo
 
 
 def check_sweep(config: Composed, config_name: str) -> None:
-    """Check the output folder of a sweep, and that at least one of its jobs can work.
+    """Check the output folder of a sweep, and that at least one of its jobs can work (or be resumed).
 
     Raises:
         UserError: the folder holds another sweep; or no job can work, for the reason of the first one.
@@ -67,10 +67,10 @@ def check_sweep(config: Composed, config_name: str) -> None:
             "another hydra.sweep.dir"
         )
     problems = []
-    for overrides in _overrides_of_jobs(config):
+    for number, overrides in enumerate(_overrides_of_jobs(config)):
         job = compose(config_name, overrides, return_hydra_config=True)
         try:
-            check_job(job, config_name, folder=None, fetch=False)
+            check_job(job, config_name, folder / str(number) if held else None, fetch=False)
         except UserError as error:
             problems.append(error)
         else:

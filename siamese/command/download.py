@@ -7,8 +7,8 @@ from pathlib import Path
 
 from siamese.config.data import DOWNLOADED_ROOT
 from siamese.data.download import download_lfw
+from siamese.data.layouts import LAYOUTS
 from siamese.data.repository import LISTS
-from siamese.data.sources import LAYOUTS
 
 
 def download(name: str, root: Path | None) -> str:

@@ -20,7 +20,8 @@ class CheckpointConfig(Section):
 
     keep: Literal["best", "all", "none"] = Field(
         description="checkpoints that a finished run keeps; best: best.ckpt, the weights; all: also last.ckpt, with "
-        "the state of the optimizer; none: neither, and the run cannot be resumed or scored again"
+        "the state of the optimizer, from which a larger max_epochs continues; none: neither, and the run cannot be "
+        "resumed or scored again"
     )
     every: Annotated[Literal["epoch"] | int, PlainValidator(_every)] = Field(
         description="when last.ckpt is saved: at the end of an epoch (at most every 30 seconds), or every N steps"

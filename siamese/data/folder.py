@@ -6,17 +6,18 @@ import hashlib
 import itertools
 import logging
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from siamese.config.data import FolderData
 from siamese.data.images import HEIC_ENDINGS, endings
 from siamese.data.lists import Pair, People
+from siamese.data.spelling import normalised, without_copies
 from siamese.data.split import SPLITS
 from siamese.errors import DataError
 from siamese.text import count
@@ -41,12 +42,46 @@ SET_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "
 """Folder names, in lower case, of a data set that is already divided into sets."""
 
 
+class Skipped(NamedTuple):
+    """Files of a folder of photos that are not used.
+
+    Attributes:
+        kind: what they are, such as ``.mov`` or ``in @eaDir``.
+        files: how many there are.
+        remedy: what to do to use them; empty if they are no photos of the user's.
+    """
+
+    kind: str
+    files: int
+    remedy: str
+
+
+def skipped_files(root: Path) -> list[Skipped]:
+    """Count the files below a folder of people's folders that a run does not use, by kind.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    photos, skipped, unnamed = _walk(root, str(root))
+    people: People = {}
+    for photo in photos:
+        people.setdefault(normalised(photo.partition("/")[0]) if "/" in photo else "", []).append(photo)
+    loose = len(people.pop("", []))
+    copies = sum(len(images) - len(without_copies(root, images)) for images in people.values())
+    others = [
+        Skipped("photo not in a person's folder", loose, "move it into the folder of the person"),
+        Skipped("photo whose name is not UTF-8", unnamed, "rename it"),
+        Skipped("copy under a name in another Unicode normalisation", copies, ""),
+    ]
+    return [*skipped, *(one for one in others if one.files)]
+
+
 def find_people(root: Path, name: str = "") -> People:
     """Find the folders below ``root`` and the photos anywhere in each.
 
     Hidden files and folders and `SYSTEM_FOLDERS` are skipped. The person folders themselves may be symbolic links;
     links to folders inside them are not followed. Folders whose names differ only in Unicode normalisation are one
-    person, whose name is in the form NFC.
+    person, whose name is in the form NFC. Of photos whose names differ only in that, copies are ignored.
 
     Args:
         root: folder that contains one folder for each person.
@@ -59,7 +94,8 @@ def find_people(root: Path, name: str = "") -> People:
     name = name or f"data.root={root}"
     people: People = {}
     loose = 0
-    found, skipped = _walk(root, name)
+    found, kinds, _ = _walk(root, name)
+    skipped = ", ".join(map(_in_words, kinds))
     for photo in found:
         person, slash, _ = photo.partition("/")
         if slash:
@@ -79,8 +115,12 @@ def find_people(root: Path, name: str = "") -> People:
     _check_depth(root, name, key, people)
     merged: People = {}
     for person, photos in people.items():
-        merged.setdefault(unicodedata.normalize("NFC", person), []).extend(photos)
-    return merged
+        merged.setdefault(normalised(person), []).extend(photos)
+    distinct = {person: without_copies(root, photos) for person, photos in merged.items()}
+    if copies := sum(len(merged[person]) - len(photos) for person, photos in distinct.items()):
+        copied = count(copies, "copy", "copies")
+        _warn(f"{root}: ignored {copied} of photos whose names look the same (another Unicode normalisation)")
+    return distinct
 
 
 def _check_depth(root: Path, name: str, key: str, people: People) -> None:
@@ -110,7 +150,8 @@ def find_photos(root: Path) -> list[str]:
     Raises:
         DataError: there is no such folder, or no photo in it.
     """
-    photos, skipped = _walk(root, str(root))
+    photos, kinds, _ = _walk(root, str(root))
+    skipped = ", ".join(map(_in_words, kinds))
     if not photos:
         other = f" (skipped: {skipped})" if skipped else ""
         raise DataError(f"{root}: contains no photo{other}; choose a folder of photos")
@@ -119,8 +160,8 @@ def find_photos(root: Path) -> list[str]:
     return photos
 
 
-def _walk(root: Path, name: str) -> tuple[list[str], str]:
-    """Return the files that end like an image type that is read, and in words what else is there."""
+def _walk(root: Path, name: str) -> tuple[list[str], list[Skipped], int]:
+    """Return the files that end like an image type that is read, what else is there, and photos with unusable names."""
     if not root.is_dir():
         raise DataError(f"{name}: no such folder; choose one that contains a folder of photos for each person")
     read = endings()
@@ -144,7 +185,7 @@ def _walk(root: Path, name: str) -> tuple[list[str], str]:
     if undecodable:
         ignored = count(undecodable, "photo whose name is", "photos whose names are")
         _warn(f"{root}: ignored {ignored} not UTF-8; rename them")
-    return photos, ", ".join(map(_skipped, skipped, skipped.values()))
+    return photos, list(map(_skipped, skipped, skipped.values())), undecodable
 
 
 @cache
@@ -153,15 +194,20 @@ def _warn(message: str) -> None:
     log.warning(message)
 
 
-def _skipped(what: str, number: int) -> str:
-    """How many files of an ending, or in a system folder, were skipped, and what to do if they are photos."""
+def _skipped(what: str, number: int) -> Skipped:
+    """Name the files of an ending, or in a system folder, and what to do if they are photos."""
     if what.startswith("in "):
-        return f"{count(number, 'file')} {what} (made by a system or program)"
-    kind = f"{what} file".strip() if what else "file without an ending"
-    plural = "" if what else "files without an ending"
+        return Skipped(what, number, "")
     if what in HEIC_ENDINGS:
-        return f"{count(number, kind)} (to use them: pip install -e '.[heic]')"
-    return f"{count(number, kind, plural)} (if they show faces: save them as JPEG)"
+        return Skipped(what, number, "to use them: pip install -e '.[heic]'")
+    return Skipped(what or "without an ending", number, "if they show faces: save them as JPEG")
+
+
+def _in_words(skipped: Skipped) -> str:
+    kind, number, remedy = skipped
+    if not kind.startswith("."):
+        return f"{count(number, 'file')} {kind} ({remedy or 'made by a system or program'})"
+    return f"{count(number, f'{kind} file')} ({remedy})"
 
 
 def _visible_files(root: Path) -> Iterator[Path]:

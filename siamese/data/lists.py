@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from siamese.data.spelling import normalised
 from siamese.data.union_find import connected_components
 from siamese.errors import DataError
 from siamese.text import count
@@ -60,8 +61,11 @@ def forbidden_in_name(name: str) -> bool:
 
 
 def person_of(image: str) -> str:
-    """Return the first folder of an image name, which is the person: ``Name/Name_0001.jpg`` -> ``Name``."""
-    return image.partition("/")[0]
+    """Return the first folder of an image name, which is the person: ``Name/Name_0001.jpg`` -> ``Name``.
+
+    The person's name is in the Unicode form NFC, so that two spellings of a folder are one person.
+    """
+    return normalised(image.partition("/")[0])
 
 
 def people_of(pairs: Iterable[Pair]) -> set[str]:
@@ -178,7 +182,7 @@ class _Lines:
                 f"invalid name {_shown([name])}",
                 "a name without slashes, '..', control characters, leading or trailing spaces",
             )
-        return name
+        return normalised(name)
 
     def index(self, field: str) -> int:
         if not _INDEX.fullmatch(field):

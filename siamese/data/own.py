@@ -6,13 +6,15 @@ Imports no torch, so that data is checked quickly before a run starts.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from siamese.config.data import FolderData, PairsData
 from siamese.data.folder import divide_people, draw_pairs, find_people
 from siamese.data.lists import Pair, People, identities
-from siamese.data.pair_list import list_root, read_listed_pairs
+from siamese.data.pair_list import read_listed_pairs
+from siamese.files import file_digest
 from siamese.runs.records import Membership
 
 
@@ -30,11 +32,6 @@ class OwnPairs(NamedTuple):
     test: list[Pair]
     people: People | None
     test_people: People
-
-
-def photo_root(data: FolderData | PairsData) -> Path:
-    """Return the folder that image names are relative to."""
-    return list_root(data) if isinstance(data, PairsData) else Path(data.root)
 
 
 def read_own(data: FolderData | PairsData, test_only: bool = False) -> OwnPairs:
@@ -70,13 +67,14 @@ def _own_list(data: PairsData, test_only: bool) -> OwnPairs:
     return OwnPairs(train, val, test, None, test_people)
 
 
-def memberships(own: OwnPairs, val: Iterable[Pair]) -> list[Membership]:
-    """Return image, person and set of each image that a run uses, sorted by image: the rows of ``split.csv``.
+def memberships(own: OwnPairs, val: Iterable[Pair], root: Path) -> list[Membership]:
+    """Return image, person, set and content of each image that a run uses, sorted by image: ``split.csv``.
 
     Args:
         own: the user's own photos.
         val: the validation pairs, which may have been split off the training pairs. Their images count as validation
             images.
+        root: the folder that image names are relative to.
     """
     found: dict[str, tuple[str, str]] = {}
     pairs = {"train": own.train, "test": own.test, "val": list(val)}
@@ -85,4 +83,7 @@ def memberships(own: OwnPairs, val: Iterable[Pair]) -> list[Membership]:
         found |= {image: (name, split) for name, images in people.items() for image in images}
     for split, part in pairs.items():
         found |= {image: (person[image], split) for pair in part for image in pair[:2]}
-    return sorted(Membership(image, *whose) for image, whose in found.items())
+    images = sorted(found)
+    with ThreadPoolExecutor() as pool:  # a network drive answers slowly
+        digests = pool.map(lambda image: file_digest(root / image), images)
+    return [Membership(image, *found[image], digest) for image, digest in zip(images, digests, strict=True)]

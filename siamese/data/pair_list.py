@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import posixpath
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from siamese.config.data import PairsData
 from siamese.data.lists import Pair, forbidden_in_name, read_table, warn_of_duplicates
+from siamese.data.spelling import Spelling
 from siamese.data.split import SPLITS, people_split
 from siamese.errors import DataError
+from siamese.runs.moved import photo_folder
 from siamese.text import count
 
 log = logging.getLogger(__name__)
@@ -27,11 +30,6 @@ class ListedPairs(NamedTuple):
     test: list[Pair]
 
 
-def list_root(data: PairsData) -> Path:
-    """Return the folder that image names are relative to: ``data.root``, or the folder of the list."""
-    return Path(data.list).parent if data.root is None else Path(data.root)
-
-
 def read_listed_pairs(data: PairsData, test_only: bool = False) -> ListedPairs:
     """Read the list and divide its pairs into sets, by the column ``split`` or else at random by people.
 
@@ -42,10 +40,10 @@ def read_listed_pairs(data: PairsData, test_only: bool = False) -> ListedPairs:
     Raises:
         DataError: the list or the image folder is missing, the list is malformed, or a set lacks a label.
     """
-    parts = read_pair_list(Path(data.list))
-    if not list_root(data).is_dir():
+    parts = read_pair_list(Path(data.list), Spelling(photo_folder(data)))
+    if not photo_folder(data).is_dir():
         raise DataError(
-            f"data.root={list_root(data)}: no such folder; set it to the folder of the images in {data.list}"
+            f"data.root={photo_folder(data)}: no such folder; set it to the folder of the images in {data.list}"
         )
     if test_only:
         listed = ListedPairs([], [], parts.get(None, parts.get("test", [])))
@@ -73,10 +71,14 @@ def _split_off_test(pairs: list[Pair], data: PairsData) -> ListedPairs:
     return ListedPairs([pairs[k] for k in kept], None, [pairs[k] for k in tested])
 
 
-def read_pair_list(path: Path) -> dict[str | None, list[Pair]]:
+def read_pair_list(path: Path, spelling: Callable[[str], str] = str) -> dict[str | None, list[Pair]]:
     """Read a CSV file with the columns image1, image2, label (1: same, 0: different) and optionally split.
 
     Other columns are ignored, so a run's ``predictions.csv`` can be used as a list.
+
+    Args:
+        path: the file.
+        spelling: name in the list -> name of the file, which may be written in another Unicode normalisation.
 
     Returns:
         ``train``, ``val``, ``test``, as far as they are in the column split, -> pairs; None -> all pairs if there is
@@ -89,7 +91,8 @@ def read_pair_list(path: Path) -> dict[str | None, list[Pair]]:
     labels: dict[frozenset[str], int] = {}
     header = f"{', '.join(COLUMNS)} and optionally split, separated by commas"
     for where, row in read_table(path, COLUMNS, header):
-        pair = Pair(_image(row["image1"], where), _image(row["image2"], where), _label(row["label"], where))
+        one, other = (spelling(_image(row[column], where)) for column in ("image1", "image2"))
+        pair = Pair(one, other, _label(row["label"], where))
         if pair.image1 == pair.image2:
             raise DataError(f"{where}: {pair.image1!r} is paired with itself (expected two different images)")
         if labels.setdefault(frozenset(pair[:2]), pair.label) != pair.label:

@@ -5,13 +5,16 @@ Imports no torch, so that data is checked quickly before a run starts.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from siamese.config.data import DataConfig, FolderData, OwnData, PairsData
+from siamese.config.data import DataConfig, FolderData, LfwData, OwnData, PairsData, SyntheticData
 from siamese.config.protocol import OneShotProtocol, TrainProtocol, View1Protocol, View2Protocol
+from siamese.data.layouts import LAYOUTS
 from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
 from siamese.data.own import OwnPairs, read_own
+from siamese.data.spelling import Spelling
 from siamese.errors import DataError
 from siamese.text import count
 
@@ -86,7 +89,7 @@ def read_listed(data: DataConfig, protocol: TrainProtocol, test_only: bool = Fal
         train, test = read_pairs(root / TRAIN_LIST), read_pairs(root / TEST_LIST)
         people = _merge(read_people(root / TRAIN_PEOPLE_LIST)) if unrestricted else None
         _check_disjoint(people, test, TRAIN_PEOPLE_LIST)
-        return Listed(train, test, people, TRAIN_LIST, TEST_LIST)
+        return _spelled(Listed(train, test, people, TRAIN_LIST, TEST_LIST), data)
     if not isinstance(protocol, View2Protocol) or protocol.fold is None:
         raise ValueError("View 2 needs a fold")
     folds, subsets = _read_view2(root, unrestricted)
@@ -95,7 +98,18 @@ def read_listed(data: DataConfig, protocol: TrainProtocol, test_only: bool = Fal
             f"protocol.fold={protocol.fold}: {FOLDS_LIST} has {count(len(folds), 'fold')}; set 1 to {len(folds)}, or "
             "null for all folds"
         )
-    return _list_fold(folds, subsets, protocol.fold)
+    return _spelled(_list_fold(folds, subsets, protocol.fold), data)
+
+
+def _spelled(listed: Listed, data: LfwData | SyntheticData) -> Listed:
+    """Replace listed names by those of the files, which may be written in another Unicode normalisation."""
+    spelling = Spelling(Path(data.root) / LAYOUTS[data.name].images)
+
+    def of_files(pairs: list[Pair]) -> list[Pair]:
+        return [Pair(spelling(one), spelling(other), label) for one, other, label in pairs]
+
+    people = listed.people and {person: list(map(spelling, images)) for person, images in listed.people.items()}
+    return dataclasses.replace(listed, train=of_files(listed.train), test=of_files(listed.test), people=people)
 
 
 def check_all_folds(data: DataConfig, protocol: View2Protocol) -> None:
@@ -131,7 +145,8 @@ def read_test_people(data: DataConfig, trained: TrainProtocol = VIEW1, test_only
     if trained.setting == "unrestricted":
         seen |= set(_merge(read_people(root / TRAIN_PEOPLE_LIST)))
     _refuse(seen & set(people), TEST_PEOPLE_LIST, "used for training")
-    return people
+    spelling = Spelling(root / LAYOUTS[data.name].images)
+    return {person: list(map(spelling, images)) for person, images in people.items()}
 
 
 def _read_view2(root: Path, unrestricted: bool) -> tuple[list[list[Pair]], list[dict[str, int]] | None]:

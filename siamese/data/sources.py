@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,40 +14,20 @@ from siamese.config.data import DOWNLOADED_ROOT, DataConfig, FolderData, LfwData
 from siamese.config.defaults import data_config
 from siamese.config.protocol import OneShotProtocol, TrainProtocol, View2Protocol
 from siamese.data.download import can_be_downloaded, download_lfw
-from siamese.data.own import photo_root, read_own
+from siamese.data.layouts import LAYOUTS
+from siamese.data.own import read_own
 from siamese.data.protocol import TRAIN_LIST, VIEW1, check_all_folds, list_files, read_listed, read_test_people
 from siamese.errors import DataError
+from siamese.runs.moved import photo_folder
 
 if TYPE_CHECKING:
     from siamese.data.synthetic.plan import SyntheticSpec
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a data set is stored below its root.
-
-    Attributes:
-        images: the image folder, named as in the official archive.
-        outside_data: whether other images were used to make it (Huang and Learned-Miller, UM-CS-2014-003).
-    """
-
-    images: str
-    outside_data: bool = False
-
-
-LAYOUTS = {
-    "lfw": Layout("lfw"),
-    "lfw_funneled": Layout("lfw_funneled"),
-    "lfw_deepfunneled": Layout("lfw-deepfunneled"),
-    "lfw_a": Layout("lfw2", outside_data=True),
-    "synthetic": Layout("lfw"),
-}
-
-
 def image_root(data: DataConfig) -> Path:
     """Return the folder that image names are relative to."""
     if isinstance(data, FolderData | PairsData):
-        return photo_root(data)
+        return photo_folder(data)
     return Path(data.root) / LAYOUTS[data.name].images
 
 

@@ -84,8 +84,7 @@ def evaluate_pairs(runs: list[FinishedRun], refit: bool, folder: RunFolder) -> N
     for run in runs:
         data = load_run_data(run.config, folder, run.test_only, None if run.foreign else run.folder)
         if run.foreign:
-            person = identities(data.test.pairs)
-            check_unseen(run, {*person, *person.values()}, folder)
+            check_unseen(run, identities(data.test.pairs), folder)
         pairs.append(data.val.pairs + data.test.pairs)
         if pairs[-1] != pairs[0]:
             raise DataError(

@@ -3,37 +3,73 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from siamese.data.lists import people_of
 from siamese.data.protocol import read_listed
+from siamese.data.sources import image_root
 from siamese.errors import DataError, UserError
+from siamese.files import file_digest
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import read_config
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
 
-def check_unseen(run: FinishedRun, tested: set[str], folder: RunFolder) -> None:
-    """Check by name that no tested person or image was used for training or validation.
+def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder) -> None:
+    """Check by content and by name that no tested image or person was used for training or validation.
 
-    A shared name in the same image folder is an error; in another folder it may be a coincidence and is a warning.
+    A file with the same content is an error wherever it lies. A shared name is an error in the same image folder, and
+    for an image of Labeled Faces in the Wild; elsewhere it may be a coincidence and is a warning.
 
     Args:
         run: the run that is evaluated.
-        tested: names of the tested people and images.
+        tested: name of each tested image -> its person.
         folder: folder of the evaluation.
 
     Raises:
-        DataError: a tested person or image of the same image folder was used for training or validation.
+        DataError: a tested person or image was certainly used for training or validation.
     """
-    if not (both := seen_by(run.folder) & tested):
-        return
-    message = f"{min(both)} is in the test data and was used for training or validation in {run.folder.path}"
+    root = image_root(run.config.data)
+    seen = seen_by(run.folder)
+    both = seen & {*tested, *tested.values()}
+    message = (
+        f"{min(both, default='')} is in the test data and was used for training or validation in {run.folder.path}"
+    )
     evaluation = folder.result
-    if evaluation is not None and evaluation.image_root == run.result.image_root:
+    if both and evaluation is not None and evaluation.image_root == run.result.image_root:
         raise DataError(f"{evaluation.image_root}: {message}; leave out data= to test on the run's own test people")
+    _check_content(run, sorted(tested), root)
+    if not both:
+        return
+    if (run.result.dataset or "").startswith("lfw") and (images := seen & tested.keys()):
+        raise DataError(
+            f"{root}: {count(len(images), 'image has', 'images have')} the name of an LFW image that was used for "
+            f"training or validation in {run.folder.path} (for example {min(images)}); test on other people"
+        )
     log.warning("%s: if both names mean the same person, the results are optimistic", message)
+
+
+def _check_content(run: FinishedRun, images: list[str], root: Path) -> None:
+    """Refuse images with the content of one that the run used for training or validation."""
+    members = run.folder.memberships or []
+    used = {row.digest: row.image for row in members if row.split != "test" and row.digest}
+    if not used:
+        return
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda image: file_digest(root / image), images)
+    same = [(image, used[digest]) for image, digest in zip(images, digests, strict=True) if digest in used]
+    if same:
+        image, before = same[0]
+        raise DataError(
+            f"{root}: {len(same)} of {count(len(images), 'tested image')} had been used for training or validation in "
+            f"{run.folder.path} (for example {image}, then {before}); test on other people. If these are the run's own "
+            "photos, moved, they must all be there under their old names: only then is the run's own test repeated"
+        )
 
 
 def seen_by(run: RunFolder) -> set[str]:
@@ -43,7 +79,8 @@ def seen_by(run: RunFolder) -> set[str]:
     trained = read_config(run.config)
     try:
         listed = read_listed(trained.data, trained.protocol)
-    except UserError:
+    except UserError as error:
+        log.warning("%s: it is not known any more which people the run was trained on (%s)", run.path, error)
         return set()
     named = {image for images in (listed.people or {}).values() for image in images}
     return named | set(listed.people or ()) | people_of(listed.train) | {i for pair in listed.train for i in pair[:2]}

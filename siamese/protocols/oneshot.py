@@ -25,6 +25,7 @@ from siamese.files import write_csv_atomically
 from siamese.protocols.leakage import check_unseen
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
+from siamese.runs.moved import changed_images
 from siamese.runs.records import Membership, write_excluded
 from siamese.scoring.device import pick_device
 from siamese.scoring.networks import load_scorer, recorded_decision
@@ -115,12 +116,12 @@ def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:
         DataError: otherwise.
     """
     if run.foreign:
-        check_unseen(run, {*people, *(image for images in people.values() for image in images)}, folder)
+        check_unseen(run, {image: person for person, images in people.items() for image in images}, folder)
     elif isinstance(run.config.data, FolderData) and (recorded := run.folder.memberships) is not None:
         now = [Membership(image, name, "test") for name, images in people.items() for image in images]
         before = [row for row in recorded if row.split == "test"]
-        if sorted(now) != before:
-            raise changed_data(before, now, image_root(run.config.data))
+        if changed := changed_images(before, now):
+            raise changed_data(changed, image_root(run.config.data))
 
 
 def load_test_images(runs: list[FinishedRun], people: People) -> OneshotImages:

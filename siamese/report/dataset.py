@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from siamese.config.data import DataConfig, FolderData, PairsData
+from siamese.data.folder import skipped_files
 from siamese.data.images import open_image, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
 from siamese.data.own import read_own
@@ -78,6 +79,7 @@ class Description:
         unusable: image -> why it cannot be used.
         duplicates: groups of images with identical pixels.
         problems: one line for each problem that makes results wrong.
+        skipped: for each kind of file that is not used, ``kind``, the number of ``files``, and the ``remedy``.
     """
 
     dataset: str
@@ -89,6 +91,7 @@ class Description:
     unusable: dict[str, str]
     duplicates: list[list[str]]
     problems: list[str] = field(default_factory=list)
+    skipped: list[dict[str, str | int]] = field(default_factory=list)
 
 
 def describe(data: DataConfig, progress: bool = False) -> Description:
@@ -124,6 +127,7 @@ def describe(data: DataConfig, progress: bool = False) -> Description:
         unusable={image: one.problem for image, one in facts.items() if one.problem},
         duplicates=duplicates,
         problems=list(_problems(parts, duplicates)),
+        skipped=[one._asdict() for one in skipped_files(root)] if isinstance(data, FolderData) else [],
     )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from siamese.data.lists import Pair
 from siamese.evaluation.metrics import roc_curve
 from siamese.files import flatten
+from siamese.runs.continuing import EARLIER
 from siamese.runs.records import HistoryRow, Result, read_history, read_mapping, read_predictions, read_result
 
 ROC_GRID = np.linspace(0, 1, 201)
@@ -85,7 +86,8 @@ class Scored(NamedTuple):
 def read_jobs(folder: Path) -> list[Job]:
     """Read all trainings below a folder, in natural order; a damaged file does not affect other jobs.
 
-    The folds of a View 2 run are not jobs of their own and are skipped.
+    The folds of a View 2 run are not jobs of their own and are skipped, as is the earlier result of a run that is being
+    trained further.
     """
     return [job for job in _read(folder) if not job.result.is_evaluation]
 
@@ -97,7 +99,7 @@ def read_evaluations(folder: Path) -> list[Job]:
 
 def _read(folder: Path) -> list[Job]:
     runs = {path.parent for path in folder.rglob("result.json") if path.parent != folder}
-    found = [run for run in runs if run.parent not in runs or not run.name.startswith("fold_")]
+    found = [run for run in runs if run.parent not in runs or not run.name.startswith(("fold_", EARLIER))]
     jobs = [job for path in found if (job := _job(folder, path, *map(_changed, _files(path)))) is not None]
     return sorted(jobs, key=lambda job: [(len(part), part) for part in Path(job.name).parts])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,10 @@ from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.errors import ConfigError
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import run_folder
+from siamese.runs.moved import moved_data
 from siamese.runs.records import Result, read_config
+
+log = logging.getLogger(__name__)
 
 PREPROCESSING = ("image_size", "color", "align", "crop", "interpolation")
 """Keys of `siamese.config.data.ImageOptions` that decide how an image becomes the network's input."""
@@ -96,6 +100,9 @@ def _prepare(name: str, config: EvalConfig) -> FinishedRun:
     # was trained on the other pairs.
     fixed = PREPROCESSING if own or was_own else (*PREPROCESSING, *SPLITTING)
     _check_preprocessing(config.data, trained)
+    if (moved := moved_data(folder.memberships or [], trained.data, config.data)) is not None:
+        log.info("run=%s: its own photos, moved; testing its own test images", name)
+        return FinishedRun(folder, result, trained.model_copy(update={"data": moved}))
     data = config.data.model_copy(update={key: getattr(trained.data, key) for key in fixed})
     return FinishedRun(folder, result, trained.model_copy(update={"data": data}), own, own or was_own)
 
@@ -108,6 +115,7 @@ def _finished_result(folder: RunFolder, name: str) -> Result:
         raise ConfigError(
             f"run={name}: the run is not finished ({result.status}); "
             "finish it with train.py, its output folder and resume=true"
+            + (f", or use its earlier result: {folder.earlier}" if folder.earlier.is_dir() else "")
         )
     if result.folds is not None:
         raise ConfigError(f"run={name}: it holds one network per fold; give the folder of a fold: {name}/fold_01")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from siamese.config.schema import HOW_IT_IS_STARTED, TrainConfig
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.files import flatten, remove_unfinished, write_text_atomically
+from siamese.runs.continuing import EARLIER, RAISED, ended_anyway, raised, set_aside
+from siamese.runs.moved import PLACES, moved_data
 from siamese.runs.records import (
     Membership,
     Result,
     config_text,
     read_config,
+    read_history,
     read_memberships,
     read_result,
     write_result,
@@ -40,6 +44,7 @@ class RunFolder:
         self.split = path / "split.csv"
         self.folds = path / "folds.csv"
         self.page = path / "report.html"
+        self.earlier = path / EARLIER
 
     @property
     def result(self) -> Result | None:
@@ -52,7 +57,7 @@ class RunFolder:
 
     @property
     def memberships(self) -> list[Membership] | None:
-        """The rows of ``split.csv``, for the user's own data; None if there is no such file.
+        """The rows of ``split.csv``; None if there is no such file.
 
         Raises:
             ConfigError: the file is damaged.
@@ -69,8 +74,8 @@ class RunFolder:
         """Make sure that a run with this configuration may use the folder.
 
         Raises:
-            ConfigError: the folder holds a run and ``resume`` is false, a run with another configuration, or
-                checkpoints without a ``result.json``.
+            ConfigError: the folder holds a run and ``resume`` is false, a run with another configuration, a finished
+                run that cannot be trained further, or checkpoints without a ``result.json``.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file; give another output folder")
@@ -89,25 +94,76 @@ class RunFolder:
             )
         if not self.config.exists():
             return  # the run ended before training, with an error in its configuration
-        recorded, wanted = (flatten(to_plain(c)) for c in (read_config(self.config), config))
-        differing = [k for k in wanted if k not in HOW_IT_IS_STARTED and recorded.get(k) != wanted[k]]
-        if differing:
+        before = read_config(self.config)
+        recorded, wanted = (flatten(to_plain(c)) for c in (before, config))
+        differing = [k for k in wanted if k not in (*HOW_IT_IS_STARTED, *RAISED) and recorded.get(k) != wanted[k]]
+        moved = set(differing) <= set(PLACES) and moved_data(self.memberships or [], before.data, config.data)
+        if differing and not moved:
             key = differing[0]
             raise ConfigError(
                 f"{self.path} holds a run with {key}={recorded.get(key)}, not {wanted[key]}; "
                 "resume=true needs the same configuration"
             )
+        keys = raised(self.path, before, config)
+        if keys and result.status == "done" and not all(part.last.exists() for part in self.parts):
+            wish = " ".join(f"{key}={'null' if value is None else value}" for key, value in keys.items())
+            raise ConfigError(
+                f"{self.path} holds a finished run without checkpoints/last.ckpt, so it cannot be trained further with "
+                f"{wish}; train a new run, with checkpoint=all if it is to be trained further later"
+            )
+
+    @property
+    def parts(self) -> list[RunFolder]:
+        """The folders that hold a network: those of the folds of View 2, or this one."""
+        folds = [RunFolder(file.parent) for file in sorted(self.path.glob("fold_*/result.json"))]
+        return folds or [self]
+
+    def why_ended(self, config: TrainConfig) -> str | None:
+        """Whether a finished run is trained further with a configuration that `check` accepts.
+
+        Returns:
+            None: it is trained further. Otherwise why it is not although a key was raised; empty if none was.
+        """
+        if not self.config.exists():
+            return ""
+        recorded = read_config(self.config)
+        if not raised(self.path, recorded, config):
+            return ""
+        results = [result for part in self.parts if (result := part.result) is not None]
+        reasons = [ended_anyway(result, recorded, config) for result in results]
+        return reasons[0] if all(reasons) else None
 
     def start(self, config: TrainConfig, **facts: Any) -> None:
         """Record the configuration and a fresh ``result.json`` with the status ``running``.
 
-        Also remove the temporary files that a killed process left.
+        Also remove the temporary files that a killed process left. The result of a finished run moves to ``earlier``,
+        until the new result is complete.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.checkpoints):
             remove_unfinished(folder)
-        write_text_atomically(self.config, config_text(config))
+        if continued := self._continued_after(config):
+            facts["continued_after"] = continued
+        if self.is_done:
+            set_aside(self.path, self.earlier)
         self._write({"status": "running", **facts})
+        # After the result: a helper process must not see a finished run with this configuration.
+        write_text_atomically(self.config, config_text(config))
+
+    def _continued_after(self, config: TrainConfig) -> list[int]:
+        """The epochs after which ``max_epochs`` was raised, including now."""
+        result = self.result
+        if result is None or not self.config.exists():
+            return []
+        known = result.continued_after or []
+        if config.max_epochs == read_config(self.config).max_epochs or not self.history.exists():
+            return known
+        return sorted({*known, len(read_history(self.history))})
+
+    def accept(self, config: TrainConfig) -> None:
+        """Record a configuration with which the finished run would have ended in the same way."""
+        if config.scheduler.name != "cosine":  # its learning rates depend on max_epochs
+            write_text_atomically(self.config, config_text(config))
 
     def record(self, **facts: Any) -> Result:
         """Add facts to ``result.json`` and return the whole record.
@@ -119,7 +175,10 @@ class RunFolder:
             pydantic.ValidationError: a key is not documented in `Result`, or a value has the wrong type.
         """
         result = self.result
-        return self._write({**(result.as_dict() if result else {}), **facts})
+        written = self._write({**(result.as_dict() if result else {}), **facts})
+        if written.status == "done":
+            shutil.rmtree(self.earlier, ignore_errors=True)
+        return written
 
     def record_failure(self, error: BaseException, log_name: str = "train.log") -> None:
         """Record why the run ended, and append the traceback to the log file (the terminal gets one line)."""

@@ -146,6 +146,12 @@ class Result(BaseModel):
     calibration_intercept: float | None = _key("calibration/intercept", "intercept, see `calibration/slope`")
     best_epoch: int | None = _key("best_epoch", "epoch whose weights are tested, counted from 1", "epochs")
     epochs: int | None = _key("epochs", "epochs trained", "epochs")
+    continued_after: list[int] | None = _key(
+        "continued_after",
+        "epochs after which the run was continued with a larger `max_epochs`, if it was",
+        "epochs",
+        "from the start",
+    )
     folds: int | None = _key("folds", "folds of View 2", "folds", FOLDS)
     parameters: int | None = _key("parameters", "parameters of the network, or of all networks of an ensemble")
     train_seconds: float | None = _key("train_seconds", "time of training and validation over all epochs", "seconds")
@@ -247,6 +253,10 @@ def config_text(config: Section) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
+ADDED_TO_DATA = {"align": None}
+"""Keys of ``data`` that older runs did not record -> the value by which the photos are used as they were then."""
+
+
 def read_config(file: Path) -> TrainConfig:
     """Read a ``config.yaml``.
 
@@ -254,7 +264,10 @@ def read_config(file: Path) -> TrainConfig:
         ConfigError: the file is missing, damaged, or does not fit this version's schema.
     """
     try:
-        return validate(yaml.safe_load(file.read_text(encoding="utf-8")), TrainConfig)
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(plain, dict) and isinstance(plain.get("data"), dict):
+            plain["data"] = ADDED_TO_DATA | plain["data"]
+        return validate(plain, TrainConfig)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as a run's configuration ({one_line(error)})") from None
     except ConfigError as error:
@@ -373,11 +386,19 @@ def write_excluded(file: Path, excluded: Mapping[str, str]) -> None:
 
 
 class Membership(NamedTuple):
-    """An image of the user's own data, its person, and its set: ``train``, ``val`` or ``test``."""
+    """An image of a run, its person, its set, and its content.
+
+    Attributes:
+        image: name relative to the image folder.
+        person: who it shows.
+        split: ``train``, ``val`` or ``test``.
+        digest: `siamese.files.file_digest`; empty if the file could not be read.
+    """
 
     image: str
     person: str
     split: str
+    digest: str = ""
 
 
 def read_memberships(file: Path) -> list[Membership] | None:
@@ -388,7 +409,9 @@ def read_memberships(file: Path) -> list[Membership] | None:
     """
     if not file.exists():
         return None
-    return _read_rows(file, lambda row: Membership(row["image"], row["person"], row["split"]), None)
+    return _read_rows(
+        file, lambda row: Membership(row["image"], row["person"], row["split"], row.get("digest", "")), None
+    )
 
 
 def write_memberships(file: Path, memberships: Iterable[Membership]) -> None:

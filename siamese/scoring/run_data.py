@@ -9,11 +9,13 @@ from pathlib import Path
 from siamese.config.objective import PAIR_OBJECTIVES
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset, load_dataset
-from siamese.data.own import memberships
+from siamese.data.lists import People, person_of
+from siamese.data.own import OwnPairs, memberships
 from siamese.data.sources import image_root, title
 from siamese.errors import DataError
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
+from siamese.runs.moved import changed_images
 from siamese.runs.records import Membership, write_memberships
 from siamese.text import count
 
@@ -40,8 +42,11 @@ def load_run_data(
         excluded=folder.excluded if writes else None,
     )  # fmt: skip
     if writes:
-        if data.own is not None:
-            record_memberships(memberships(data.own, data.val.pairs), folder, trained or folder, config)
+        root = image_root(config.data)
+        if data.own is None:
+            write_memberships(folder.split, memberships(_used(data), data.val.pairs, root))
+        else:
+            record_memberships(memberships(data.own, data.val.pairs, root), folder, trained or folder, root)
         folder.record(**_sizes(data), n_excluded=len(data.images.excluded))
     _warn_about_few_images(config, data)
     trained_on = f"{len(data.train):,} training"
@@ -51,24 +56,32 @@ def load_run_data(
     return data
 
 
-def record_memberships(members: list[Membership], folder: RunFolder, trained: RunFolder, config: TrainConfig) -> None:
+def _used(data: PairDataset) -> OwnPairs:
+    """The pairs of a data set with official lists, and its training people if names may be used."""
+    people: People = {}
+    for rows in data.people or ():
+        images = [data.images.names[row] for row in rows]
+        people[person_of(images[0])] = images
+    return OwnPairs(data.train.pairs, data.val.pairs, data.test.pairs, people, {})
+
+
+def record_memberships(members: list[Membership], folder: RunFolder, trained: RunFolder, root: Path) -> None:
     """Write ``split.csv``; refuse if it would differ from that of the run that was trained.
 
     Raises:
         DataError: the images or their sets changed since the run started.
     """
     recorded = trained.memberships
-    if recorded is not None and recorded != members:
-        raise changed_data(recorded, members, image_root(config.data))
+    if recorded is not None and (changed := changed_images(recorded, members)):
+        raise changed_data(changed, root)
     write_memberships(folder.split, members)
 
 
-def changed_data(recorded: list[Membership], now: list[Membership], root: Path) -> DataError:
+def changed_data(changed: set[str], root: Path) -> DataError:
     """The error for images of the user's own that changed since the run started."""
-    changed = {row.image for row in set(recorded) ^ set(now)}
     images = count(len(changed), "image was", "images were")
     return DataError(
-        f"{root}: changed since the run started: {images} added, removed or moved to another set (for example "
+        f"{root}: changed since the run started: {images} added, removed, edited or moved to another set (for example "
         f"{min(changed)}); restore them, or start another run"
     )
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
@@ -33,6 +32,7 @@ from siamese.scoring.precision import Arithmetic
 from siamese.training.callbacks import (
     HearSignals,
     History,
+    KeepBest,
     KeepLast,
     ResumableEarlyStopping,
     StepSeed,
@@ -129,7 +129,7 @@ def build_trainer(
     show_bar = config.trainer.progress_bar
     if show_bar is None:
         show_bar = sys.stderr.isatty()
-    keep_best = ModelCheckpoint(
+    keep_best = KeepBest(
         folder.checkpoints, filename="best", monitor=config.monitor, mode=mode_of(config.monitor),
         save_weights_only=True, enable_version_counter=False,
     )  # fmt: skip

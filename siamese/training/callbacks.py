@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from siamese.errors import TrainingError
@@ -104,12 +104,33 @@ class StepSeed(Callback):
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Early stopping that also stops a run resumed after its last epoch; Lightning's would train one more epoch."""
+    """Early stopping that also stops a run resumed after its last epoch; Lightning's would train one more epoch.
+
+    The patience is that of the configuration, which may have been raised, not the one that was saved.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore how long training has waited for a better figure."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop at once if the restored state has no patience left."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+class KeepBest(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, which also remembers the best epoch of a run folder that was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best figure, with the path that the weights have now."""
+
+        def moved(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {key: moved(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 class StopDiverged(Callback):

@@ -169,3 +169,10 @@ def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, paramete
     log.info("output folder: %s", folder.path)
     if config.resume:
         log.info("resuming from last.ckpt" if folder.last.exists() else "no run to resume in this folder: starting one")
+    result = folder.result
+    if config.scheduler.name == "cosine" and result is not None and result.continued_after:
+        log.warning(
+            "scheduler=cosine: max_epochs was raised after epoch %s; the learning rate goes on along the curve for "
+            "max_epochs=%d, so the result is not that of a run with max_epochs=%d from the start",
+            ", ".join(map(str, result.continued_after)), config.max_epochs, config.max_epochs,
+        )  # fmt: skip

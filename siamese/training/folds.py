@@ -49,8 +49,11 @@ def train_folds(
             "torchrun and SLURM start the processes of one training run; run each fold with protocol.fold=1, 2, ..."
         )
     recorded = folder.result
-    if recorded is not None and recorded.status == "done":
+    if recorded is not None and recorded.status == "done" and (why := folder.why_ended(config)) is not None:
         log.info("%s is already done", folder.path)
+        if why:
+            log.warning(why)
+            folder.accept(config)
         log_test_figures(recorded)
         return recorded
     assert isinstance(config.protocol, View2Protocol)

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import BinaryAccuracy
@@ -93,6 +93,15 @@ class SiameseModule(L.LightningModule):
         network = self.network if self.training or self.average is None else self.average
         scores: Tensor = network(image1, image2)
         return scores
+
+    def on_train_start(self) -> None:
+        """Take the learning rate from the schedule: a restored optimizer may have that of a smaller ``max_epochs``."""
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LambdaLR):
+            for group, rate, factor in zip(
+                schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+            ):
+                group["lr"] = rate * factor(schedule.last_epoch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Reset the metrics in the first step, not after the last: a checkpoint between epochs needs them."""

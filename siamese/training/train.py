@@ -35,9 +35,10 @@ def train(
 ) -> Result:
     """Run the steps in order: data, training, scoring, result, run page.
 
-    A finished run in ``folder`` is returned as recorded; an unfinished one resumes from ``last.ckpt``. The caller has
-    checked with `RunFolder.check` that the folder may be used. If several processes train together, this is the first
-    one; the others call `siamese.training.helper.train_as_helper`.
+    An unfinished run in ``folder`` resumes from ``last.ckpt``, as does a finished one whose ``max_epochs`` or
+    ``patience`` was raised; any other finished run is returned as recorded. The caller has checked with
+    `RunFolder.check` that the folder may be used. If several processes train together, this is the first one; the
+    others call `siamese.training.helper.train_as_helper`.
 
     Args:
         config: what to train, on what data, and how.
@@ -50,8 +51,8 @@ def train(
         TrainingError: training cannot continue, for example because the loss is not finite.
     """
     recorded = folder.result
-    if recorded is not None and recorded.status == "done":
-        return _already_done(config, folder, recorded)
+    if recorded is not None and recorded.status == "done" and (why := folder.why_ended(config)) is not None:
+        return _already_done(config, folder, recorded, why)
     started = time.perf_counter()
     session = start_session(config, folder, label)
     data = load_run_data(config, folder)
@@ -82,8 +83,11 @@ def train(
     return result
 
 
-def _already_done(config: TrainConfig, folder: RunFolder, recorded: Result) -> Result:
+def _already_done(config: TrainConfig, folder: RunFolder, recorded: Result, why: str) -> Result:
     log.info("%s is already done", folder.path)
+    if why:
+        log.warning(why)
+        folder.accept(config)
     if not folder.page.is_file():  # the process was stopped while it wrote the page
         write_page(folder, [], config, recorded)
     log_test_figures(recorded)

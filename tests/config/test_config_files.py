@@ -12,8 +12,8 @@ from conftest import NEEDS, OPTIONS, run
 from siamese.config.load import compose_train
 from siamese.config.schema import TrainConfig
 from siamese.config.section import to_plain
+from siamese.data.layouts import LAYOUTS
 from siamese.data.lists import read_pairs
-from siamese.data.sources import LAYOUTS
 from siamese.errors import ConfigError
 from siamese.training import train
 

@@ -14,7 +14,8 @@ from configs import section
 from siamese.config.data import LfwData
 from siamese.config.protocol import OneShotProtocol
 from siamese.data import sources
-from siamese.data.sources import LAYOUTS, check_data, has_outside_data, image_root, prepare_data, recognise, title
+from siamese.data.layouts import LAYOUTS
+from siamese.data.sources import check_data, has_outside_data, image_root, prepare_data, recognise, title
 from siamese.errors import DataError
 
 Fetched = list[tuple[Path, list[str]]]

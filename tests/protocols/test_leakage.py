@@ -58,13 +58,35 @@ def test_a_seen_person_is_an_error_in_the_same_folder_and_else_a_warning(
     evaluation = RunFolder(tmp_path / "evaluation")
     evaluation.start(tiny_config(), image_root=root)
     with caplog.at_level(logging.WARNING):
-        check_unseen(run, {"Cem", "Dot"}, evaluation)
+        check_unseen(run, {"Cem/1.jpg": "Cem", "Dot/1.jpg": "Dot"}, evaluation)
         assert caplog.text == ""
         if root == "/photos":
             with pytest.raises(
                 DataError, match="/photos: Ann is in the test data and was used for training or validation"
             ):
-                check_unseen(run, {"Ann", "Dot"}, evaluation)
+                check_unseen(run, {"Ann/2.jpg": "Ann", "Dot/1.jpg": "Dot"}, evaluation)
         else:
-            check_unseen(run, {"Ann", "Dot"}, evaluation)
+            check_unseen(run, {"Ann/2.jpg": "Ann", "Dot/1.jpg": "Dot"}, evaluation)
             assert "Ann is in the test data and was used for training or validation" in caplog.text
+
+
+def test_an_image_of_lfw_is_known_by_its_name_in_every_folder(
+    folder: RunFolder, tiny_config: Make, tmp_path: Path
+) -> None:
+    result = folder.record(dataset="lfw")
+    evaluation = RunFolder(tmp_path / "evaluation")
+    evaluation.start(tiny_config(), image_root="/others")
+    run = FinishedRun(folder, result, tiny_config())
+    check_unseen(run, {"Ann/2.jpg": "Ann", "Cem/1.jpg": "Cem"}, evaluation)
+    with pytest.raises(DataError, match=r"1 image has the name of an LFW image .* \(for example Bob/1.jpg\)"):
+        check_unseen(run, {"Bob/1.jpg": "Bob", "Cem/1.jpg": "Cem"}, evaluation)
+
+
+def test_a_run_whose_training_people_are_not_known_any_more(
+    folder: RunFolder, tiny_config: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.split.unlink()
+    moved = tiny_config()
+    folder.start(moved.model_copy(update={"data": moved.data.model_copy(update={"root": "/gone"})}))
+    assert seen_by(folder) == set()
+    assert "it is not known any more which people the run was trained on (/gone/pairsDevTrain.txt" in caplog.text

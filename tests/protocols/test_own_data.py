@@ -119,10 +119,6 @@ def test_changed_photos_are_noticed_when_a_run_is_resumed_or_scored(
     same = config.data.model_dump()
     with pytest.raises(DataError, match="is in the test data and was used for training or validation"):
         score(tmp_path / "run", tmp_path / "a", data=same)
-    # Another folder may have other people of the same names.
-    elsewhere = score(tmp_path / "run", tmp_path / "a", data={**same, "root": str(tiny_root / "lfw")})
-    assert "val/acc" not in elsewhere
-    assert elsewhere["n_test"] == 20
     folder = RunFolder(tmp_path / "run")
     next(iter(sorted(photos.iterdir()))).rename(photos / "Somebody_Else")
     for options in ({}, {"protocol": ONESHOT}):

@@ -142,3 +142,17 @@ def test_errors(
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_skipped_files_are_listed_with_a_remedy(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("p0/a.mov", "p1/b.mov", "p1/@eaDir/0.png", "notes", "loose.jpg"):
+        file = photos / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+    skipped = summary(capsys, photos)["skipped"]
+    assert skipped == [
+        {"kind": "without an ending", "files": 1, "remedy": "if they show faces: save them as JPEG"},
+        {"kind": ".mov", "files": 2, "remedy": "if they show faces: save them as JPEG"},
+        {"kind": "in @eaDir", "files": 1, "remedy": ""},
+        {"kind": "photo not in a person's folder", "files": 1, "remedy": "move it into the folder of the person"},
+    ]

@@ -15,8 +15,9 @@ from configs import section
 from conftest import ROOT
 
 from siamese.config.data import LfwData
+from siamese.data.layouts import LAYOUTS
 from siamese.data.protocol import VIEW1, read_listed
-from siamese.data.sources import LAYOUTS, image_root
+from siamese.data.sources import image_root
 from siamese.data.split import stratified_split
 
 pytestmark = pytest.mark.slow
