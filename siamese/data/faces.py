@@ -44,11 +44,17 @@ images of LFW's training people, which agree within a pixel, made level and symm
 LEAST_SCORE = 0.7
 """Least confidence of a face, in [0, 1]."""
 
+OVERLAP, CANDIDATES = 0.3, 5000
+"""Largest overlap of two faces, as intersection over union, and most candidates before overlapping ones are removed."""
+
 SIZES = (250, 400)
 """Sides of the aligned photo, pixels, at which its eyes are located."""
 
 PASSES = 3
 """How often a photo is aligned and its eyes are located again: the better it is aligned, the more exactly they are."""
+
+NEAR = FRAME / 10
+"""How far from the mean of `EYES` the mean of a face's eyes may lie to be the aligned face, pixels."""
 
 SIDES = (640, 1280)
 """The longer side, pixels, at which a photo is searched: first for large faces, which the detector misses in more
@@ -150,7 +156,7 @@ def locate_eyes(aligned: Image.Image) -> Eyes:
         image = rgb.resize((size, size), Image.Resampling.BICUBIC)
         for face in _detect(ImageOps.mirror(image) if mirrored else image, 1.0):
             eyes = [((size - 1 - u if mirrored else u) * FRAME / size, v * FRAME / size) for u, v in face.eyes]
-            if math.dist(np.mean(eyes, axis=0), np.mean(EYES, axis=0)) < FRAME / 10:
+            if math.dist(np.mean(eyes, axis=0), np.mean(EYES, axis=0)) < NEAR:
                 found.append(sorted(eyes))
                 break
     if not found:
@@ -171,7 +177,7 @@ def _detect(rgb: Image.Image, scale: float) -> list[Face]:
     if detector is None:
         # It warns of a setting that it does not have.
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        detector = cv2.FaceDetectorYN.create(str(prepare_detector()), "", rgb.size, LEAST_SCORE)
+        detector = cv2.FaceDetectorYN.create(str(prepare_detector()), "", rgb.size, LEAST_SCORE, OVERLAP, CANDIDATES)
         cv2.utils.logging.setLogLevel(level)
         _detectors.detector = detector
     detector.setInputSize(rgb.size)

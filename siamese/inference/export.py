@@ -2,7 +2,7 @@
 
 There are two graphs, so that each photo is embedded once: the encoder computes embeddings from pixels, and the scorer
 computes scores and calibrated probabilities from pairs of embeddings. ``preprocessing.json`` describes how a photo
-becomes pixels.
+becomes pixels, and what the graphs do with them.
 
 Shapes: N photos or pairs, C channels, H = W pixels, D embedding dimensions.
 """
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from siamese.data.dataset import to_float
 from siamese.errors import ConfigError, MissingPackageError, TrainingError
 from siamese.files import replacing, write_bytes_atomically, write_text_atomically
+from siamese.inference.preprocessing import describe_preprocessing
 from siamese.inference.verifier import Verifier
-from siamese.runs.finished import PREPROCESSING
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
     verifier = Verifier.load(run, direct=True)
     verifier.network.to("cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    options, dimensions = verifier.options, verifier.network.encoder.embedding_dim
+    options = verifier.options
     shape = (options.channels, options.image_size, options.image_size)
     numbers = torch.Generator().manual_seed(0)
 
@@ -125,12 +125,7 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
         if not differences[name] <= AGREES:
             raise TrainingError(f"{file}: differs from PyTorch by {differences[name]:.1e}, more than {AGREES:.0e}")
         log.info("%s: differs from PyTorch by at most %.1e", file, differences[name])
-    facts = {key: getattr(options, key) for key in PREPROCESSING}
-    facts |= {
-        "threshold": verifier.decision.threshold,
-        "embedding_dim": dimensions,
-        "layout": "NCHW uint8, RGB or grey",
-    }
+    facts = describe_preprocessing(verifier)
     write_text_atomically(folder / "preprocessing.json", json.dumps(facts, indent=2) + "\n")
     return differences
 
