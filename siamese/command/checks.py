@@ -15,13 +15,14 @@ from pathlib import Path
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from siamese.config.data import DataConfig, LfwData
+from siamese.config.data import DataConfig, FolderData, LfwData, PairsData
 from siamese.config.load import Composed, load_eval, load_train, without_hydra
 from siamese.config.protocol import OneShotProtocol, TrainProtocol
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, MissingPackageError, UnknownKeyError, UserError
 from siamese.runs.finished import find_runs
 from siamese.runs.folder import RunFolder
+from siamese.runs.moved import photo_folder
 from siamese.runs.signals import was_requeued
 from siamese.text import count
 
@@ -109,6 +110,13 @@ def _load_with_hint(config: Composed) -> TrainConfig:
 def _check_eval(config: Composed, folder: Path | None) -> tuple[DataConfig, TrainProtocol | OneShotProtocol, bool]:
     evaluation = load_eval(without_hydra(config))
     run = find_runs(evaluation)[0]
+    own = run.config.data
+    if evaluation.data is None and isinstance(own, FolderData | PairsData) and not photo_folder(own).is_dir():
+        place = "data.root=NEW" if isinstance(own, FolderData) else "data.list=NEW_LIST data.root=NEW"
+        raise ConfigError(
+            f"run={run.folder.path}: its photos are not in {photo_folder(own)} any more; restore them, or give their "
+            f"new place: data={own.name} {place}"
+        )
     if folder is not None and RunFolder(folder).result is not None:
         raise ConfigError(f"{folder} already holds a run; give another output folder")
     protocol = evaluation.protocol if isinstance(evaluation.protocol, OneShotProtocol) else run.config.protocol

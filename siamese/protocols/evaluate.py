@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import numpy as np
@@ -24,6 +25,8 @@ from siamese.scoring.outcome import SplitScores, log_test_figures, record_predic
 from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.run_data import load_run_data
 
+log = logging.getLogger(__name__)
+
 
 def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     """Score the best weights of a run, or the mean of several runs, and write the result into ``folder``.
@@ -36,6 +39,8 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     """
     started = time.perf_counter()
     runs = find_runs(config)
+    if runs[0].moved:
+        log.info("these are the run's own photos, in another folder: testing the run's own test images")
     record_start(runs, config, folder)
     if isinstance(config.protocol, OneShotProtocol):
         evaluate_oneshot(runs, config.changes_scores, config.protocol, folder)

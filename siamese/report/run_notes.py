@@ -17,7 +17,7 @@ def notes(run: Run) -> list[str]:
         found += [_intervals(run), _variation(run)]
     if is_scored:
         found += [_development(run), _synthetic(run), _outside_data(run), _unrestricted(run), _folds(run)]
-        found += [_losses(run), _threshold(run), _best_epoch(run)]
+        found += [_losses(run), _threshold(run), _best_epoch(run), _continued(run)]
     return [note for note in found if note]
 
 
@@ -128,6 +128,17 @@ def _threshold(run: Run) -> str:
     return (
         f"Threshold {run.threshold:g} on the probability: fixed by the configuration before training, not tuned on any "
         "pairs."
+    )
+
+
+def _continued(run: Run) -> str:
+    scheduler = run.config.get("scheduler")
+    if not run.result.continued_after or not isinstance(scheduler, dict) or scheduler.get("name") != "cosine":
+        return ""
+    epochs = ", ".join(map(str, run.result.continued_after))
+    return (
+        f"max_epochs was raised after epoch {epochs}, and the learning rate then followed the cosine for the new "
+        "max_epochs. A run with this configuration from the start has other learning rates and another result."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,6 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.latest import run_folder
 from siamese.runs.moved import moved_data
 from siamese.runs.records import Result, read_config
-
-log = logging.getLogger(__name__)
 
 PREPROCESSING = ("image_size", "color", "align", "crop", "interpolation")
 """Keys of `siamese.config.data.ImageOptions` that decide how an image becomes the network's input."""
@@ -39,6 +36,7 @@ class FinishedRun(NamedTuple):
         config: its configuration, with the changes of the evaluation.
         test_only: whether all data is test data, because it is the user's own and the run was trained on other data.
         foreign: whether the data is of another kind than the training data, or other images of the user's own.
+        moved: whether the data is that of the run, in another folder.
     """
 
     folder: RunFolder
@@ -46,6 +44,7 @@ class FinishedRun(NamedTuple):
     config: TrainConfig
     test_only: bool = False
     foreign: bool = False
+    moved: bool = False
 
 
 def find_run(path: str | Path) -> FinishedRun:
@@ -101,8 +100,7 @@ def _prepare(name: str, config: EvalConfig) -> FinishedRun:
     fixed = PREPROCESSING if own or was_own else (*PREPROCESSING, *SPLITTING)
     _check_preprocessing(config.data, trained)
     if (moved := moved_data(folder.memberships or [], trained.data, config.data)) is not None:
-        log.info("run=%s: its own photos, moved; testing its own test images", name)
-        return FinishedRun(folder, result, trained.model_copy(update={"data": moved}))
+        return FinishedRun(folder, result, trained.model_copy(update={"data": moved}), moved=True)
     data = config.data.model_copy(update={key: getattr(trained.data, key) for key in fixed})
     return FinishedRun(folder, result, trained.model_copy(update={"data": data}), own, own or was_own)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from siamese.errors import ConfigError, DataError
 from siamese.protocols import evaluate as evaluation
 from siamese.protocols.evaluate import evaluate
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Result, read_config
+from siamese.runs.records import Result, config_text, read_config
 
 pytestmark = pytest.mark.integration
 
@@ -208,3 +209,18 @@ def test_a_run_recorded_before_align_was_a_key_is_scored_unaligned(finished: Pat
     folder.config.write_text("".join(line for line in lines if "color:" not in line))
     with pytest.raises(ConfigError, match=r"data\.color is missing"):
         read_config(folder.config)
+
+
+def test_an_evaluation_without_the_photos_says_how_to_name_their_new_place(
+    finished: Path, tmp_path: Path, call: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished, folder.path)
+    recorded = read_config(folder.config)
+    gone = recorded.model_copy(update={"data": recorded.data.model_copy(update={"root": str(tmp_path / "gone")})})
+    folder.config.write_text(config_text(gone))
+    done = call("eval", f"run={folder.path}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        "/gone any more; restore them, or give their new place: data=folder data.root=NEW"
+    )

@@ -428,6 +428,13 @@ class TestNotes:
         assert note in page.text
         assert ("View 1 of LFW" in page.text) == ("synthetic" not in changes.values())
 
+    @pytest.mark.parametrize("name", ["cosine", "step"])
+    def test_a_cosine_that_was_made_longer_is_named(self, tmp_path, name):
+        result = {**RESULT, "test/acc": 0.7, "continued_after": [20]}
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "scheduler": {"name": name}}))
+        assert ("max_epochs was raised after epoch 20" in build(tmp_path).text) == (name == "cosine")
+
     def test_evaluation_has_no_history_and_names_the_run(self, tmp_path):
         (tmp_path / "result.json").write_text(json.dumps({"status": "done", "run": "/runs/7", "test/acc": 0.7}))
         (tmp_path / ".hydra").mkdir()
