@@ -19,4 +19,4 @@ def main(cfg: Composed) -> float:
 
 
 if __name__ == "__main__":
-    run_app(main)
+    run_app(main, "train")

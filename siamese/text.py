@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 
@@ -14,6 +15,13 @@ def count(value: int, noun: str, plural: str = "") -> str:
         plural: the same in the plural, such as ``people have``; empty: ``noun`` with an s.
     """
     return f"{value:,} {noun if value == 1 else plural or f'{noun}s'}"
+
+
+def shell_words(words: Iterable[str]) -> str:
+    """Join words to a command that a POSIX shell takes; quotes inside a word stay readable where they can."""
+    return " ".join(
+        f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word) for word in words
+    )
 
 
 def either(words: Iterable[str]) -> str:

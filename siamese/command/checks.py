@@ -16,7 +16,7 @@ from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from siamese.config.data import DataConfig, FolderData, LfwData, PairsData
-from siamese.config.load import Composed, load_eval, load_train, without_hydra
+from siamese.config.load import Composed, check_hydra, load_eval, load_train, without_hydra
 from siamese.config.protocol import OneShotProtocol, TrainProtocol
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, MissingPackageError, UnknownKeyError, UserError
@@ -30,19 +30,20 @@ EXTRAS = ("mlflow", "wandb")
 """Loggers that need an optional package of the same name."""
 
 
-def check_job(config: Composed, config_name: str, folder: Path | None, fetch: bool = True) -> None:
+def check_job(config: Composed, command: str, folder: Path | None, fetch: bool = True) -> None:
     """Check one run or evaluation, and download its data if it is missing and available for download.
 
     Args:
         config: what Hydra composed, including its own section ``hydra``.
-        config_name: ``train`` or ``eval``.
+        command: ``train`` or ``eval``.
         folder: the output folder; None: do not check it.
         fetch: download missing data now, so that a failed download leaves no run folder behind.
 
     Raises:
         UserError: the configuration, data, device or output folder cannot be used.
     """
-    data, protocol, test_only = (_check_train if config_name == "train" else _check_eval)(config, folder)
+    check_hydra(config)
+    data, protocol, test_only = (_check_train if command == "train" else _check_eval)(config, folder)
     # Here, because it loads numpy: --help and a wrong key need not wait for that.
     from siamese.data.sources import check_data, prepare_data
 
@@ -51,14 +52,20 @@ def check_job(config: Composed, config_name: str, folder: Path | None, fetch: bo
         prepare_data(data, sys.stderr.isatty(), protocol)
 
 
-def check_sweep(config: Composed, config_name: str) -> None:
+def check_sweep(config: Composed, command: str, config_name: str) -> None:
     """Check the output folder of a sweep, and that at least one of its jobs can work (or be resumed).
+
+    Args:
+        config: what Hydra composed for the sweep.
+        command: ``train`` or ``eval``.
+        config_name: the primary configuration file, usually the one of the command.
 
     Raises:
         UserError: the folder holds another sweep; or no job can work, for the reason of the first one.
     """
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise ConfigError("torchrun starts the processes of one run, not of a sweep; leave out -m or torchrun")
+    check_hydra(config)
     folder = Path(config.hydra.sweep.dir)
     held = sorted(folder.glob("*/result.json"))
     resume = any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task)
@@ -71,7 +78,7 @@ def check_sweep(config: Composed, config_name: str) -> None:
     for number, overrides in enumerate(_overrides_of_jobs(config)):
         job = compose(config_name, overrides, return_hydra_config=True)
         try:
-            check_job(job, config_name, folder / str(number) if held else None, fetch=False)
+            check_job(job, command, folder / str(number) if held else None, fetch=False)
         except UserError as error:
             problems.append(error)
         else:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
+from siamese.command.overrides import shell_word
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import RUNS, point_latest
 from siamese.runs.records import Result, read_config
+from siamese.text import shell_words
 
-PHOTOS = "A.jpg B.jpg"
-"""Stands for two photos in a suggested command."""
+PHOTOS = ("A.jpg", "B.jpg")
+"""Stand for two photos in a suggested command."""
 
 
 def print_ending(folder: Path) -> None:
@@ -40,14 +41,14 @@ def _print_sweep(folder: Path) -> None:
     _print_page("sweep page", folder)
     commands = []
     if any(job.settings.get("logger.name") == "tensorboard" for job in sweep.jobs):
-        commands.append(("learning curves of all jobs", f"tensorboard --logdir {_shown(folder)}"))
+        commands.append(("learning curves of all jobs", shell_words(["tensorboard", "--logdir", _shown(folder)])))
     groups = sweep.comparisons[0].groups if len(sweep.comparisons) == 1 else []
     if len(groups) > 1:
         chosen = groups[0].jobs[0]
         commands += _verify(chosen.folder, chosen.result, read_config(RunFolder(chosen.folder).config))
         if len(groups[0].jobs) == 1:
             words = [word for word in read_run(chosen.folder).overrides if not word.startswith(("seed=", "resume="))]
-            again = shlex.join(["python", "train.py", "-m", *words, "seed=0,1,2"])
+            again = shell_words(["python", "train.py", "-m", *words, "seed=0,1,2"])
             commands.append(("train the chosen configuration with more seeds", again))
     _print_next(commands)
 
@@ -61,9 +62,9 @@ def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
     shown = _shown(folder)
     commands = _verify(folder, result, config)
     if commands and config.protocol.name in ("view1", "holdout"):
-        commands.append(("one-shot identification", f"python eval.py run={shown} protocol=oneshot"))
+        commands.append(("one-shot identification", f"python eval.py {shell_word('run', shown)} protocol=oneshot"))
     if config.logger.name == "tensorboard":
-        commands.append(("learning curves", f"tensorboard --logdir {shown}"))
+        commands.append(("learning curves", shell_words(["tensorboard", "--logdir", shown])))
     return commands
 
 
@@ -72,7 +73,8 @@ def _verify(folder: Path, result: Result, config: TrainConfig) -> list[tuple[str
     if config.checkpoint.keep == "none":
         return []
     network = _shown(folder / "fold_01" if result.folds else folder)
-    return [("do two photos show the same person?", f"python -m siamese verify {network} {PHOTOS}")]
+    command = shell_words(["python", "-m", "siamese", "verify", network, *PHOTOS])
+    return [("do two photos show the same person?", command)]
 
 
 def _print_page(title: str, folder: Path) -> None:
@@ -90,6 +92,7 @@ def _print_next(commands: list[tuple[str, str]]) -> None:
 
 
 def _shown(folder: Path) -> str:
-    """A folder as an argument of a shell command, relative if it lies below the working directory."""
+    """A folder as an argument of a command, relative if it lies below the working directory; never like an option."""
     path = folder.resolve()
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return f"./{shown}" if shown.startswith(("-", "~")) else shown

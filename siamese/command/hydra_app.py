@@ -17,22 +17,31 @@ from siamese.command.checks import check_job, check_sweep
 from siamese.command.exit_codes import JobFailedError, discard_output, end, reason
 from siamese.command.help import help_tables
 from siamese.command.jobs import process_count
-from siamese.config.load import Composed, register_help
+from siamese.command.overrides import as_typed
+from siamese.config.load import Composed, register_help, register_hydra
 from siamese.errors import ConfigError
 from siamese.runs.latest import SWEEPS, point_latest
 from siamese.runs.locks import SWEEP_PROCESS, claim, is_main
 from siamese.runs.signals import Interrupted, catch_signals
 
+CONFIG_PATH = ("--config-path", "-cp")
 
-def run_app(main: Callable[[], object]) -> NoReturn:
-    """Call a function decorated with ``hydra.main`` and end the process with an exit code of `exit_codes`."""
+
+def run_app(main: Callable[[], object], command: str) -> NoReturn:
+    """Call a function decorated with ``hydra.main`` and end the process with an exit code of `exit_codes`.
+
+    Args:
+        main: the decorated function.
+        command: ``train`` or ``eval``.
+    """
     # Otherwise Hydra prints several lines and ends the process with exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Without quotes, Hydra parses the word as the number NaN.
-    sys.argv[1:] = ["debug='nan'" if word == "debug=nan" else word for word in sys.argv[1:]]
+    Guard.command = command
+    register_hydra(command)
     register_help(help_tables)
     catch_signals()
     try:
+        sys.argv[1:] = as_typed(_from_here(sys.argv[1:]))
         main()
         _print_ending()
     except (Interrupted, JobFailedError) as error:
@@ -55,6 +64,20 @@ def run_app(main: Callable[[], object]) -> NoReturn:
     raise SystemExit(0)
 
 
+def _from_here(words: list[str]) -> list[str]:
+    """Let ``--config-path`` start in the working directory; Hydra looks beside the script."""
+    changed, option = [], ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in CONFIG_PATH or not equals:
+            name, equals, value = "", "", word
+        if (name or option) in CONFIG_PATH and (folder := Path(value).expanduser()).is_dir():
+            value = str(folder.absolute())
+        changed.append(f"{name}{equals}{value}")
+        option = word
+    return changed
+
+
 def _print_ending() -> None:
     if Guard.folder is None:
         return
@@ -72,10 +95,12 @@ class Guard(Callback):
     """Hydra callback: stop a run that cannot work before anything is written; keep a sweep's page up to date.
 
     Attributes:
+        command: ``train`` or ``eval``.
         has_composed: whether Hydra could compose the configuration.
         folder: folder of the run or sweep that this process has started; None in a process that helps another one.
     """
 
+    command = ""
     has_composed = False
     folder: Path | None = None
 
@@ -85,8 +110,10 @@ class Guard(Callback):
         if not is_main(process_count(config)):
             return
         try:
+            if config.hydra.run.dir == "":
+                raise ConfigError("hydra.run.dir is not set; give the output folder, as in hydra.run.dir=FOLDER")
             folder = Path(config.hydra.run.dir)
-            check_job(config, kwargs["config_name"], folder)
+            check_job(config, self.command, folder)
             claim(folder)  # before Hydra writes into it
             Guard.folder = folder
         except (Exception, Interrupted) as error:
@@ -97,10 +124,10 @@ class Guard(Callback):
         """Stop a sweep if none of its jobs can work, or if its folder holds another sweep."""
         Guard.has_composed = True
         try:
-            check_sweep(config, kwargs["config_name"])
+            check_sweep(config, self.command, kwargs["config_name"])
             Guard.folder = Path(config.hydra.sweep.dir)
             claim(Guard.folder)
-            if kwargs["config_name"] == "train":
+            if self.command == "train":
                 point_latest(Guard.folder, SWEEPS)
             os.environ[SWEEP_PROCESS] = str(os.getpid())
         except (Exception, Interrupted) as error:

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 
 from siamese.command.exit_codes import JobFailedError, end, reason
 from siamese.command.orphans import end_with_sweep
+from siamese.command.overrides import shell_word
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
 from siamese.config.protocol import OneShotProtocol
 from siamese.errors import TrainingError, UserError
@@ -115,7 +116,7 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
             hint = "; to resume from the last checkpoint, repeat the command with its output folder and resume=true"
         if isinstance(error, Interrupted):
             key, path = ("sweep", hydra.sweep.dir) if in_sweep else ("run", folder.path)
-            hint = f": hydra.{key}.dir={path} resume=true"
+            hint = f": {shell_word(f'hydra.{key}.dir', str(path))} resume=true"
         if isinstance(error, Interrupted) or not in_sweep:
             end(error, hint)
         raise JobFailedError(f"job {hydra.job.num} failed: {reason(error)}{hint}") from None

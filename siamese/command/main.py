@@ -44,7 +44,7 @@ def run_with_hydra(command: str) -> NoReturn:
 
     sys.argv[:2] = [f"{Path(sys.argv[0]).name} {command}"]
     job = {"train": train_job, "eval": eval_job}[command]
-    run_app(hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=command)(job))
+    run_app(hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=command)(job), command)
 
 
 def main(arguments: list[str] | None = None) -> int:

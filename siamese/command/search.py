@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from siamese.command.jobs import SEARCHED_KEYS
+from siamese.command.overrides import as_typed, quoted
 from siamese.command.search_space import SearchConfig, as_override, check_space, space_file
 from siamese.config.load import load_file
 from siamese.config.section import to_plain
@@ -37,7 +37,7 @@ from siamese.report.sweep_page import write_sweep_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, SWEEP_PROCESS, claim, release
 from siamese.runs.records import read_history
-from siamese.text import count
+from siamese.text import count, shell_words
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -74,6 +74,7 @@ def search(space: str, folder: Path, overrides: Sequence[str], trials: int | Non
     wanted = plan.trials if trials is None else trials
     if wanted < 1:
         raise ConfigError(f"--trials {wanted}: give 1 or more")
+    overrides = as_typed(overrides)
     check_space(plan, overrides)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = open_study(plan, folder, overrides)
@@ -123,7 +124,7 @@ def _open(plan: SearchConfig, database: Path, overrides: Sequence[str]) -> Study
     if begun is None:
         study.set_user_attr("begun", asked)
     elif begun != asked:
-        what = "another search space" if begun["overrides"] == asked["overrides"] else shlex.join(begun["overrides"])
+        what = "another search space" if begun["overrides"] == asked["overrides"] else shell_words(begun["overrides"])
         raise ConfigError(
             f"{database.parent} already holds a search with {what or 'no overrides'}; give another folder"
         )
@@ -273,7 +274,7 @@ def _started(
     Yields:
         the process, and a function that returns the last line it wrote to stderr.
     """
-    command = [sys.executable, "-m", "siamese", "train", *words, f"hydra.run.dir={folder}", "resume=true"]
+    command = [sys.executable, "-m", "siamese", "train", *words, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
     with tempfile.TemporaryFile() as stderr:
 
         def last_line() -> str:
@@ -311,4 +312,4 @@ def log_best(plan: SearchConfig, study: Study, overrides: Sequence[str]) -> None
     best = study.best_trial
     log.info("best: trial %d, %s %.4f; train it again with other seeds:", folder_number(best), plan.metric, best.value)
     words = [*overrides, *(as_override(key, value) for key, value in best.params.items())]
-    log.info("  %s", shlex.join(["python", "train.py", "-m", "seed=0,1,2", *words]))
+    log.info("  %s", shell_words(["python", "train.py", "-m", "seed=0,1,2", *words]))

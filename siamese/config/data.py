@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from siamese.config.section import Section, number_or_fraction
+from siamese.config.section import Section, UserPath, number_or_fraction
 
 DOWNLOADED_ROOT = "data/lfw"
 """The default of ``data.root`` for LFW, and the only missing folder that is created."""
@@ -28,7 +28,7 @@ class ImageOptions(Section):
         "fraction of the shorter side (1.0: the largest square); null: no crop, the whole image is resized"
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(description="method for resizing")
-    cache: str = Field(min_length=1, description="folder of the cache of decoded images")
+    cache: UserPath = Field(min_length=1, description="folder of the cache of decoded images")
     split: Literal["pairs", "people"] = Field(
         description="how validation is kept apart: by pairs (a person may be in both training and validation), or by "
         "people (no person is in both)"
@@ -48,7 +48,9 @@ class LfwData(ImageOptions):
     """Labeled Faces in the Wild, in the layout of the official archives."""
 
     name: Literal["lfw", "lfw_funneled", "lfw_deepfunneled", "lfw_a"] = Field(description="version of the images")
-    root: str = Field(min_length=1, description="folder that holds the image folder and the lists of pairs and people")
+    root: UserPath = Field(
+        min_length=1, description="folder that holds the image folder and the lists of pairs and people"
+    )
     download: bool = Field(description="download missing files; the images of lfw_a must be placed by hand")
 
 
@@ -56,7 +58,7 @@ class SyntheticData(ImageOptions):
     """Synthetic faces, rendered at first use and written to ``root`` in LFW's layout."""
 
     name: Literal["synthetic"] = Field(description="the data set")
-    root: str = Field(min_length=1, description="folder to write the data set to, or to read it from")
+    root: UserPath = Field(min_length=1, description="folder to write the data set to, or to read it from")
     seed: int = Field(ge=0, description="seed of the people and images")
     train_people: int = Field(ge=2, description="number of training people")
     test_people: int = Field(ge=2, description="number of test people")
@@ -79,7 +81,7 @@ class FolderData(OwnData):
     """One folder of photos per person. ``split_seed`` seeds the assignment of people to sets and the draw of pairs."""
 
     name: Literal["folder"] = Field(description="the data set")
-    root: str = Field(min_length=1, description="folder that holds one folder per person")
+    root: UserPath = Field(min_length=1, examples=["PHOTOS"], description="folder that holds one folder per person")
     train_pairs: int = Field(
         ge=2, multiple_of=2,
         description="largest number of training pairs if protocol.setting=restricted; half of them are same pairs",
@@ -98,8 +100,8 @@ class PairsData(OwnData):
     """A CSV file of pairs with the columns image1, image2, label and, optionally, split."""
 
     name: Literal["pairs"] = Field(description="the data set")
-    list: str = Field(min_length=1, description="path of the CSV file")
-    root: str | None = Field(
+    list: UserPath = Field(min_length=1, examples=["PAIRS.csv"], description="path of the CSV file")
+    root: UserPath | None = Field(
         min_length=1, description="folder that image names are relative to; null: the folder of the CSV file"
     )
 

@@ -10,15 +10,21 @@ from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from siamese.config.defaults import configuration_folder
-from siamese.config.messages import unknown_key, validate
+from siamese.config.messages import not_set, unknown_key, validate
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import Section
 from siamese.config.suggestions import suggest_option
 from siamese.errors import ConfigError, one_line
-from siamese.text import either
+from siamese.text import either, shell_words
 
 S = TypeVar("S", bound=Section)
 
@@ -37,8 +43,6 @@ def load_train(cfg: Composed) -> TrainConfig:
 
 def load_eval(cfg: Composed) -> EvalConfig:
     """Check the configuration of an evaluation; errors as in `load_train`."""
-    if OmegaConf.is_missing(cfg, "run"):
-        raise ConfigError("run is missing; give the folder of a finished run, as in eval.py run=outputs/DATE/TIME")
     return _load(cfg, EvalConfig)
 
 
@@ -52,7 +56,9 @@ def compose_train(overrides: Sequence[str]) -> TrainConfig:
 
     try:
         with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-            return load_train(compose("train", list(overrides)))
+            config = compose("train", list(overrides), return_hydra_config=True)
+            check_hydra(config)
+            return load_train(without_hydra(config))
     except Exception as error:
         if is_composition_error(error):
             raise composition_error(error) from None
@@ -79,6 +85,29 @@ def load_file(path: Path, schema: type[S]) -> S:
 def without_hydra(config: Composed) -> Composed:
     """A copy of a composed configuration without Hydra's own section."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def check_hydra(config: Composed) -> None:
+    """Refuse what Hydra allows and a run does not take.
+
+    Raises:
+        ConfigError: ``hydra.job.chdir=true``.
+    """
+    if config.hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true: relative paths such as data.root would start in the run folder; leave it out, since "
+            "a run writes all its files to its folder anyway"
+        )
+
+
+def register_hydra(command: str) -> None:
+    """Let the section ``hydra`` of ``conf/COMMAND.yaml`` hold for any primary configuration, also a recorded one."""
+    from hydra.conf import HydraConf
+    from hydra.core.config_store import ConfigStore
+
+    own = yaml.safe_load((configuration_folder() / f"{command}.yaml").read_text(encoding="utf-8"))["hydra"]
+    node = OmegaConf.merge(OmegaConf.structured(HydraConf()), own)
+    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="hydra")
 
 
 def register_help(tables: Callable[[dict[str, Any], dict[str, str | None]], str]) -> None:
@@ -113,12 +142,48 @@ def composition_error(error: BaseException) -> ConfigError:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         return ConfigError(_unknown_option(error.missing_cfg_file, error.options))
     override = getattr(error, "override", None)
-    if override is not None and "missing EQUAL" in str(error):
-        return ConfigError(f"'{override}': expected KEY=VALUE or GROUP=OPTION, without spaces around the equals sign")
+    if override is not None and (fault := _fault(override)) is not None:
+        return ConfigError(
+            f"'{override}': {fault}expected KEY=VALUE or GROUP=OPTION, without spaces around the equals sign"
+        )
+    if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(\n1\.| req)", str(error), re.S):
+        return ConfigError(_several_values(several[1]))
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return ConfigError(
+            f"{one_line(error).partition('. Check')[0]}; for a file of your own give --config-path FOLDER and "
+            "--config-name NAME"
+        )
     text = one_line(error if cause is None else f"{error} {cause}")
     for ballast in ("Config search path:", "See https://hydra.cc", "full_key:"):
         text = text.partition(ballast)[0].rstrip()
     return ConfigError(text if override is None or override in text else f"override '{override}': {text}")
+
+
+def _fault(override: str) -> str | None:
+    """Say which character of an override cannot stand where it does; None if the key can be read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, equals, _ = override.partition("=")
+    try:
+        OverridesParser.create().parse_rule(f"{key}{equals}", "override")
+    except HydraException as error:
+        at = getattr(error.__cause__, "startIndex", len(key))
+        return f"{key[at]!r} (character {at + 1}) cannot be part of a key; " if at < len(key) else ""
+    return None
+
+
+def _several_values(override: str) -> str:
+    """Describe values that only a sweep takes, with another form that a shell takes as it stands."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    key, _, value = override.partition("=")
+    forms = []
+    if key == "run" or re.fullmatch(r"[\d.,eE+-]+", value):
+        forms.append(f"{shell_words([f'{key}=[{value}]'])} for a list")
+    if key == "run" or not forms:
+        forms.append(f"{shell_words([f'{key}={QuotedString(value, Quote.single).with_quotes()}'])} for one text")
+    return f"{override}: several values are a sweep; give -m for a sweep, or {' or '.join(forms)}"
 
 
 def _unknown_key(message: str, full_key: str, parent: DictConfig) -> str:
@@ -145,8 +210,20 @@ def _unknown_option(name: str, options: Sequence[str]) -> str:
 
 
 def _load(cfg: Composed, schema: type[S]) -> S:
+    for group, value in cast("dict[str, Any]", OmegaConf.to_container(cfg)).items():
+        if isinstance(value, str) and group in schema.model_fields and (configuration_folder() / group).is_dir():
+            raise ConfigError(
+                f"{group}={value}: this configuration file, such as that of a run, has values instead of groups; give "
+                f"its keys, as in {group}.name={value}, or leave out --config-path and --config-name"
+            )
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(not_set(str(error.full_key), OmegaConf.to_container(cfg), schema)) from None
+    except InterpolationKeyError as error:
+        raise ConfigError(
+            f"{error.full_key}: {str(error).splitlines()[0]}; ${{...}} stands for another key; write \\${{ for text"
+        ) from None
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from None
     return validate(plain, schema)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from siamese.config.section import options_of, sections_of
 from siamese.config.suggestions import is_set, keys_of, suggest_keys
 from siamese.errors import ConfigError, UnknownKeyError
 from siamese.text import either
@@ -41,6 +42,8 @@ def _explain(detail: Any, plain: Any, schema: type[BaseModel]) -> str:
     key, kind = _key(detail, plain), detail["type"]
     if kind == "extra_forbidden":
         return unknown_key(key, plain, schema)
+    if detail["input"] in ("", None) and kind in ("string_too_short", "too_short", "string_type"):
+        return not_set(key, plain, schema)
     if kind == "missing":
         return f"{key} is missing"
     if kind == "union_tag_invalid":
@@ -62,11 +65,25 @@ def _key(detail: Any, plain: Any) -> str:
         if (
             isinstance(part, int)
             or (isinstance(node, dict) and part in node)
-            or (part == detail["loc"][-1] and not is_branch)
+            or (part == detail["loc"][-1] and isinstance(node, dict) and not is_branch)
         ):
             path.append(str(part))
             node = node.get(part) if isinstance(node, dict) else None
     return ".".join(path)
+
+
+def not_set(key: str, plain: Any, schema: type[BaseModel]) -> str:
+    """Say what to give for a key without a value; arguments as of `unknown_key`."""
+    field = schema.model_fields.get(key)
+    section, _, last = key.rpartition(".")
+    if section in schema.model_fields and isinstance(plain, dict):
+        name = plain[section].get("name")
+        sections = sections_of(schema.model_fields[section].annotation)
+        chosen = (one for one in sections if not options_of(one) or name in options_of(one))
+        field = next((one.model_fields.get(last) for one in chosen), None)
+    meaning = ((field and field.description) or "value").partition(";")[0]
+    example = ((field and field.examples) or [last.upper()])[0]
+    return f"{key} is not set; give the {meaning}, as in {key}={example}"
 
 
 def unknown_key(key: str, plain: Any, schema: type[BaseModel]) -> str:

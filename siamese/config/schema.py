@@ -26,7 +26,7 @@ from siamese.config.optimizer import OptimizerConfig
 from siamese.config.protocol import EvalProtocol, TrainProtocol
 from siamese.config.sampling import SamplingConfig
 from siamese.config.scheduler import SchedulerConfig
-from siamese.config.section import Section
+from siamese.config.section import Section, UserPath
 from siamese.config.shapes import koch_feature_size
 from siamese.config.threshold_rules import RULES, far_of
 from siamese.config.trainer import TrainerConfig
@@ -42,7 +42,7 @@ HOW_IT_IS_STARTED = ("resume", "print_config")
 """Keys that may differ if a run is resumed."""
 
 Label = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1, max_length=120)]
-FolderName = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1)]
+FolderName = Annotated[UserPath, Field(strict=False, coerce_numbers_to_str=True, min_length=1)]
 
 
 def _text_of_32(value: object) -> object:
@@ -229,7 +229,8 @@ class EvalConfig(Section):
     """
 
     run: FolderName | list[FolderName] = Field(
-        description="folder of a finished run, or latest; a list of folders: an ensemble of runs"
+        examples=["outputs/latest"],
+        description="folder of a finished run, or latest; a list of folders: an ensemble of runs",
     )
     data: DataConfig | None = Field(None, description="data set to test on; null: that of the run")
     protocol: EvalProtocol | None = Field(None, description="which pairs are tested; null: those of the run")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import os
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
+
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder; ``~`` is the home directory."""
 
 
 class Section(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from siamese.config.defaults import configuration_folder
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import (
     OUTCOMES,
@@ -25,6 +25,7 @@ from siamese.runs.records import (
     read_result,
     read_text,
 )
+from siamese.text import shell_words
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,29 @@ class Run:
     def command(self) -> str:
         """The command line that trains or evaluates the same again, in an output folder of its own."""
         script = "eval.py" if self.result.is_evaluation else "train.py"
-        return shlex.join(["python", script, *(word for word in self.overrides if not word.startswith("resume="))])
+        try:
+            recorded = yaml.safe_load((self.folder / ".hydra/hydra.yaml").read_text(encoding="utf-8"))["hydra"]
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            recorded = {}
+        overrides = (word for word in self.overrides if not word.startswith("resume="))
+        return shell_words(["python", script, *configuration_options(recorded), *overrides])
 
     def split(self, name: str) -> list[Prediction]:
         """The predictions of ``val`` or ``test``."""
         return [prediction for prediction in self.predictions if prediction.split == name]
+
+
+def configuration_options(hydra: Mapping[str, Any]) -> list[str]:
+    """The options of the command line that chose the configuration files.
+
+    Args:
+        hydra: Hydra's own section, as it recorded it; may be empty.
+    """
+    sources = {one["provider"]: one["path"] for one in hydra.get("runtime", {}).get("config_sources", [])}
+    folder, name = sources.get("main"), hydra.get("job", {}).get("config_name", "train")
+    options = [] if folder is None or Path(folder) == configuration_folder() else ["--config-path", folder]
+    options += [] if name in ("train", "eval") else ["--config-name", name]
+    return options + (["--config-dir", sources["command-line"]] if "command-line" in sources else [])
 
 
 def read_run(folder: Path) -> Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_ro
 from siamese.report.groups import Grid, Group, accuracy_interval, best_on_test, largest_grid, show
 from siamese.report.html import render_page
 from siamese.report.jobs import Job, history, read_evaluations, read_jobs, scored
+from siamese.report.load import configuration_options
 from siamese.report.sweep import Comparison, Sweep, read_sweep
 from siamese.report.sweep_summary import accuracy, summary, summary_of
 from siamese.report.sweep_tables import (
@@ -40,7 +40,7 @@ from siamese.report.sweep_tables import (
     write_tables,
 )
 from siamese.report.text import duration, interval, percent
-from siamese.text import count
+from siamese.text import count, shell_words
 
 HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "loss")))
 
@@ -163,11 +163,13 @@ def _command(folder: Path) -> str:
     try:
         recorded = yaml.safe_load((folder / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
         words = [str(word) for word in [*recorded["overrides"]["task"], *recorded["overrides"]["hydra"]]]
-        script = f"{recorded['job']['config_name']}.py"
+        job = recorded["job"]
+        script = "eval.py" if "eval" in (job["config_name"], job.get("name")) else "train.py"
+        options = configuration_options(recorded)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ""
     own = ("hydra.mode=", "hydra.sweep.dir=")
-    return shlex.join(["python", script, "-m", *(word for word in words if not word.startswith(own))])
+    return shell_words(["python", script, "-m", *options, *(word for word in words if not word.startswith(own))])
 
 
 def _choice_cards(one: Comparison) -> list[dict[str, str]]:

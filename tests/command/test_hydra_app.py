@@ -101,7 +101,11 @@ def test_train_refuse_resume_eval_report(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "run is missing"),
+        ([], "run is not set; give the folder of a finished run, or latest, as in run=outputs/latest"),
+        (["run="], "run is not set; give the folder of a finished run"),
+        (["run=2024"], "run=2024: no run found"),
+        (["run=[2024,a b (1)]"], "run=2024: no run found"),
+        (["run=~/nowhere"], f"run={Path.home()}/nowhere: no run found"),
         (["run=nowhere"], "run=nowhere: no run found"),
         (["run=unfinished"], "the run is not finished (interrupted)"),
         (["run=nowhere", "+typo=1"], "unknown key 'typo'"),
@@ -164,7 +168,7 @@ def test_an_error_of_a_launcher_is_no_bad_configuration(
     for composed, code in ((True, 1), (False, 2)):
         monkeypatch.setattr(hydra_app.Guard, "has_composed", composed)
         with pytest.raises(SystemExit) as ended:
-            hydra_app.run_app(killed)
+            hydra_app.run_app(killed, "train")
         assert ended.value.code == code
         err = capsys.readouterr().err
         assert err.splitlines()[-1] == "error: RuntimeError: a worker was killed"

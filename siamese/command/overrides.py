@@ -1,0 +1,122 @@
+"""Overrides as people type them: a value that is text, such as a folder, needs no quotes of Hydra's own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString, Sweep
+from hydra.errors import HydraException
+
+from siamese.config.defaults import configuration_folder
+from siamese.config.schema import TrainConfig
+from siamese.errors import ConfigError
+from siamese.text import shell_words
+
+OUTPUT = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"})
+"""Folders that Hydra creates. A ``~`` in other folders is expanded by the schema, so also in YAML files."""
+
+TEXT = OUTPUT | {
+    "data.root", "data.list", "data.cache", "run", "name", "logger.project", "logger.uri", "experiment", "debug",
+}  # fmt: skip
+"""Keys and groups whose value is any text."""
+
+NULLABLE = frozenset({"data.root", "logger.uri", "experiment"})
+"""Those of `TEXT` for which ``null`` means no value."""
+
+LISTS = frozenset({"run", "experiment", "debug"})
+"""Those of `TEXT` that also take a list in brackets."""
+
+_OVERRIDE = re.compile(r"(\+{0,2}([\w./@:-]+)=)(.*)", re.DOTALL)
+_VALUE = re.compile(
+    r"""\s*(?:(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\[[^]]*])(?=\s*(?:,|$))|(?:\$\{[^}]*}|[^,])+)""", re.DOTALL
+)
+"""One of several values that are separated by commas."""
+
+_parser = OverridesParser.create()
+
+
+def as_typed(words: Sequence[str]) -> list[str]:
+    """Put values into quotes that Hydra's grammar cannot read, and those of `TEXT` that it would change.
+
+    ``data.root=Fotos (2024)`` becomes ``data.root='Fotos (2024)'``. So do numbers, ``true`` and outer spaces. Hydra's
+    own notation keeps its meaning: quotes around the whole value, escapes, ``${...}``, and with ``-m`` the commas and
+    functions of a sweep.
+
+    Args:
+        words: the arguments of the command line.
+
+    Raises:
+        ConfigError: a word without a key, or several options of a group, which Hydra would merge without a word.
+    """
+    in_sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words))
+    return [_quoted_if_needed(word, in_sweep) for word in words]
+
+
+def quoted(text: str) -> str:
+    """A text in Hydra's quotes."""
+    return str(QuotedString(text, Quote.single).with_quotes())
+
+
+def shell_word(key: str, text: str) -> str:
+    """``key=text`` as a word of a shell command, in quotes only where they are needed."""
+    [typed] = as_typed([f"{key}={text}"])
+    return shell_words([f"{key}={text if _read(typed.partition('=')[2]) == text else quoted(text)}"])
+
+
+def _quoted_if_needed(word: str, in_sweep: bool) -> str:
+    if word.startswith("="):  # Hydra would end with a ValueError
+        raise ConfigError(f"'{word}': expected KEY=VALUE or GROUP=OPTION, without spaces around the equals sign")
+    found = _OVERRIDE.fullmatch(word)
+    if found is None:
+        return word
+    start, key, value = found.groups()
+    try:
+        read = _read(value)
+    except HydraException:
+        several = in_sweep and key in TEXT
+        return start + (_each(key, value) if several else _text(key, value))
+    if key not in TEXT:
+        _check_options(key, read)
+        return word
+    if isinstance(read, Sweep) and (in_sweep or key in LISTS):  # without -m, Hydra explains what several values mean
+        is_plain = in_sweep and isinstance(read, ChoiceSweep) and read.simple_form
+        return start + _each(key, value) if is_plain else word
+    return start + _text(key, value)
+
+
+def _check_options(group: str, read: Any) -> None:
+    lists = [one for one in (read.list if isinstance(read, ChoiceSweep) else [read]) if isinstance(one, list)]
+    if lists and group in TrainConfig.model_fields and (configuration_folder() / group).is_dir():
+        options = ",".join(map(str, lists[0]))
+        remedy = f"a sweep over them is -m {group}={options}"
+        if group == "logger":
+            remedy = "every run also writes its curves to history.csv, whatever the logger"
+        raise ConfigError(f"{group}=[{options}]: give one option; {remedy}")
+
+
+def _each(key: str, values: str) -> str:
+    return ",".join(_text(key, value.strip()) for value in _VALUE.findall(values))
+
+
+def _text(key: str, value: str) -> str:
+    if key in LISTS and value.startswith("[") and value.endswith("]"):
+        return f"[{_each(key, value[1:-1])}]"
+    try:
+        read = _read(value)
+    except HydraException:
+        read = None
+    typed = read if isinstance(read, str) and value[:1] in ("'", '"') else value
+    if key in OUTPUT and typed.startswith("~"):
+        return quoted(os.path.expanduser(typed))  # noqa: PTH111 - Path's raises an error if there is no such user
+    is_text = isinstance(read, str) and value == value.strip()
+    is_null = key in NULLABLE and value.lower() == "null"
+    return value if is_text or is_null else quoted(value)
+
+
+def _read(value: str) -> Any:
+    """What Hydra reads; raises a HydraException if its grammar does not allow the value."""
+    return _parser.parse_override(f"key={value}").value()
