@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,19 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import noise_photo
+from conftest import ROOT, noise_photo
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from siamese.command.overrides import LISTS, NULLABLE, OUTPUT, TEXT, as_typed, shell_word
+from siamese.config.defaults import configuration_folder
 from siamese.config.load import compose_train
 from siamese.config.reference import values_of
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import sections_of
 from siamese.errors import ConfigError
+from siamese.report.load import configuration_options
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -178,3 +181,36 @@ def test_a_run_in_folders_with_unusual_names(run_script: Run, tiny_overrides: li
     assert "already holds a run (done)" in again.stderr
     resumed = run_script(script, *words, f"hydra.run.dir='{folder}'", "resume=true")
     assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_configuration_file_without_the_section_of_hydra_is_checked(command: str, call: Run, tmp_path: Path) -> None:
+    """As that of a run: `Guard` stops it before anything is written."""
+    work = tmp_path / "work"
+    (work / "own dir").mkdir(parents=True)
+    (work / "own dir/mine.yaml").write_text("batch_size: 0\n" if command == "train" else "run: nowhere\n")
+    done = call(command, "--config-path", "own dir", "--config-name=mine", "hydra.run.dir=out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: "), done.stderr
+    assert [path.name for path in work.iterdir()] == ["own dir"]
+
+
+def test_a_copy_of_the_configuration_is_checked_as_that_of_a_training(call: Run, tmp_path: Path) -> None:
+    (tmp_path / "work/own").mkdir(parents=True)
+    shutil.copy(ROOT / "conf/train.yaml", tmp_path / "work/own/mine.yaml")
+    for words in ([], ["-m", "seed=0,1"]):
+        done = call("train", "--config-dir=own", "--config-name=mine", *words, "data=folder", "data.root=2024")
+        assert done.stderr.startswith("error: data.root=2024: no such folder"), done.stderr
+    done = call("train", "--config-path=own", "--config-name=gone")
+    assert "'gone'; for a file of your own give --config-path FOLDER" in done.stderr
+
+
+def test_the_command_names_its_configuration_file() -> None:
+    sources = [{"provider": "main", "path": "/x y"}, {"provider": "command-line", "path": "/own"}]
+    recorded = {"job": {"config_name": "mine"}, "runtime": {"config_sources": sources}}
+    assert configuration_options(recorded) == [
+        "--config-path", "/x y", "--config-name", "mine", "--config-dir", "/own",
+    ]  # fmt: skip
+    sources[:] = [{"provider": "main", "path": str(configuration_folder())}]
+    assert configuration_options(recorded) == ["--config-name", "mine"]
+    assert configuration_options({}) == []
