@@ -179,6 +179,16 @@ def alignment(options: Options) -> Report:
     return measure_alignment(options.run, Path(options.root), LAYOUTS[options.data].images)
 
 
+def copies(options: Options) -> Report:
+    """copies of 1,000 photos of LFW that are found, and all photos that are reported in LFW (--data, --root)"""
+    if not options.root:
+        raise SystemExit("error: copies needs --root FOLDER, and --data lfw_deepfunneled or another LFW")
+    from benchmarks.copies import measure_copies
+    from siamese.data.sources import LAYOUTS
+
+    return measure_copies(Path(options.root) / LAYOUTS[options.data].images)
+
+
 def startup(options: Options) -> Report:
     """seconds until a command responds, and the time of a run with caches that is neither training nor scoring"""
     python = sys.executable
@@ -227,7 +237,7 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
-    "domain": domain, "alignment": alignment, "startup": startup, "sweep": sweep,
+    "domain": domain, "alignment": alignment, "copies": copies, "startup": startup, "sweep": sweep,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@
 `split`              training and validation: ``data.split=pairs`` or ``data.split=people``
 `images`             how a photo is opened, cropped and resized
 `image_cache`        all images of a data set as one uint8 array, cached on disk
+`copies`             copies of one photo: recompressed, resized, cropped, mirrored
 `dataset`            the images and pairs of a run in memory
 `sampling`           which images are in each training batch
 `augmentation`       how training images are changed at random

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siamese.config.data import DataConfig
+from siamese.config.data import DataConfig, OwnData, PairsData, SyntheticData
 from siamese.config.protocol import TrainProtocol
 from siamese.config.sampling import SamplingConfig
+from siamese.data.copies import copies_across
 from siamese.data.image_cache import ImageArray, load_images
 from siamese.data.lists import Pair, People, identities, people_of
 from siamese.data.own import OwnPairs
@@ -137,10 +138,12 @@ def load_dataset(
         everybody = _training_people(data, listed.people, val_pairs, row)
         people = _with_enough_images(everybody, 1 if sampling is None else sampling.min_images, root)
         cohort = np.array([rows[0] for rows in everybody])
-    return PairDataset(
+    found = PairDataset(
         images, torch.from_numpy(images.pixels), train, PairSet.of(val_pairs, row),
         PairSet.of(usable[listed.test_list], row), people, cohort, listed.own,
     )  # fmt: skip
+    _warn_about_copies(found, data)
+    return found
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -162,6 +165,32 @@ def _warn_about_shared_people(listed: Listed) -> None:
             log.warning(
                 "%s in both %s and %s (for example %s): results on %s are optimistic",
                 count(len(both), "person is", "people are"), listed.train_list, name, min(both), name,
+            )  # fmt: skip
+
+
+def _warn_about_copies(found: PairDataset, data: DataConfig) -> None:
+    """Warn of photos that have copies in two sets. The lists of LFW are given, so there it is only information."""
+    if isinstance(data, SyntheticData):
+        return  # rendered one by one; some are so similar that they would be taken for copies
+    trained = {name for pair in found.train.pairs for name in pair[:2]}
+    trained |= {found.images.names[row] for rows in found.people or () for row in rows}
+    val, test = ({name for pair in part.pairs for name in pair[:2]} for part in (found.val, found.test))
+    if found.images.copies is None:
+        log.info(
+            "%s, too many to search them for copies of one photo in a run; python -m siamese data does it",
+            count(len(found.images.names), "image"),
+        )  # fmt: skip
+    for one, first, other, second in (
+        ("training", trained, "validation", val), ("training", trained, "test", test), ("validation", val, "test", test)
+    ):  # fmt: skip
+        if shared := copies_across(found.images.copies or (), first, second):
+            listed = data.list if isinstance(data, PairsData) else data.root
+            log.log(
+                logging.WARNING if isinstance(data, OwnData) else logging.INFO,
+                "%s copies in both %s and %s (for example %s): %s",
+                count(len(shared), "photo has", "photos have"), one, other, " = ".join(shared[0]),
+                f"results on the {other} set are optimistic; to list the copies: python -m siamese data {listed}"
+                if isinstance(data, OwnData) else "the lists of pairs fix the sets, so keep them as they are",
             )  # fmt: skip
 
 

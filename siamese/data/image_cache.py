@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from siamese.config.data import ImageOptions
-from siamese.data.images import decode, why_unusable
+from siamese.data.copies import Grey, find_copies, thumbnail
+from siamese.data.images import open_image, prepare, upright, why_unusable
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,18 @@ log = logging.getLogger(__name__)
 PERMANENT = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Error numbers that are the file's fault (Pillow's errors have none). After any other, the file is tried again."""
 
+MOST_SEARCHED = 30_000
+"""Most images that are searched for copies: half a minute on two cores, and the time grows with the square."""
+
 CHUNK = 64
 """Images that a thread decodes at a time."""
 
 FORMAT = 4
 """Version of the cache. Raise it if decoding changes: old entries are then rebuilt."""
+
+
+Decoded = tuple[NDArray[np.uint8], Grey]
+"""The network's input of an image, uint8 [C, H, W], and its thumbnail for `siamese.data.copies`."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,13 @@ class ImageArray:
         names: file names relative to the image folder, sorted; only files that could be decoded.
         pixels: uint8 [N, C, H, W] in the order of ``names``; C is 1 (grey) or 3 (RGB).
         excluded: file name -> why it could not be used.
+        copies: groups of file names, each of copies of one photo; None if not searched (`MOST_SEARCHED`).
     """
 
     names: list[str]
     pixels: NDArray[np.uint8]
     excluded: dict[str, str]
+    copies: list[list[str]] | None
 
 
 def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
@@ -116,9 +126,9 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
     """Decode all images; also return whether the result may be cached (no failure that may pass)."""
     may_pass: list[str] = []
 
-    def attempt(name: str) -> NDArray[np.uint8] | str:
+    def attempt(name: str) -> Decoded | str:
         try:
-            return decode(root / name, options)
+            return decode_with_thumbnail(root / name, options)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
@@ -129,7 +139,7 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
     # Pillow releases the interpreter lock while decoding and resizing. Handing over single images would cost as much as
     # the threads gain.
     chunks = [names[first : first + CHUNK] for first in range(0, len(names), CHUNK)]
-    decoded: list[NDArray[np.uint8] | str] = []
+    decoded: list[Decoded | str] = []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(desc="decoding", total=len(names), unit="image", leave=False, disable=None if progress else True) as bar,
@@ -141,8 +151,21 @@ def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bo
     bad = {name: reason for name, reason in zip(names, decoded, strict=True) if isinstance(reason, str)}
     side = options.image_size
     empty = np.zeros((0, options.channels, side, side), np.uint8)
-    pixels = np.stack([image for _, image in good]) if good else empty
-    return ImageArray([name for name, _ in good], pixels, bad), not may_pass
+    pixels = np.stack([image for _, (image, _) in good]) if good else empty
+    used = [name for name, _ in good]
+    copies = None
+    if len(used) <= MOST_SEARCHED:
+        groups = find_copies([small for _, (_, small) in good], progress)
+        copies = [[used[row] for row in group] for group in groups]
+    return ImageArray(used, pixels, bad, copies), not may_pass
+
+
+def decode_with_thumbnail(file: Path, options: ImageOptions) -> Decoded:
+    """Read an image file as the network's input and as a thumbnail; raises as `siamese.data.images.decode`."""
+    with open_image(file) as image:
+        longer = max(image.size)
+        whole = upright(image)
+        return prepare(whole, longer / max(whole.size), options), thumbnail(whole)
 
 
 def _write(slot: Path, signature: str, images: ImageArray) -> None:
@@ -153,7 +176,8 @@ def _write(slot: Path, signature: str, images: ImageArray) -> None:
             pixels = np.ascontiguousarray(images.pixels)
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
             file.write(pixels.data)
-        index = {"names": images.names, "excluded": images.excluded, "crc32": _checksum(images.pixels)}
+        crc = _checksum(images.pixels)
+        index = {"names": images.names, "excluded": images.excluded, "copies": images.copies, "crc32": crc}
         (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
         for old in slot.iterdir():
             # This process holds the lock, so every other entry is stale or left by a build that was killed.
@@ -172,7 +196,7 @@ def _read(entry: Path) -> ImageArray | None:
         # Memory-mapped, so that concurrent runs share the pages. Copy on write, because torch requires writable arrays.
         pixels: NDArray[np.uint8] = np.load(entry / "pixels.npy", mmap_mode="c")
         if len(pixels) == len(index["names"]) and _checksum(pixels) == index["crc32"]:
-            return ImageArray(index["names"], pixels, index["excluded"])
+            return ImageArray(index["names"], pixels, index["excluded"], index["copies"])
         reason = "wrong checksum"
     except FileNotFoundError:
         return None

@@ -147,7 +147,17 @@ def prepare(image: Image.Image, options: ImageOptions, face: int = 1) -> Prepare
     faces = None
     longer = max(image.size)
     image = upright(image)
-    scale = longer / max(image.size)  # above 1 if it was decoded at a fraction of its size
+    return prepare(image, longer / max(image.size), options)
+
+
+def prepare(image: Image.Image, scale: float, options: ImageOptions) -> NDArray[np.uint8]:
+    """Convert an upright photo to the network's input; returns and raises as `to_input`.
+
+    Args:
+        image: the photo, from `upright`.
+        scale: size of the photo in its file, as a multiple of that of ``image`` (see `LARGEST_WHOLE`).
+        options: as of `to_input`.
+    """
     if options.align is not None:
         from siamese.data.faces import align_eyes
 

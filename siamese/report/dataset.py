@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from siamese.config.data import DataConfig, FolderData, PairsData
+from siamese.data.copies import Grey, find_copies, thumbnail
 from siamese.data.folder import skipped_files
 from siamese.data.images import open_image, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
@@ -37,12 +38,14 @@ class ImageFacts(NamedTuple):
         size: width and height, pixels.
         kind: file type and colour, such as ``JPEG grey``.
         digest: hash of its pixels.
+        small: thumbnail in which copies are searched; None if it cannot be used.
         problem: why it cannot be used; empty if it can.
     """
 
     size: tuple[int, int]
     kind: str
     digest: str
+    small: Grey | None
     problem: str = ""
 
 
@@ -78,6 +81,7 @@ class Description:
         kinds: file type and colour -> number of images, most frequent first.
         unusable: image -> why it cannot be used.
         duplicates: groups of images with identical pixels.
+        near_copies: groups of images that are copies of one photo with other pixels; of duplicates only the first.
         problems: one line for each problem that makes results wrong.
         skipped: for each kind of file that is not used, ``kind``, the number of ``files``, and the ``remedy``.
     """
@@ -90,6 +94,7 @@ class Description:
     kinds: dict[str, int]
     unusable: dict[str, str]
     duplicates: list[list[str]]
+    near_copies: list[list[str]]
     problems: list[str] = field(default_factory=list)
     skipped: list[dict[str, str | int]] = field(default_factory=list)
 
@@ -113,6 +118,9 @@ def describe(data: DataConfig, progress: bool = False) -> Description:
     for image, one in usable.items():
         same.setdefault(one.digest, []).append(image)
     duplicates = [group for group in same.values() if len(group) > 1]
+    distinct = [group[0] for group in same.values()]
+    smalls = [small for image in distinct if (small := usable[image].small) is not None]
+    near_copies = [[distinct[row] for row in group] for group in find_copies(smalls, progress)]
     people: dict[str, set[str]] = {}
     for part in parts.values():
         for person, listed in part.people.items():
@@ -126,7 +134,8 @@ def describe(data: DataConfig, progress: bool = False) -> Description:
         kinds=_tally(one.kind for one in usable.values()),
         unusable={image: one.problem for image, one in facts.items() if one.problem},
         duplicates=duplicates,
-        problems=list(_problems(parts, duplicates)),
+        near_copies=near_copies,
+        problems=list(_problems(parts, duplicates, near_copies)),
         skipped=[one._asdict() for one in skipped_files(root)] if isinstance(data, FolderData) else [],
     )
 
@@ -192,6 +201,10 @@ def as_text(description: Description) -> str:
         extra = sum(len(group) - 1 for group in description.duplicates)
         lines += ["", f"{count(extra, 'duplicate image')} (identical pixels):"]
         lines += _first([f"  {' = '.join(group)}" for group in description.duplicates])
+    if description.near_copies:
+        extra = sum(len(group) - 1 for group in description.near_copies)
+        lines += ["", f"{count(extra, 'near copy', 'near copies')} (recompressed, resized, cropped, mirrored, ...):"]
+        lines += _first([f"  {' ~ '.join(group)}" for group in description.near_copies])
     lines += ["", *(description.problems or ["no leakage between the sets and no contradictory labels found"])]
     return "\n".join(lines)
 
@@ -243,9 +256,9 @@ def _read(file: Path) -> ImageFacts:
             kind = f"{image.format} {'grey' if image.mode in ('L', '1', 'I;16', 'I') else 'colour'}"
             pixels = upright(image).convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        return ImageFacts((0, 0), "", "", why_unusable(error))
+        return ImageFacts((0, 0), "", "", None, why_unusable(error))
     digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
-    return ImageFacts(pixels.size, kind, digest)
+    return ImageFacts(pixels.size, kind, digest, thumbnail(pixels))
 
 
 def _counts(part: Part) -> dict[str, int]:
@@ -255,8 +268,9 @@ def _counts(part: Part) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[str]:
-    """One line each for leakage between sets, duplicates that contradict labels, and repeated pairs."""
+def _problems(parts: dict[str, Part], duplicates: list[list[str]], near_copies: list[list[str]]) -> Iterable[str]:
+    """One line each for leakage between sets, copies that contradict labels, and repeated pairs."""
+    kinds = ((" = ", ("duplicate", "duplicates"), duplicates), (" ~ ", ("near copy", "near copies"), near_copies))
     names = list(parts)
     for k, one in enumerate(names):
         for other in names[k + 1 :]:
@@ -266,18 +280,19 @@ def _problems(parts: dict[str, Part], duplicates: list[list[str]]) -> Iterable[s
             ):
                 if both := sorted(first & second):
                     yield f"{count(len(both), *noun)} in both {one} and {other}: {_some(both)}"
-            across = [
-                group for group in duplicates if any(i in parts[one].images for i in group)
-                and any(i in parts[other].images for i in group)
-                and not set(group) & parts[one].images & parts[other].images
-            ]  # fmt: skip
-            if across:
-                shown = _some(" = ".join(group) for group in across)
-                yield f"{count(len(across), 'duplicate')} in both {one} and {other}: {shown}"
+            for sign, noun, groups in kinds:
+                across = [
+                    group for group in groups if any(i in parts[one].images for i in group)
+                    and any(i in parts[other].images for i in group)
+                    and not set(group) & parts[one].images & parts[other].images
+                ]  # fmt: skip
+                if across:
+                    yield f"{count(len(across), *noun)} in both {one} and {other}: {_some(map(sign.join, across))}"
     person = {image: who for part in parts.values() for who, images in part.people.items() for image in images}
-    if contradictory := [group for group in duplicates if len({person[i] for i in group if i in person}) > 1]:
-        shown = _some(map(" = ".join, contradictory))
-        yield f"{count(len(contradictory), 'duplicate')} under the names of several people: {shown}"
+    for sign, noun, groups in kinds:
+        if contradictory := [group for group in groups if len({person[i] for i in group if i in person}) > 1]:
+            shown = _some(map(sign.join, contradictory))
+            yield f"{count(len(contradictory), *noun)} under the names of several people: {shown}"
     twin = {image: k for k, group in enumerate(duplicates) for image in group}
     pairs = [pair for part in parts.values() for pair in part.pairs]
     itself = [p for p in pairs if p.image1 in twin and twin[p.image1] == twin.get(p.image2)]

@@ -16,8 +16,7 @@ from conftest import noise_photo
 
 from siamese.config.data import ImageOptions
 from siamese.data import image_cache
-from siamese.data.image_cache import load_images
-from siamese.data.images import decode
+from siamese.data.image_cache import decode_with_thumbnail, load_images
 from siamese.errors import DataError
 
 NAMES = ["0.png", "1.png", "2.png", "empty.jpg", "text.jpg", "cut.png", "folder.jpg", "gone.png"]
@@ -56,9 +55,9 @@ def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def counting(path: Path, opts: ImageOptions) -> object:
         seen.append(path)
-        return decode(path, opts)
+        return decode_with_thumbnail(path, opts)
 
-    monkeypatch.setattr(image_cache, "decode", counting)
+    monkeypatch.setattr(image_cache, "decode_with_thumbnail", counting)
     return seen
 
 
@@ -141,17 +140,17 @@ def test_failures_that_may_pass_are_not_cached(folder: Path, tmp_path: Path, mon
     def failing(path: Path, options: ImageOptions) -> object:
         if path.name == "0.png":
             raise OSError(errno.EIO, "Input/output error")
-        return decode(path, options)
+        return decode_with_thumbnail(path, options)
 
-    monkeypatch.setattr(image_cache, "decode", failing)
+    monkeypatch.setattr(image_cache, "decode_with_thumbnail", failing)
     assert "Input/output error" in load_images(folder, ["0.png", "1.png"], options(tmp_path)).excluded["0.png"]
-    monkeypatch.setattr(image_cache, "decode", decode)
+    monkeypatch.setattr(image_cache, "decode_with_thumbnail", decode_with_thumbnail)
     assert load_images(folder, ["0.png", "1.png"], options(tmp_path)).excluded == {}
 
     def starved(path: Path, options: ImageOptions) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(image_cache, "decode", starved)
+    monkeypatch.setattr(image_cache, "decode_with_thumbnail", starved)
     with pytest.raises(MemoryError):
         load_images(folder, ["0.png", "2.png"], options(tmp_path))
 

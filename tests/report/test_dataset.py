@@ -67,6 +67,26 @@ def test_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 duplicate images (identical pixels):" in text
 
 
+def test_near_copies_are_told_from_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    people = {row: part for part, row in _sets(photos, capsys)}
+    first, second, *_ = (name for name, part in people.items() if part == "train")
+    other = next(name for name, part in people.items() if part == "test")
+    with Image.open(photos / first / "0.png") as image:
+        image.resize((200, 300)).save(photos / first / "large.png")
+        image.resize((200, 300)).crop((4, 4, 196, 294)).save(photos / other / "stolen.jpg", quality=50)
+    shutil.copy(photos / first / "1.png", photos / second / "1 again.png")
+    found = summary(capsys, photos)
+    assert found["duplicates"] == [sorted([f"{first}/1.png", f"{second}/1 again.png"])]
+    near = sorted([f"{first}/large.png", f"{other}/stolen.jpg"])
+    assert [sorted(group) for group in found["near_copies"]] == [near]  # type: ignore[attr-defined]
+    problems = "\n".join(found["problems"])  # type: ignore[arg-type]
+    assert "1 near copy in both train and test" in problems
+    assert "1 near copy under the names of several people" in problems
+    assert "1 duplicate under the names of several people" in problems
+    assert main(["data", str(photos)]) == 0
+    assert "1 near copy (recompressed, resized" in capsys.readouterr().out
+
+
 def test_images_that_differ_only_in_16_bit_are_no_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for k in range(2):
