@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from siamese.config.data import ImageOptions
 from siamese.data.copies import Grey, find_copies, thumbnail
-from siamese.data.images import open_image, prepare, upright, why_unusable
+from siamese.data.images import open_image, prepare_upright, upright, why_unusable
 from siamese.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def decode_with_thumbnail(file: Path, options: ImageOptions) -> Decoded:
     with open_image(file) as image:
         longer = max(image.size)
         whole = upright(image)
-        return prepare(whole, longer / max(whole.size), options), thumbnail(whole)
+        return prepare_upright(whole, longer / max(whole.size), options).pixels, thumbnail(whole)
 
 
 def _write(slot: Path, signature: str, images: ImageArray) -> None:

@@ -144,20 +144,17 @@ def prepare(image: Image.Image, options: ImageOptions, face: int = 1) -> Prepare
 
     Of an animation, the first frame is used. With ``data.align``, ``face`` is the number of the face to align, by size.
     """
-    faces = None
     longer = max(image.size)
     image = upright(image)
-    return prepare(image, longer / max(image.size), options)
+    return prepare_upright(image, longer / max(image.size), options, face)
 
 
-def prepare(image: Image.Image, scale: float, options: ImageOptions) -> NDArray[np.uint8]:
-    """Convert an upright photo to the network's input; returns and raises as `to_input`.
+def prepare_upright(image: Image.Image, scale: float, options: ImageOptions, face: int = 1) -> Prepared:
+    """Convert a photo from `upright` as `prepare` does.
 
-    Args:
-        image: the photo, from `upright`.
-        scale: size of the photo in its file, as a multiple of that of ``image`` (see `LARGEST_WHOLE`).
-        options: as of `to_input`.
+    ``scale`` is the size of the photo in its file, as a multiple of the size of ``image`` (see `LARGEST_WHOLE`).
     """
+    faces = None
     if options.align is not None:
         from siamese.data.faces import align_eyes
 
