@@ -184,7 +184,7 @@ def copies(options: Options) -> Report:
     if not options.root:
         raise SystemExit("error: copies needs --root FOLDER, and --data lfw_deepfunneled or another LFW")
     from benchmarks.copies import measure_copies
-    from siamese.data.sources import LAYOUTS
+    from siamese.data.layouts import LAYOUTS
 
     return measure_copies(Path(options.root) / LAYOUTS[options.data].images)
 
