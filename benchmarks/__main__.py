@@ -189,6 +189,16 @@ def copies(options: Options) -> Report:
     return measure_copies(Path(options.root) / LAYOUTS[options.data].images)
 
 
+def few(options: Options) -> Report:
+    """accuracy on new people after training on few photos, or on LFW (--run, a run of best/quick; --people)"""
+    if options.run is None or not options.root:
+        raise SystemExit("error: few needs --run FOLDER, --root FOLDER, and --data lfw_deepfunneled or another LFW")
+    from benchmarks.few import measure_few
+    from siamese.data.layouts import LAYOUTS
+
+    return measure_few(options.run, Path(options.root), LAYOUTS[options.data].images, options.people, options.repeats)
+
+
 def startup(options: Options) -> Report:
     """seconds until a command responds, and the time of a run with caches that is neither training nor scoring"""
     python = sys.executable
@@ -237,7 +247,7 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
-    "domain": domain, "alignment": alignment, "copies": copies, "startup": startup, "sweep": sweep,
+    "domain": domain, "alignment": alignment, "copies": copies, "few": few, "startup": startup, "sweep": sweep,
 }  # fmt: skip
 
 
@@ -257,14 +267,17 @@ def main() -> None:
         default=6,
         help="training steps per process, two of them uncounted",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="processes per measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="processes, or folders of few, per measurement")
     parser.add_argument(
         "--precision",
         default="auto",
         help="precision of our training; several for train: 32,bf16,auto",
     )
     parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="optimizer for losses")
-    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency, domain and alignment")
+    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency, domain, alignment and few")
+    parser.add_argument(
+        "--people", default="val", choices=["val", "test"], help="people for few: of the validation or of the test set"
+    )
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if options.data == "synthetic":

@@ -50,6 +50,7 @@ OPTIONS = sorted(
 NEEDS = {
     ("objective", "arcface"): ["protocol.setting=unrestricted"],
     ("objective", "cosface"): ["protocol.setting=unrestricted"],
+    ("experiment", "own/few"): ["data.root=photos", "start_from=run"],
     ("protocol", "holdout"): ["data=folder", "data.root=photos"],
     ("data", "folder"): ["data.root=photos"],
     ("data", "pairs"): ["data.list=pairs.csv"],

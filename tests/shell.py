@@ -177,6 +177,10 @@ def small_settings(overrides: list[str]) -> list[str]:
     job = jobs_of(overrides)[0]
     config = composed("train", job)
     small = [*SMALL_RUN, *SMALL_MODELS[config.model.name]]
+    if not config.max_epochs:  # calibrates the network of another run
+        small.append("max_epochs=0")
+    if config.data.align:  # no detector finds drawn faces
+        small.append("data.align=null")
     if config.data.name == "synthetic":
         small += SMALL_FACES
     if config.precision != "32":

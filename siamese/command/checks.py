@@ -20,7 +20,7 @@ from siamese.config.load import Composed, check_hydra, load_eval, load_train, wi
 from siamese.config.protocol import OneShotProtocol, TrainProtocol
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, MissingPackageError, UnknownKeyError, UserError
-from siamese.runs.finished import find_runs
+from siamese.runs.finished import find_runs, find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.moved import photo_folder
 from siamese.runs.signals import was_requeued
@@ -89,6 +89,7 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
 
 def _check_train(config: Composed, folder: Path | None) -> tuple[DataConfig, TrainProtocol | OneShotProtocol, bool]:
     train = _load_with_hint(config)
+    find_start(train)
     if folder is not None:
         RunFolder(folder).check(train)
     if train.trainer.accelerator == "gpu":

@@ -66,7 +66,12 @@ class TrainConfig(Section):
     batch_size: int = Field(ge=1, description="pairs per training step, over all processes together")
     learning_rate: float = Field(gt=0, description="initial learning rate; `scheduler` changes it from epoch to epoch")
     weight_decay: float = Field(ge=0, description="weight decay of the optimizer; 0: off")
-    max_epochs: int = Field(ge=1, description="largest number of epochs")
+    start_from: FolderName | None = Field(
+        description="folder of a finished run, or latest, whose weights training starts from; null: random weights"
+    )
+    max_epochs: int = Field(
+        ge=0, description="largest number of epochs; 0: only calibrate the network of start_from on the new data"
+    )
     patience: int = Field(ge=1, description="stop training after this many epochs without a better `monitor`")
     monitor: Literal["val/loss", "val/acc", "val/auc"] = Field(
         description="validation figure that selects the best epoch and stops training early"
@@ -142,6 +147,14 @@ class TrainConfig(Section):
                 f"calibration={self.calibration}: objective={self.objective.name} with backend={self.backend.name} "
                 "gives similarities, not logits; give calibration=platt"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _network_is_trained(self) -> TrainConfig:
+        if self.max_epochs == 0 and self.start_from is None:
+            raise ValueError("max_epochs=0 trains nothing; give start_from=FOLDER of a finished run, or more epochs")
+        if self.start_from is not None and getattr(self.model, "weights", None) is not None:
+            raise ValueError("start_from and model.weights both give the initial weights; give model.weights=null")
         return self
 
     @model_validator(mode="after")

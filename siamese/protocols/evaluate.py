@@ -12,7 +12,6 @@ from siamese.config.schema import EvalConfig
 from siamese.data.lists import Pair, identities
 from siamese.errors import DataError
 from siamese.evaluation.decision import Decision, choose_decision
-from siamese.protocols.leakage import check_unseen
 from siamese.protocols.oneshot import evaluate_oneshot
 from siamese.report.run_page import write_run_page
 from siamese.runs.finished import FinishedRun, find_runs
@@ -20,6 +19,7 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
+from siamese.scoring.leakage import check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.outcome import SplitScores, log_test_figures, record_predictions, score_splits
 from siamese.scoring.precision import recorded_arithmetic
@@ -65,7 +65,7 @@ def record_start(runs: list[FinishedRun], config: EvalConfig, folder: RunFolder)
         first.config,
         **facts,
         run=paths[0] if len(paths) == 1 else paths,
-        trained_on=first.result.dataset,
+        trained_on=first.result.trained_on or first.result.dataset,
         best_epoch=first.result.best_epoch if len(paths) == 1 else None,
         parameters=sum(run.result.parameters or 0 for run in runs),
     )

@@ -22,12 +22,12 @@ from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import choose_decision
 from siamese.evaluation.identification import Identification, draw_trials, identification_accuracy
 from siamese.files import write_csv_atomically
-from siamese.protocols.leakage import check_unseen
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 from siamese.runs.moved import changed_images
 from siamese.runs.records import Membership, write_excluded
 from siamese.scoring.device import pick_device
+from siamese.scoring.leakage import check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.run_data import changed_data, load_run_data

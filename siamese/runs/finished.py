@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from siamese.config.data import DataConfig, OwnData
 from siamese.config.defaults import group_defaults
 from siamese.config.protocol import HoldoutProtocol, View1Protocol
 from siamese.config.schema import EvalConfig, TrainConfig
+from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import run_folder
@@ -51,6 +53,34 @@ def find_run(path: str | Path) -> FinishedRun:
     """Find one finished run, to be scored as it was trained; errors as of `find_runs`."""
     (run,) = find_runs(EvalConfig(run=str(path)))
     return run
+
+
+def find_start(config: TrainConfig) -> FinishedRun | None:
+    """Find the run whose weights a run starts from; None if ``start_from`` is null.
+
+    Raises:
+        ConfigError: as of `find_run`, or network or preprocessing of the two runs differ.
+    """
+    if config.start_from is None:
+        return None
+    try:
+        start = find_run(config.start_from)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("run=", "start_from=", 1)) from None
+    if start.result.is_evaluation:
+        raise ConfigError(f"start_from={config.start_from} is an evaluation; give the run: {start.result.run}")
+    differing = [
+        f"{group}.{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "").replace("model.name=", "model=")
+        for group in ("model", "data")
+        for key, value in to_plain(getattr(start.config, group)).items()
+        if (group == "model" or key in PREPROCESSING) and getattr(getattr(config, group), key, None) != value
+        and (key, value) != ("align", None)  # aligned photos are like those of Labeled Faces in the Wild
+    ]  # fmt: skip
+    if differing:
+        raise ConfigError(
+            f"start_from={config.start_from}: that run has another network or preprocessing; give {' '.join(differing)}"
+        )
+    return start
 
 
 def find_runs(config: EvalConfig) -> list[FinishedRun]:

@@ -91,7 +91,10 @@ class Result(BaseModel):
     run: str | list[str] | None = _key(
         "run", "folder of the evaluated run, or folders of an ensemble", present=EVALUATION
     )
-    trained_on: str | None = _key("trained_on", "data set that the evaluated run was trained on", present=EVALUATION)
+    trained_on: str | None = _key(
+        "trained_on", "data set that the network was trained on, if `run` or `max_epochs=0` differs in it",
+        present=EVALUATION,
+    )  # fmt: skip
     dataset: str | None = _key("dataset", "data set", present=START)
     protocol: str | None = _key("protocol", "`view1`, `view2`, `holdout` or `oneshot`", present=START)
     setting: str | None = _key("setting", "`restricted` or `unrestricted`", present=START)
@@ -253,8 +256,8 @@ def config_text(config: Section) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
-ADDED_TO_DATA = {"align": None}
-"""Keys of ``data`` that older runs did not record -> the value by which the photos are used as they were then."""
+ADDED, ADDED_TO_DATA = {"start_from": None}, {"align": None}
+"""Keys, and keys of ``data``, that older runs did not record -> the value that describes what they did."""
 
 
 def read_config(file: Path) -> TrainConfig:
@@ -266,7 +269,7 @@ def read_config(file: Path) -> TrainConfig:
     try:
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(plain, dict) and isinstance(plain.get("data"), dict):
-            plain["data"] = ADDED_TO_DATA | plain["data"]
+            plain = ADDED | plain | {"data": ADDED_TO_DATA | plain["data"]}
         return validate(plain, TrainConfig)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as a run's configuration ({one_line(error)})") from None

@@ -15,7 +15,8 @@ from siamese.data.dataset import PairDataset
 from siamese.data.lists import identities
 from siamese.errors import DataError, reason_of
 from siamese.evaluation.domain import FORMAT, Domain, features, fit_domain
-from siamese.files import replacing
+from siamese.files import replacing, write_bytes_atomically
+from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -25,11 +26,18 @@ IMAGES = 1000
 
 
 def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder) -> None:
-    """Write ``checkpoints/domain.npz`` from the training images, unless the run keeps no weights."""
+    """Write ``checkpoints/domain.npz`` from the training images, unless the run keeps no weights.
+
+    If nothing is trained, they are those of the run ``start_from``.
+    """
     if config.checkpoint.keep == "none":
         return
     try:
-        _record(data, folder)
+        start = find_start(config) if config.max_epochs == 0 else None
+        if start is None:
+            _record(data, folder)
+        elif start.folder.domain.is_file():
+            write_bytes_atomically(folder.domain, start.folder.domain.read_bytes())
     except Exception:  # a failure must not cost the result of a trained network
         log.exception("could not describe the training images: verify will not notice photos that are unlike them")
 

@@ -13,19 +13,30 @@ import torch
 import siamese
 from siamese.config.schema import TrainConfig
 from siamese.data.sources import has_outside_data, image_root, title
+from siamese.runs.finished import FinishedRun
 from siamese.scoring.device import device_name
 from siamese.scoring.precision import Arithmetic
 
 
-def describe_run(config: TrainConfig, device: torch.device, arithmetic: Arithmetic) -> dict[str, Any]:
-    """Collect the facts for ``result.json`` that are known before a run starts."""
+def describe_run(
+    config: TrainConfig, device: torch.device, arithmetic: Arithmetic, start: FinishedRun | None = None
+) -> dict[str, Any]:
+    """Collect the facts for ``result.json`` that are known before a run starts, with the run ``start_from`` if any."""
+    root = str(image_root(config.data).resolve())
+    outside = has_outside_data(config.data) or getattr(config.model, "weights", None) is not None
+    learned = {}
+    if start is not None:
+        outside = outside or start.result.outside_data is not False or start.result.image_root != root
+        if config.max_epochs == 0:
+            learned = {"trained_on": start.result.trained_on or start.result.dataset}
     return {
         "name": config.name,
         "dataset": title(config.data),
         "protocol": config.protocol.name,
         "setting": config.protocol.setting,
-        "outside_data": has_outside_data(config.data) or getattr(config.model, "weights", None) is not None,
-        "image_root": str(image_root(config.data).resolve()),
+        "outside_data": outside,
+        "image_root": root,
+        **learned,
         "seed": config.seed,
         **arithmetic._asdict(),
         "device": device_name(device),

@@ -17,12 +17,14 @@ from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset
 from siamese.errors import DataError, TrainingError
 from siamese.models import norm_pool
-from siamese.models.build import network_of
+from siamese.models.siamese import SiameseNetwork
+from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
-from siamese.runs.records import config_text
+from siamese.runs.records import config_text, write_history
 from siamese.scoring.device import exact_convolutions, pick_device
 from siamese.scoring.facts import describe_run
+from siamese.scoring.networks import initial_network
 from siamese.scoring.precision import Arithmetic, choose_arithmetic, recorded_arithmetic
 from siamese.text import count
 from siamese.training.build import (
@@ -90,7 +92,7 @@ def start_session(config: TrainConfig, folder: RunFolder, label: str | None = No
     logger_id = recorded.logger_id if recorded else None
     if is_main(config.trainer.processes):
         known = {} if logger_id is None else {"logger_id": logger_id}
-        folder.start(config, **describe_run(config, device, arithmetic), label=label, **known)
+        folder.start(config, **describe_run(config, device, arithmetic, find_start(config)), label=label, **known)
         if config.print_config:
             log.info("configuration:\n%s", config_text(config).rstrip())
     L.seed_everything(config.seed, verbose=False)
@@ -105,8 +107,10 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
         DataError: ``last.ckpt`` cannot be resumed from.
         Interrupted: a signal arrived; ``last.ckpt`` is saved.
     """
-    network = network_of(config, session.arithmetic.dft, one_view=True)  # views are averaged only in scoring
+    network = initial_network(config, session.arithmetic.dft)
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    if config.max_epochs == 0:
+        return _untrained(config, folder, network, parameters)
     module = build_module(config, network, data)
     batches = build_data_module(config, data)
     _log_plan(config, folder, session, parameters, len(batches.train_dataloader()))
@@ -128,6 +132,18 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
     if profiler is not None:
         log_profile(profiler, folder.path)
     return Fitted(checkpoint_io, trainer.loggers, parameters)
+
+
+def _untrained(config: TrainConfig, folder: RunFolder, network: SiameseNetwork, parameters: int) -> Fitted:
+    """Keep the weights that training would start from as those of the best epoch."""
+    log.info("max_epochs=0: no training; the network of %s is calibrated on the validation pairs", config.start_from)
+    log.info("output folder: %s", folder.path)
+    checkpoint_io = build_checkpoint_io(config)
+    state = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    checkpoint_io.save_checkpoint({"state_dict": state}, folder.best)
+    checkpoint_io.teardown()
+    write_history(folder.history, [])
+    return Fitted(checkpoint_io, [], parameters)
 
 
 @contextlib.contextmanager

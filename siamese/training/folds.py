@@ -17,6 +17,7 @@ from siamese.errors import ConfigError
 from siamese.evaluation.intervals import mean_interval
 from siamese.evaluation.metrics import tar_at_far
 from siamese.evaluation.summary import summarise
+from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import OUTCOMES, Prediction, Result, read_predictions, write_folds, write_predictions
 from siamese.runs.signals import Interrupted
@@ -60,7 +61,7 @@ def train_folds(
     started = time.perf_counter()
     prepare_data(config.data, protocol=config.protocol)
     device = pick_device(config)
-    facts = describe_run(config, device, choose_arithmetic(config, device))
+    facts = describe_run(config, device, choose_arithmetic(config, device), find_start(config))
     label = label or config.name
     folder.start(config, **facts, label=label)
     folds = count_folds(config.data)

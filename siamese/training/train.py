@@ -10,14 +10,17 @@ from lightning.pytorch.loggers import Logger
 
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset
+from siamese.data.lists import identities
 from siamese.evaluation.decision import choose_decision
 from siamese.models.siamese import SiameseNetwork
 from siamese.report.run_page import write_run_page
+from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result, read_history
 from siamese.scoring.domain import record_domain
 from siamese.scoring.fit import fit_backend
-from siamese.scoring.networks import load_network, save_backend
+from siamese.scoring.leakage import check_unseen
+from siamese.scoring.networks import load_backend, load_network, save_backend
 from siamese.scoring.outcome import log_test_figures, record_predictions, score_splits
 from siamese.scoring.run_data import load_run_data
 from siamese.scoring.scores import embed_images
@@ -56,6 +59,8 @@ def train(
     started = time.perf_counter()
     session = start_session(config, folder, label)
     data = load_run_data(config, folder)
+    if (start := find_start(config)) is not None:
+        check_unseen(start._replace(config=config), identities(data.test.pairs), folder)
     fitted = fit(config, folder, session, data)
     history = read_history(folder.history)
     record_domain(config, data, folder)
@@ -68,7 +73,7 @@ def train(
     result = folder.record(
         status="done",
         **figures,
-        best_epoch=best_epoch(history, config.monitor),
+        best_epoch=best_epoch(history, config.monitor) if history else None,
         epochs=len(history),
         parameters=fitted.parameters,
         train_seconds=round(sum(row["seconds"] for row in history), 2),
@@ -97,12 +102,19 @@ def _already_done(config: TrainConfig, folder: RunFolder, recorded: Result, why:
 def best_network(
     config: TrainConfig, folder: RunFolder, session: Session, fitted: Fitted, data: PairDataset
 ) -> SiameseNetwork:
-    """Load the weights of the best epoch; fit and save the back end if the configuration has one."""
+    """Load the weights of the best epoch; fit and save the back end if the configuration has one.
+
+    The back end of ``start_from`` is kept if nothing was trained.
+    """
     kept = config.checkpoint.keep != "none"
     weights = folder.best if kept else fitted.checkpoint_io.load_checkpoint(folder.best)
     network = load_network(weights, config, session.arithmetic.dft)
     if config.backend.name != "network":
-        network.head = fit_backend(config, network, data, session.device, session.arithmetic.bf16)
+        start = find_start(config) if config.max_epochs == 0 else None
+        if start is not None and start.config.backend == config.backend:
+            network.head = load_backend(start.folder.backend, config.backend, network.encoder.embedding_dim)
+        else:
+            network.head = fit_backend(config, network, data, session.device, session.arithmetic.bf16)
         if kept:
             save_backend(network.head, folder.backend)
     return network

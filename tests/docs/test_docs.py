@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from phone import phone_folder
 from shell import INLINE, PAGES, blocks, check, commands
 
 from siamese.data.lists import read_pairs
@@ -151,7 +153,8 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A folder with everything that the commands name; returns a function that runs a script of the shell in it.
 
     LFW is the tiny synthetic faces, under the names of all its copies. ``python`` is `python_server.py`, which makes
-    the runs small. ``make demo`` only trains, ``make env`` does nothing. A run with data=synthetic is there already.
+    the runs small. ``make demo`` and ``make best`` only train, ``make env`` does nothing. A run with data=synthetic
+    is there already.
     """
     folder = tmp_path_factory.mktemp("docs")
     for name in ("train.py", "eval.py", "conf"):
@@ -162,10 +165,11 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         (lfw / file.name).symlink_to(file)
     for name in ("lfw", "lfw_funneled", "lfw-deepfunneled", "lfw2"):
         (lfw / name).symlink_to(tiny_root / "lfw")
-    for name in ("PHOTOS", "GALLERY"):
-        (folder / name).symlink_to(tiny_root / "lfw")
-    write_lfw_tree(folder / "others", OTHERS, workers=1)
+    (folder / "GALLERY").symlink_to(tiny_root / "lfw")
+    for name, seed in (("others", 1), ("mine", 2)):
+        write_lfw_tree(folder / name, replace(OTHERS, seed=seed), workers=1)
     (folder / "OTHER_PHOTOS").symlink_to(folder / "others/lfw")
+    phone_folder(folder / "mine/lfw", folder / "PHOTOS")
     photos = sorted((tiny_root / "lfw").glob("*/*.jpg"))
     for name in ("a.jpg", "b.jpg", "photo.jpg"):
         shutil.copy(photos.pop(), folder / name)
@@ -181,7 +185,8 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     binary.parent.mkdir()
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {SERVER} {short / "socket"} "$@"\n')
     make = binary.with_name("make")
-    make.write_text('#!/bin/sh\ntest "$1" != demo || exec python train.py experiment=demo\n')
+    trains = "best) set best/quick;; demo) ;; *) exit;;"
+    make.write_text(f'#!/bin/sh\ncase "$1" in {trains} esac\nexec python train.py experiment=$1\n')
     for file in (binary, make):
         file.chmod(0o755)
     (folder / ".venv/bin").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Make sure that an evaluation on other data does not test on people that the run has seen."""
+"""Make sure that a network is not tested on people that it has seen, in its run or in the run that it started from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from siamese.data.lists import people_of
 from siamese.data.protocol import read_listed
 from siamese.data.sources import image_root
-from siamese.errors import DataError, UserError
+from siamese.errors import ConfigError, DataError, UserError
 from siamese.files import file_digest
-from siamese.runs.finished import FinishedRun
+from siamese.runs.finished import FinishedRun, find_run
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import read_config
 from siamese.text import count
@@ -26,14 +26,22 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
     A file with the same content is an error wherever it lies. A shared name is an error in the same image folder, and
     for an image of Labeled Faces in the Wild; elsewhere it may be a coincidence and is a warning.
 
+    The run that it started from (``start_from``), if any, is checked too.
+
     Args:
-        run: the run that is evaluated.
+        run: the run whose network is tested, with the configuration of the tested data.
         tested: name of each tested image -> its person.
         folder: folder of the evaluation.
 
     Raises:
         DataError: a tested person or image was certainly used for training or validation.
     """
+    if (first := read_config(run.folder.config).start_from) is not None:
+        try:
+            check_unseen(find_run(first)._replace(config=run.config), tested, folder)
+        except ConfigError:
+            log.warning("%s started from %s, which is gone: whether that run saw the test people is not checked",
+                        run.folder.path, first)  # fmt: skip
     root = image_root(run.config.data)
     seen = seen_by(run.folder)
     both = seen & {*tested, *tested.values()}
