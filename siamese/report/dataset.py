@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,9 @@ from siamese.data.sources import check_data, image_root, title
 from siamese.data.split import validation_split
 from siamese.report.examples import load_photo
 from siamese.text import count
+
+FEW_PEOPLE = 300
+"""With fewer people to train on, `own/few` is recommended: "a few hundred" in docs/own-photos.md."""
 
 SHOWN = 5
 """Most examples of each kind in the text."""
@@ -84,6 +88,7 @@ class Description:
         near_copies: groups of images that are copies of one photo with other pixels; of duplicates only the first.
         problems: one line for each problem that makes results wrong.
         skipped: for each kind of file that is not used, ``kind``, the number of ``files``, and the ``remedy``.
+        advice: how to train on this data, if it is too little for a network of its own; else empty.
     """
 
     dataset: str
@@ -97,6 +102,7 @@ class Description:
     near_copies: list[list[str]]
     problems: list[str] = field(default_factory=list)
     skipped: list[dict[str, str | int]] = field(default_factory=list)
+    advice: str = ""
 
 
 def describe(data: DataConfig, progress: bool = False) -> Description:
@@ -137,6 +143,17 @@ def describe(data: DataConfig, progress: bool = False) -> Description:
         near_copies=near_copies,
         problems=list(_problems(parts, duplicates, near_copies)),
         skipped=[one._asdict() for one in skipped_files(root)] if isinstance(data, FolderData) else [],
+        advice=_advice(data, len(parts["train"].people)),
+    )
+
+
+def _advice(data: DataConfig, people: int) -> str:
+    if not isinstance(data, FolderData) or people >= FEW_PEOPLE:
+        return ""
+    return (
+        f"{count(people, 'person', 'people')} to train on: too few for a network of their own. If these are photos of "
+        "faces, calibrate a network that was trained on many faces:\n  make best\n  python train.py "
+        f"experiment=own/few start_from=latest {shlex.quote(f'data.root={data.root}')}"
     )
 
 
@@ -206,6 +223,8 @@ def as_text(description: Description) -> str:
         lines += ["", f"{count(extra, 'near copy', 'near copies')} (recompressed, resized, cropped, mirrored, ...):"]
         lines += _first([f"  {' ~ '.join(group)}" for group in description.near_copies])
     lines += ["", *(description.problems or ["no leakage between the sets and no contradictory labels found"])]
+    if description.advice:
+        lines += ["", description.advice]
     return "\n".join(lines)
 
 

@@ -41,6 +41,7 @@ def test_folder_without_problems(photos: Path, capsys: pytest.CaptureFixture[str
     assert main(["data", str(photos)]) == 0
     text = capsys.readouterr().out
     assert "no leakage between the sets" in text
+    assert text.endswith(f"experiment=own/few start_from=latest data.root={photos}\n")
     assert "images per person: 3 to 4, median 3; 0 people with a single image" in text
 
 
@@ -176,3 +177,12 @@ def test_skipped_files_are_listed_with_a_remedy(photos: Path, capsys: pytest.Cap
         {"kind": "in @eaDir", "files": 1, "remedy": ""},
         {"kind": "photo not in a person's folder", "files": 1, "remedy": "move it into the folder of the person"},
     ]
+
+
+def test_a_network_of_its_own_for_many_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (4, 4)).save(photo := tmp_path / "photo.png")
+    for person in range(600):
+        for k in range(2):
+            (tmp_path / f"photos/p{person}").mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"photos/p{person}/{k}.png").symlink_to(photo)
+    assert summary(capsys, tmp_path / "photos")["advice"] == ""
