@@ -38,6 +38,13 @@ SYSTEM_FOLDERS = {
 }  # fmt: skip
 """Folders, in lower case, that operating systems, archive programs and network drives add, as for thumbnails."""
 
+VIDEOS = {".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
+NO_PHOTOS = {
+    ".aac", ".aae", ".csv", ".db", ".htm", ".html", ".ini", ".json", ".lnk", ".m4a", ".md", ".mp3", ".nomedia", ".opus",
+    ".pdf", ".tmp", ".txt", ".vcf", ".wav", ".xml", ".xmp", ".zip",
+}  # fmt: skip
+"""Endings of other files that phones, messengers and operating systems add, in lower case."""
+
 SET_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 """Folder names, in lower case, of a data set that is already divided into sets."""
 
@@ -200,6 +207,10 @@ def _skipped(what: str, number: int) -> Skipped:
         return Skipped(what, number, "")
     if what in HEIC_ENDINGS:
         return Skipped(what, number, "to use them: pip install -e '.[heic]'")
+    if what in VIDEOS:
+        return Skipped(what, number, "to use them: save frames that show a face as JPEG")
+    if what in NO_PHOTOS:
+        return Skipped(what, number, "")
     return Skipped(what or "without an ending", number, "if they show faces: save them as JPEG")
 
 
@@ -207,7 +218,7 @@ def _in_words(skipped: Skipped) -> str:
     kind, number, remedy = skipped
     if not kind.startswith("."):
         return f"{count(number, 'file')} {kind} ({remedy or 'made by a system or program'})"
-    return f"{count(number, f'{kind} file')} ({remedy})"
+    return f"{count(number, f'{kind} file')} ({remedy or 'no photos'})"
 
 
 def _visible_files(root: Path) -> Iterator[Path]:

@@ -143,7 +143,7 @@ def describe(data: DataConfig, progress: bool = False) -> Description:
         near_copies=near_copies,
         problems=list(_problems(parts, duplicates, near_copies)),
         skipped=[one._asdict() for one in skipped_files(root)] if isinstance(data, FolderData) else [],
-        advice=_advice(data, len(parts["train"].people)),
+        advice=_advice(data, len(people)),
     )
 
 
@@ -151,7 +151,7 @@ def _advice(data: DataConfig, people: int) -> str:
     if not isinstance(data, FolderData) or people >= FEW_PEOPLE:
         return ""
     return (
-        f"{count(people, 'person', 'people')} to train on: too few for a network of their own. If these are photos of "
+        f"{count(people, 'person is', 'people are')} too few for a network of their own. If these are photos of "
         "faces, calibrate a network that was trained on many faces:\n  make best\n  python train.py "
         f"experiment=own/few start_from=latest {shlex.quote(f'data.root={data.root}')}"
     )
@@ -272,12 +272,14 @@ def _read_all(files: Sequence[Path], progress: bool) -> list[ImageFacts]:
 def _read(file: Path) -> ImageFacts:
     try:
         with open_image(file) as image:
+            size = image.size  # `upright` may decode a huge photo in a reduced size
             kind = f"{image.format} {'grey' if image.mode in ('L', '1', 'I;16', 'I') else 'colour'}"
             pixels = upright(image).convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         return ImageFacts((0, 0), "", "", None, why_unusable(error))
     digest = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
-    return ImageFacts(pixels.size, kind, digest, thumbnail(pixels))
+    turned = (size[0] < size[1]) != (pixels.width < pixels.height)
+    return ImageFacts(size[::-1] if turned else size, kind, digest, thumbnail(pixels))
 
 
 def _counts(part: Part) -> dict[str, int]:

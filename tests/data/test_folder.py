@@ -79,7 +79,7 @@ def test_what_is_skipped_is_counted_and_named(tmp_path: Path, caplog: pytest.Log
     assert people == {"Ada": ["Ada/1.jpg", "Ada/2.JPG"], "Bob": ["Bob/1.png"]}
     (told,) = caplog.messages
     assert "2 .heic files (to use them: pip install -e '.[heic]')" in told
-    assert "1 .mov file (if they show faces: save them as JPEG)" in told
+    assert "1 .mov file (to use them: save frames that show a face as JPEG)" in told
     for part in (
         "1 .cr2 file (",
         "1 .db file (",

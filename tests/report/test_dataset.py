@@ -173,7 +173,7 @@ def test_skipped_files_are_listed_with_a_remedy(photos: Path, capsys: pytest.Cap
     skipped = summary(capsys, photos)["skipped"]
     assert skipped == [
         {"kind": "without an ending", "files": 1, "remedy": "if they show faces: save them as JPEG"},
-        {"kind": ".mov", "files": 2, "remedy": "if they show faces: save them as JPEG"},
+        {"kind": ".mov", "files": 2, "remedy": "to use them: save frames that show a face as JPEG"},
         {"kind": "in @eaDir", "files": 1, "remedy": ""},
         {"kind": "photo not in a person's folder", "files": 1, "remedy": "move it into the folder of the person"},
     ]
@@ -186,3 +186,25 @@ def test_a_network_of_its_own_for_many_people(tmp_path: Path, capsys: pytest.Cap
             (tmp_path / f"photos/p{person}").mkdir(parents=True, exist_ok=True)
             (tmp_path / f"photos/p{person}/{k}.png").symlink_to(photo)
     assert summary(capsys, tmp_path / "photos")["advice"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("IMG_1.MP4", "frames"), ("a.webm", "frames"), ("b.3gp", "frames"), ("Thumbs.db", ""), ("desktop.ini", ""),
+        ("IMG_1.AAE", ""), ("notes.txt", ""), ("memo.m4a", ""), ("scan.pdf", ""), ("album.zip", ""),
+        ("raw.DNG", "JPEG"), ("drawing.psd", "JPEG"), ("icon.svg", "JPEG"),
+    ],
+)  # fmt: skip
+def test_remedies(photos: Path, capsys: pytest.CaptureFixture[str], name: str, remedy: str) -> None:
+    (photos / "p1" / name).write_bytes(b"x")
+    (skipped,) = summary(capsys, photos)["skipped"]  # type: ignore[misc, attr-defined]
+    assert skipped["kind"] == Path(name).suffix.lower()
+    assert (remedy in skipped["remedy"]) if remedy else (skipped["remedy"] == "")
+
+
+def test_the_size_of_a_huge_photo(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8000, 6000)).save(photos / "p1/huge.jpg", exif=exif)
+    assert summary(capsys, photos)["sizes"] == {"20 x 30": 30, "6000 x 8000": 1}
