@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import sys
 from collections.abc import Iterable
+from typing import Any
 
 
 def count(value: int, noun: str, plural: str = "") -> str:
@@ -22,6 +25,13 @@ def shell_words(words: Iterable[str]) -> str:
     return " ".join(
         f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word) for word in words
     )
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Write JSON for the terminal, with letters of any language as they are if it can show them."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    return text.encode("utf-8", "backslashreplace").decode()  # a file name that is not UTF-8
 
 
 def either(words: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from siamese.data.sources import recognise
 from siamese.errors import ConfigError
 from siamese.files import replacing
 from siamese.report.dataset import as_text, contact_sheet, describe
+from siamese.text import to_json
 
 
 def describe_data(path: Path, options: list[str], as_json: bool, sheet: Path | None) -> None:
@@ -34,7 +34,7 @@ def describe_data(path: Path, options: list[str], as_json: bool, sheet: Path | N
         check_output("--contact-sheet", sheet, ("png", "jpg", "webp"))
     data = recognise(path, values)
     description = describe(data, progress=sys.stderr.isatty())
-    print(json.dumps(dataclasses.asdict(description), indent=2) if as_json else as_text(description))
+    print(to_json(dataclasses.asdict(description), indent=2) if as_json else as_text(description))
     if sheet is not None:
         with replacing(sheet) as temporary:
             contact_sheet(data).save(temporary, Image.registered_extensions()[sheet.suffix.lower()])

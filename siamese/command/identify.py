@@ -70,10 +70,10 @@ def identify(
     matches = verifier.rank(embeddings, [(person_of[name], name) for name in read], [asked, *read.values()])
     unusual, *others = verifier.unusual(one.pixels for one in (asked, *read.values()))
     unlike = sum(map(bool, others))
-    subjects = [f"{photo} is"] if unusual else []
-    subjects += [f"{unlike} of {count(len(read), 'gallery photo')} {'is' if unlike == 1 else 'are'}"] if unlike else []
-    for subject in subjects or [""]:
-        warn_of_unusual(verifier, subject, "this ranking")
+    warn_of_unusual(verifier, f"{photo} is" if unusual else "", "this ranking")
+    if unlike:
+        subject = f"{unlike} of {count(len(read), 'gallery photo')} {'is' if unlike == 1 else 'are'}"
+        warn_of_unusual(verifier, subject, "their ranks")
     return {
         "image": str(photo),
         **({"faces": asked.faces, "face": asked.face} if asked.faces else {}),

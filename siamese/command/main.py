@@ -7,7 +7,6 @@ without importing torch.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import NoReturn
 from siamese.command.memory import keep_freed_memory
 from siamese.errors import TrainingError, UserError
 from siamese.runs.latest import run_folder
+from siamese.text import to_json
 
 HYDRA = ("train", "eval")
 """Subcommands that work like ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
@@ -88,7 +88,7 @@ def _call(options: argparse.Namespace) -> None:
             from siamese.command.verify import verify
 
             for line in verify(options.run, options.photo, options.pairs, options.explain, options.align, options.face):
-                print(json.dumps(line))
+                print(to_json(line))
         case "embed":
             from siamese.command.embed import embed
 
@@ -100,7 +100,7 @@ def _call(options: argparse.Namespace) -> None:
                 options.run, options.gallery, options.photo, options.top, options.keep_identical, options.align,
                 options.face,
             )  # fmt: skip
-            print(json.dumps(found, indent=2))
+            print(to_json(found, indent=2))
         case "search":
             from siamese.command.search import search
             from siamese.runs.signals import catch_signals

@@ -175,10 +175,8 @@ def _detect(rgb: Image.Image, scale: float) -> list[Face]:
         )  # fmt: skip
     detector = getattr(_detectors, "detector", None)
     if detector is None:
-        # It warns of a setting that it does not have.
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of a setting that it does not have
         detector = cv2.FaceDetectorYN.create(str(prepare_detector()), "", rgb.size, LEAST_SCORE, OVERLAP, CANDIDATES)
-        cv2.utils.logging.setLogLevel(level)
         _detectors.detector = detector
     detector.setInputSize(rgb.size)
     _, rows = detector.detect(np.ascontiguousarray(np.asarray(rgb)[..., ::-1]))

@@ -163,7 +163,7 @@ class Verifier:
         arithmetic, device = recorded_arithmetic(finished.result), pick_device(finished.config)
         bf16 = arithmetic.bf16 and (device.type == "cuda" or cpu_has_bf16())
         decision = recorded_decision(finished.result)
-        dataset = finished.result.dataset
+        dataset = finished.result.trained_on or finished.result.dataset
         options: ImageOptions = finished.config.data
         if align:
             options = options.model_copy(update={"align": "eyes"})

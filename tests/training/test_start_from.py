@@ -62,6 +62,7 @@ def test_what_the_network_was_trained_on_is_recorded(calibrated: tuple[Path, dic
     path, result = calibrated
     assert result["outside_data"] is True
     assert result["trained_on"] == find_run(finished).result.dataset
+    assert Verifier.load(path).trained_on == Verifier.load(finished).trained_on
     assert (path / "checkpoints/domain.npz").read_bytes() == (finished / "checkpoints/domain.npz").read_bytes()
     page = (path / "report.html").read_text(encoding="utf-8")
     assert "trained on photos in the folder lfw" in page
