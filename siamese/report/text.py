@@ -9,7 +9,7 @@ from typing import Any
 
 from siamese.errors import one_line
 
-_LFW_NAME = re.compile(r"(?:.*/)?(.+)_0*([0-9]+)\.[A-Za-z]+")
+_LFW_NAME = re.compile(r"(?:.*/)?(.+)/\1_0*([0-9]+)\.[A-Za-z]+")
 
 ABSENT = "–"
 """Shown in place of a number that is not recorded or not defined."""

@@ -29,6 +29,8 @@ def test_duration(seconds, shown):
         ("Abdullah_Gul/Abdullah_Gul_0013.jpg", "Abdullah Gul 13"),
         ("A_B/A_B_0000.jpg", "A B 0"),
         ("me/photo.png", "me/photo.png"),
+        ("Ann Veneman/IMG_1731.JPG", "Ann Veneman/IMG_1731.JPG"),
+        ("Ann/holiday/Ann_1.jpg", "Ann/holiday/Ann_1.jpg"),
     ],
 )
 def test_photo_title(name, shown):
