@@ -20,7 +20,7 @@ from siamese.config.load import Composed, check_hydra, load_eval, load_train, wi
 from siamese.config.protocol import OneShotProtocol, TrainProtocol
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, MissingPackageError, UnknownKeyError, UserError
-from siamese.runs.finished import find_runs, find_start
+from siamese.runs.finished import find_runs, find_start, with_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.moved import photo_folder
 from siamese.runs.signals import was_requeued
@@ -88,10 +88,12 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
 
 
 def _check_train(config: Composed, folder: Path | None) -> tuple[DataConfig, TrainProtocol | OneShotProtocol, bool]:
-    train = _load_with_hint(config)
-    find_start(train)
-    if folder is not None:
-        RunFolder(folder).check(train)
+    run = None if folder is None else RunFolder(folder)
+    train = with_start(_load_with_hint(config), run)
+    if run is not None:
+        run.check(train)
+    if run is None or not run.is_done:  # a finished run is only reported
+        find_start(train)
     if train.trainer.accelerator == "gpu":
         from siamese.scoring.device import pick_device
 

@@ -63,7 +63,7 @@ def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
     commands = _verify(folder, result, config)
     if commands and config.protocol.name in ("view1", "holdout"):
         commands.append(("one-shot identification", f"python eval.py {shell_word('run', shown)} protocol=oneshot"))
-    if config.logger.name == "tensorboard":
+    if config.logger.name == "tensorboard" and result.epochs != 0:
         commands.append(("learning curves", shell_words(["tensorboard", "--logdir", shown])))
     return commands
 

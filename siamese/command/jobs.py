@@ -26,6 +26,7 @@ from siamese.command.overrides import shell_word
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
 from siamese.config.protocol import OneShotProtocol
 from siamese.errors import TrainingError, UserError
+from siamese.runs.finished import with_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, claim, is_main, release
 from siamese.runs.signals import Interrupted, catch_signals
@@ -44,7 +45,7 @@ def train_job(cfg: Composed) -> float:
     """Train, test and report one run; returns the figure that ``monitor`` names, for sweepers that optimise it."""
 
     def run(folder: RunFolder) -> float:
-        config = load_train(cfg)
+        config = with_start(load_train(cfg), folder)
         is_helper = not is_main(config.trainer.processes)  # one of the processes that torchrun or SLURM started
         if not is_helper:
             folder.check(config)

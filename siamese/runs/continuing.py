@@ -64,7 +64,7 @@ def ended_anyway(result: Result, recorded: TrainConfig, wanted: TrainConfig) -> 
 
 
 def set_aside(run: Path, target: Path) -> None:
-    """Move the result of a finished run to ``target``, a run folder of its own, which appears only when complete."""
+    """Copy the result of a finished run to ``target``, a run folder of its own, which appears only when complete."""
     temporary = run / f".{target.name}.copying"
     for old in (temporary, target):
         shutil.rmtree(old, ignore_errors=True)
@@ -73,6 +73,10 @@ def set_aside(run: Path, target: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(file, copy)
     temporary.rename(target)
+
+
+def remove_result(run: Path) -> None:
+    """Remove what a run writes after training."""
     for file in (file for pattern in RESULT for file in run.glob(pattern)):
         file.unlink()
 

@@ -13,7 +13,7 @@ from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.runs.folder import RunFolder
-from siamese.runs.latest import run_folder
+from siamese.runs.latest import LATEST, run_folder
 from siamese.runs.moved import moved_data
 from siamese.runs.records import Result, read_config
 
@@ -55,11 +55,29 @@ def find_run(path: str | Path) -> FinishedRun:
     return run
 
 
+def with_start(config: TrainConfig, folder: RunFolder | None) -> TrainConfig:
+    """Write ``start_from`` as a full path, since ``latest`` or a relative path means another run later or elsewhere.
+
+    A resumed run whose ``start_from`` was ``latest`` keeps the recorded one.
+
+    Args:
+        config: configuration of the run.
+        folder: its output folder; None if it is not known yet.
+    """
+    if config.start_from is None:
+        return config
+    start: str | None = str(run_folder(config.start_from).resolve())
+    if config.resume and Path(config.start_from).name == LATEST and folder is not None and folder.config.exists():
+        start = read_config(folder.config).start_from
+    return config.model_copy(update={"start_from": start})
+
+
 def find_start(config: TrainConfig) -> FinishedRun | None:
     """Find the run whose weights a run starts from; None if ``start_from`` is null.
 
     Raises:
-        ConfigError: as of `find_run`, or network or preprocessing of the two runs differ.
+        ConfigError: as of `find_run`; network or preprocessing of the two runs differ; or nothing is trained, and the
+            objective, which decides on the head, differs.
     """
     if config.start_from is None:
         return None
@@ -76,6 +94,8 @@ def find_start(config: TrainConfig) -> FinishedRun | None:
         if (group == "model" or key in PREPROCESSING) and getattr(getattr(config, group), key, None) != value
         and (key, value) != ("align", None)  # aligned photos are like those of Labeled Faces in the Wild
     ]  # fmt: skip
+    if config.max_epochs == 0 and config.objective.name != start.config.objective.name:
+        differing.append(f"objective={start.config.objective.name}")  # another head would stay untrained
     if differing:
         raise ConfigError(
             f"start_from={config.start_from}: that run has another network or preprocessing; give {' '.join(differing)}"

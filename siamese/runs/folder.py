@@ -12,7 +12,7 @@ from siamese.config.schema import HOW_IT_IS_STARTED, TrainConfig
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.files import flatten, remove_unfinished, write_text_atomically
-from siamese.runs.continuing import EARLIER, RAISED, ended_anyway, raised, set_aside
+from siamese.runs.continuing import EARLIER, RAISED, ended_anyway, raised, remove_result, set_aside
 from siamese.runs.moved import PLACES, moved_data
 from siamese.runs.records import (
     Membership,
@@ -109,7 +109,8 @@ class RunFolder:
             wish = " ".join(f"{key}={'null' if value is None else value}" for key, value in keys.items())
             raise ConfigError(
                 f"{self.path} holds a finished run without checkpoints/last.ckpt, so it cannot be trained further with "
-                f"{wish}; train a new run, with checkpoint=all if it is to be trained further later"
+                f"{wish}; train a new run"
+                + ("" if before.checkpoint.keep == "all" else ", with checkpoint=all to train it further later")
             )
 
     @property
@@ -144,9 +145,12 @@ class RunFolder:
             remove_unfinished(folder)
         if continued := self._continued_after(config):
             facts["continued_after"] = continued
-        if self.is_done:
+        continues = self.is_done
+        if continues:
             set_aside(self.path, self.earlier)
         self._write({"status": "running", **facts})
+        if continues:  # not before: if the process is killed, a finished run is complete
+            remove_result(self.path)
         # After the result: a helper process must not see a finished run with this configuration.
         write_text_atomically(self.config, config_text(config))
 

@@ -24,8 +24,9 @@ def describe_run(
     """Collect the facts for ``result.json`` that are known before a run starts, with the run ``start_from`` if any."""
     root = str(image_root(config.data).resolve())
     outside = has_outside_data(config.data) or getattr(config.model, "weights", None) is not None
-    learned = {}
+    learned, setting = {}, config.protocol.setting
     if start is not None:
+        setting = "unrestricted" if start.result.setting == "unrestricted" else setting
         outside = outside or start.result.outside_data is not False or start.result.image_root != root
         if config.max_epochs == 0:
             learned = {"trained_on": start.result.trained_on or start.result.dataset}
@@ -33,7 +34,7 @@ def describe_run(
         "name": config.name,
         "dataset": title(config.data),
         "protocol": config.protocol.name,
-        "setting": config.protocol.setting,
+        "setting": setting,
         "outside_data": outside,
         "image_root": root,
         **learned,

@@ -26,12 +26,13 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
     A file with the same content is an error wherever it lies. A shared name is an error in the same image folder, and
     for an image of Labeled Faces in the Wild; elsewhere it may be a coincidence and is a warning.
 
-    The run that it started from (``start_from``), if any, is checked too.
+    The run that it started from (``start_from``), if any, is checked too. Validation images of ``folder`` that were
+    used for training cause a warning.
 
     Args:
         run: the run whose network is tested, with the configuration of the tested data.
         tested: name of each tested image -> its person.
-        folder: folder of the evaluation.
+        folder: folder of the evaluation, or of the run that starts from ``run``; its ``split.csv`` is written.
 
     Raises:
         DataError: a tested person or image was certainly used for training or validation.
@@ -42,6 +43,8 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
         except ConfigError:
             log.warning("%s started from %s, which is gone: whether that run saw the test people is not checked",
                         run.folder.path, first)  # fmt: skip
+    if run.result.epochs != 0:
+        _warn_of_trained_validation(run.folder, folder)
     root = image_root(run.config.data)
     seen = seen_by(run.folder)
     both = seen & {*tested, *tested.values()}
@@ -50,7 +53,13 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
     )
     evaluation = folder.result
     if both and evaluation is not None and evaluation.image_root == run.result.image_root:
-        raise DataError(f"{evaluation.image_root}: {message}; leave out data= to test on the run's own test people")
+        remedy = "leave out data= to test on the run's own test people"
+        if not evaluation.is_evaluation:
+            remedy = (
+                f"give start_from={first}" if first and run.result.epochs == 0 else
+                "give the same data.split_seed and data.test_fraction as there, other photos or another start_from"
+            )  # fmt: skip
+        raise DataError(f"{evaluation.image_root}: {message}; {remedy}")
     _check_content(run, sorted(tested), root)
     if not both:
         return
@@ -60,6 +69,19 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
             f"training or validation in {run.folder.path} (for example {min(images)}); test on other people"
         )
     log.warning("%s: if both names mean the same person, the results are optimistic", message)
+
+
+def _warn_of_trained_validation(trained: RunFolder, folder: RunFolder) -> None:
+    """Warn if validation images have the content of images that another run was trained on."""
+    used = {row.digest for row in trained.memberships or [] if row.split == "train" and row.digest}
+    validation = [row for row in folder.memberships or [] if row.split == "val"]
+    if both := [row.image for row in validation if row.digest in used]:
+        log.warning(
+            "%d of %s had been used for training in %s (for example %s): calibration and threshold, chosen on them, "
+            "are too confident on new photos; give the same data.split_seed and data.val_fraction as there, or other "
+            "photos",
+            len(both), count(len(validation), "validation image"), trained.path, both[0],
+        )  # fmt: skip
 
 
 def _check_content(run: FinishedRun, images: list[str], root: Path) -> None:

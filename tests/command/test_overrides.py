@@ -73,6 +73,8 @@ def test_a_shown_word_can_be_typed(text: str) -> None:
         ('data.root="it\'s"', "it's"),
         (r"data.root=Fotos\ \(1\)", "Fotos (1)"),
         ("data.root=null", None),
+        ("start_from=null", None),
+        ("start_from=2024", "2024"),
         ("experiment=null", None),
         ("hydra.run.dir=outputs/${now:%Y}/${name}", "outputs/${now:%Y}/${name}"),
         ("hydra.run.dir=Fotos (1)/${name}", "Fotos (1)/${name}"),

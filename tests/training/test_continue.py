@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -96,6 +97,19 @@ def test_a_stopped_continuation_keeps_the_earlier_result(tiny_config: Make, tmp_
     assert not folder.earlier.exists()
 
 
+def test_a_run_killed_before_it_is_trained_further_is_complete(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    first = run(tiny_config(**options()), folder.path)
+    monkeypatch.setattr("siamese.runs.folder.write_result", Mock(side_effect=OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        run(tiny_config(**options(max_epochs=3, resume=True)), folder.path)
+    assert folder.is_done
+    assert folder.predictions.is_file()
+    assert run(tiny_config(**options(resume=True)), folder.path) == first
+
+
 def test_a_run_that_stopped_early_needs_more_patience(
     tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -157,7 +171,7 @@ def test_without_last_ckpt_nothing_is_written(tiny_config: Make, tmp_path: Path)
     run(tiny_config(**options(checkpoint="best", max_epochs=1)), tmp_path / "run")
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     with pytest.raises(
-        ConfigError, match=r"finished run without checkpoints/last\.ckpt, .* max_epochs=2; .* checkpoint=all if"
+        ConfigError, match=r"finished run without checkpoints/last\.ckpt, .* max_epochs=2; .* checkpoint=all to"
     ):
         run(tiny_config(**options(checkpoint="best", resume=True)), tmp_path / "run")
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before

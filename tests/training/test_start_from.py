@@ -8,15 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from configs import eval_config, train_config
 from conftest import run
 from PIL import Image
 
 from siamese import Verifier
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, DataError
-from siamese.runs.finished import find_run, find_start
+from siamese.protocols.evaluate import evaluate
+from siamese.runs.finished import find_run, find_start, with_start
+from siamese.runs.folder import RunFolder
+from siamese.runs.latest import RUNS, point_latest
 from siamese.runs.records import read_config, read_history
+from siamese.scoring.facts import describe_run
 from siamese.scoring.networks import initial_network, load_network
+from siamese.scoring.precision import Arithmetic
 
 pytestmark = pytest.mark.integration
 
@@ -125,7 +131,7 @@ def test_people_of_the_first_run_are_not_tested(finished: Path, photos: Path, tm
     config = read_config(finished / "config.yaml")
     data = config.data.model_copy(update={"split_seed": 1})
     again = config.model_copy(update={"start_from": str(finished), "data": data, "max_epochs": 0})
-    with pytest.raises(DataError, match="was used for training or validation in"):
+    with pytest.raises(DataError, match=r"was used for training or validation in .*; give the same data\.split_seed"):
         run(again, tmp_path / "run")
 
 
@@ -139,3 +145,67 @@ def test_people_of_the_first_run_are_not_tested(finished: Path, photos: Path, tm
 def test_contradictions(tiny_config: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_config(**changes)
+
+
+def test_latest_is_the_run_that_was_the_newest_then(
+    finished: Path, photos: Path, calibrated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "outputs/first")
+    point_latest(Path("outputs/first"), RUNS)
+    folder = RunFolder(Path("outputs/mine"))
+    config = starting(finished, photos, max_epochs=0, start_from="latest")
+    pinned = with_start(config, folder)
+    assert pinned.start_from == str(tmp_path / "outputs/first")
+    run(pinned, folder.path)
+    point_latest(folder.path, RUNS)
+    resumed = with_start(config.model_copy(update={"resume": True}), folder)
+    assert resumed.start_from == pinned.start_from
+    assert with_start(config, folder).start_from == str(tmp_path / "outputs/mine")
+    shutil.copytree(photos, "others")
+    for person in list(Path("others").iterdir()):
+        for file in person.iterdir():
+            Image.open(file).rotate(2).save(file)
+        person.rename(person.with_name(f"Other {person.name}"))
+    data = config.data.model_copy(update={"root": "others"})
+    tested = evaluate(eval_config(run="outputs/mine", data=data.model_dump()), RunFolder(tmp_path / "eval"))
+    assert tested.trained_on == calibrated[1]["trained_on"]
+
+
+def test_an_answer_names_what_the_network_was_trained_on(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    assert Verifier.load(calibrated[0]).trained_on == calibrated[1]["trained_on"] != calibrated[1]["dataset"]
+
+
+def test_without_epochs_the_objective_is_that_of_the_start(finished: Path, photos: Path) -> None:
+    """Another objective may have another head, which would be random."""
+    bce = train_config(objective={"name": "bce"}).objective
+    find_start(starting(finished, photos, max_epochs=1, objective=bce))
+    with pytest.raises(ConfigError, match=r"give objective=ntxent$"):
+        find_start(starting(finished, photos, max_epochs=0, objective=bce))
+
+
+def test_a_start_that_used_identities_makes_the_setting_unrestricted(tiny_config: Any, finished: Path) -> None:
+    config = tiny_config(start_from=str(finished))
+    assert config.protocol.setting == "restricted"
+    facts = describe_run(config, torch.device("cpu"), Arithmetic("32", "direct"), find_run(finished))
+    assert facts["setting"] == "unrestricted"
+
+
+def test_validation_images_that_the_start_was_trained_on_cause_a_warning(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = read_config(finished / "config.yaml")
+    changes = {"start_from": str(finished), "max_epochs": 0}
+    run(config.model_copy(update=changes), tmp_path / "same")
+    assert "had been used for training" not in caplog.text
+    data = config.data.model_copy(update={"val_fraction": 0.9})
+    run(config.model_copy(update={**changes, "data": data}), tmp_path / "more")
+    assert f"had been used for training in {finished}" in caplog.text
+
+
+def test_a_finished_run_does_not_need_its_start(photos: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "start")
+    config = starting(tmp_path / "start", photos, max_epochs=0)
+    first = run(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "start")
+    assert run(config.model_copy(update={"resume": True}), tmp_path / "run") == first
