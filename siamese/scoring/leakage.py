@@ -55,10 +55,9 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
     if both and evaluation is not None and evaluation.image_root == run.result.image_root:
         remedy = "leave out data= to test on the run's own test people"
         if not evaluation.is_evaluation:
-            remedy = (
-                f"give start_from={first}" if first and run.result.epochs == 0 else
-                "give the same data.split_seed and data.test_fraction as there, other photos or another start_from"
-            )  # fmt: skip
+            remedy = f"give start_from={first}" if first and run.result.epochs == 0 else "give another start_from"
+            if run.config.protocol.name == "holdout":
+                remedy += ", the same data.split_seed and data.test_fraction as there, or other photos"
         raise DataError(f"{evaluation.image_root}: {message}; {remedy}")
     _check_content(run, sorted(tested), root)
     if not both:

@@ -25,8 +25,8 @@ from siamese.training.processes import FIRST_PROCESS
 
 @global_settings()
 def train_as_helper(config: TrainConfig, folder: RunFolder) -> None:
-    """Compute a share of every training batch; return at once if the run is already done."""
-    if folder.is_done and folder.why_ended(config) is not None:
+    """Compute a share of every training batch; return at once if the run is already done or trains nothing."""
+    if config.max_epochs == 0 or (folder.is_done and folder.why_ended(config) is not None):
         return
     session = start_session(config, folder)
     data = load_run_data(config, folder)

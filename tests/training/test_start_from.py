@@ -23,6 +23,7 @@ from siamese.runs.records import read_config, read_history
 from siamese.scoring.facts import describe_run
 from siamese.scoring.networks import initial_network, load_network
 from siamese.scoring.precision import Arithmetic
+from siamese.training.helper import train_as_helper
 
 pytestmark = pytest.mark.integration
 
@@ -131,7 +132,7 @@ def test_people_of_the_first_run_are_not_tested(finished: Path, photos: Path, tm
     config = read_config(finished / "config.yaml")
     data = config.data.model_copy(update={"split_seed": 1})
     again = config.model_copy(update={"start_from": str(finished), "data": data, "max_epochs": 0})
-    with pytest.raises(DataError, match=r"was used for training or validation in .*; give the same data\.split_seed"):
+    with pytest.raises(DataError, match=r"give another start_from, the same data\.split_seed"):
         run(again, tmp_path / "run")
 
 
@@ -209,3 +210,8 @@ def test_a_finished_run_does_not_need_its_start(photos: Path, finished: Path, tm
     first = run(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "start")
     assert run(config.model_copy(update={"resume": True}), tmp_path / "run") == first
+
+
+def test_a_helper_process_writes_nothing_if_nothing_is_trained(finished: Path, photos: Path, tmp_path: Path) -> None:
+    train_as_helper(starting(finished, photos, max_epochs=0), RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
