@@ -29,6 +29,7 @@ def describe_preprocessing(verifier: Verifier) -> dict[str, Any]:
         "threshold": decision.threshold,
         "embedding_dim": network.encoder.embedding_dim,
         "layout": "NCHW uint8, RGB or grey",
+        "precision": {"graphs": "32", "run": "bf16" if verifier.bf16 else "32"},
         "steps": _steps(options),
         "encoder": {
             "input": {"name": "pixels", "dtype": "uint8", "shape": ["N", options.channels, *[options.image_size] * 2]},
