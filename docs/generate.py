@@ -86,7 +86,7 @@ COLUMNS = {
     "reason": "why the file could not be used",
     "image": "image, relative to the image folder",
     "person": "person that it shows",
-    "digest": "hash of the size and the first 64 KiB of the file, by which it is recognised in another folder",
+    "digest": "hash of the size and the first and last 64 KiB of the file, by which it is recognised in another folder",
 }
 """Column of a CSV file -> its meaning."""
 

@@ -1,12 +1,13 @@
-"""Files are replaced as a whole."""
+"""Files are replaced as a whole, and recognised by a digest."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from siamese.files import write_bytes_atomically, write_text_atomically
+from siamese.files import file_digest, write_bytes_atomically, write_text_atomically
 
 
 def test_writes_and_replaces(tmp_path):
@@ -40,3 +41,11 @@ def test_others_may_read_as_the_umask_says(tmp_path):
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_text_atomically(tmp_path / "no" / "a", "")
+
+
+def test_files_that_differ_at_either_end_have_other_digests(tmp_path):
+    content = bytes(300_000)
+    for number, changed in enumerate((content, b"x" + content[1:], content[:-1] + b"x", content + b"x", b"", b"x")):
+        (tmp_path / str(number)).write_bytes(changed)
+    assert len({file_digest(file) for file in tmp_path.iterdir()}) == 6
+    assert file_digest(tmp_path / "0") == file_digest(shutil.copy(tmp_path / "0", tmp_path / "copy"))

@@ -12,6 +12,7 @@ from siamese.config.protocol import HoldoutProtocol, View1Protocol
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError
+from siamese.files import flatten
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import LATEST, run_folder
 from siamese.runs.moved import moved_data
@@ -76,8 +77,8 @@ def find_start(config: TrainConfig) -> FinishedRun | None:
     """Find the run whose weights a run starts from; None if ``start_from`` is null.
 
     Raises:
-        ConfigError: as of `find_run`; network or preprocessing of the two runs differ; or nothing is trained, and the
-            objective, which decides on the head, differs.
+        ConfigError: as of `find_run`; network or preprocessing of the two runs differ; or nothing is trained, and what
+            scores a pair differs.
     """
     if config.start_from is None:
         return None
@@ -87,18 +88,21 @@ def find_start(config: TrainConfig) -> FinishedRun | None:
         raise ConfigError(str(error).replace("run=", "start_from=", 1)) from None
     if start.result.is_evaluation:
         raise ConfigError(f"start_from={config.start_from} is an evaluation; give the run: {start.result.run}")
+    own, theirs = (flatten(to_plain(one)) for one in (config, start.config))
+    same = {f"data.{key}" for key in PREPROCESSING} | {key for key in theirs if key.startswith("model.")}
+    if theirs["data.align"] is None:
+        same.remove("data.align")  # aligned photos are like those of Labeled Faces in the Wild
+    if config.max_epochs == 0:  # another head or back end would stay untrained
+        same |= {"objective.name", "flip_average", "crop_average"} | {
+            key for key in theirs if key.startswith("backend.")
+        }
     differing = [
-        f"{group}.{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "").replace("model.name=", "model=")
-        for group in ("model", "data")
-        for key, value in to_plain(getattr(start.config, group)).items()
-        if (group == "model" or key in PREPROCESSING) and getattr(getattr(config, group), key, None) != value
-        and (key, value) != ("align", None)  # aligned photos are like those of Labeled Faces in the Wild
+        f"{key.removesuffix('.name')}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
+        for key, value in theirs.items() if key in same and own.get(key) != value
     ]  # fmt: skip
-    if config.max_epochs == 0 and config.objective.name != start.config.objective.name:
-        differing.append(f"objective={start.config.objective.name}")  # another head would stay untrained
     if differing:
         raise ConfigError(
-            f"start_from={config.start_from}: that run has another network or preprocessing; give {' '.join(differing)}"
+            f"start_from={config.start_from}: that run computes otherwise; give {' '.join(differing)}, or another run"
         )
     return start
 

@@ -43,6 +43,9 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
         except ConfigError:
             log.warning("%s started from %s, which is gone: whether that run saw the test people is not checked",
                         run.folder.path, first)  # fmt: skip
+    evaluation = folder.result
+    if run.result.epochs == 0 and evaluation is not None and not evaluation.is_evaluation:
+        return  # its own people only calibrated it, and it is calibrated again
     if run.result.epochs != 0:
         _warn_of_trained_validation(run.folder, folder)
     root = image_root(run.config.data)
@@ -51,11 +54,10 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
     message = (
         f"{min(both, default='')} is in the test data and was used for training or validation in {run.folder.path}"
     )
-    evaluation = folder.result
     if both and evaluation is not None and evaluation.image_root == run.result.image_root:
         remedy = "leave out data= to test on the run's own test people"
         if not evaluation.is_evaluation:
-            remedy = f"give start_from={first}" if first and run.result.epochs == 0 else "give another start_from"
+            remedy = "give another start_from"
             if run.config.protocol.name == "holdout":
                 remedy += ", the same data.split_seed and data.test_fraction as there, or other photos"
         raise DataError(f"{evaluation.image_root}: {message}; {remedy}")

@@ -111,7 +111,7 @@ def best_network(
     network = load_network(weights, config, session.arithmetic.dft)
     if config.backend.name != "network":
         start = find_start(config) if config.max_epochs == 0 else None
-        if start is not None and start.config.backend == config.backend:
+        if start is not None:
             network.head = load_backend(start.folder.backend, config.backend, network.encoder.embedding_dim)
         else:
             network.head = fit_backend(config, network, data, session.device, session.arithmetic.bf16)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from configs import eval_config, train_config
+from configs import eval_config, section, train_config
 from conftest import run
 from PIL import Image
 
@@ -106,11 +106,29 @@ def test_the_head_that_a_run_trains_is_taken_over(tiny_config: Any, trained: Any
 
 def test_another_network_or_preprocessing_is_refused_with_the_keys_to_give(finished: Path, photos: Path) -> None:
     config = starting(finished, photos, data={"image_size": 48})
-    with pytest.raises(ConfigError, match=r"^start_from=.*: .*; give data\.image_size=32$"):
+    with pytest.raises(ConfigError, match=r"^start_from=.*: .*; give data\.image_size=32, or another run$"):
         find_start(config)
     model = config.model.model_copy(update={"embedding_dim": 16})
-    with pytest.raises(ConfigError, match=r"give model\.embedding_dim=8 data\.image_size=32$"):
+    with pytest.raises(ConfigError, match=r"give data\.image_size=32 model\.embedding_dim=8, or another run$"):
         find_start(config.model_copy(update={"model": model}))
+
+
+@pytest.mark.parametrize("changes", [{"backend": "network"}, {"flip_average": False}, {"crop_average": 1.0}])
+def test_what_scores_a_pair_stays_if_nothing_is_trained(finished: Path, photos: Path, changes: dict[str, Any]) -> None:
+    if "backend" in changes:
+        changes = {"backend": section("backend", name="network")}
+    config = starting(finished, photos, max_epochs=0, **changes)
+    with pytest.raises(ConfigError, match=r"that run computes otherwise; give (backend=lda|flip_|crop_)"):
+        find_start(config)
+    find_start(config.model_copy(update={"max_epochs": 1}))
+
+
+def test_more_photos_are_added_to_a_calibrated_run(
+    calibrated: tuple[Path, dict[str, Any]], photos: Path, tmp_path: Path
+) -> None:
+    """Its people only calibrated it: another division of them may test a run that starts from it."""
+    config = starting(calibrated[0], photos, max_epochs=0, data={"split_seed": 5})
+    assert run(config, tmp_path / "again")["status"] == "done"
 
 
 def test_only_new_photos_may_be_aligned(finished: Path, photos: Path, tmp_path: Path) -> None:
@@ -119,7 +137,7 @@ def test_only_new_photos_may_be_aligned(finished: Path, photos: Path, tmp_path: 
     shutil.copytree(finished, aligned)
     config = (aligned / "config.yaml").read_text(encoding="utf-8")
     (aligned / "config.yaml").write_text(config.replace("align: null", "align: eyes"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"give data\.align=eyes$"):
+    with pytest.raises(ConfigError, match=r"give data\.align=eyes, or another run$"):
         find_start(starting(aligned, photos, data={"align": None}))
 
 
