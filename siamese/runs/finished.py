@@ -13,6 +13,7 @@ from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.files import flatten
+from siamese.runs.continuing import EARLIER
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import LATEST, run_folder
 from siamese.runs.moved import moved_data
@@ -170,7 +171,10 @@ def _finished_result(folder: RunFolder, name: str) -> Result:
             + (f", or use its earlier result: {folder.earlier}" if folder.earlier.is_dir() else "")
         )
     if result.folds is not None:
-        raise ConfigError(f"run={name}: it holds one network per fold; give the folder of a fold: {name}/fold_01")
+        fold = folder.path / "fold_01"
+        if folder.path.name == EARLIER:  # of a View 2 run that is trained further
+            fold = folder.path.parent / "fold_01" / EARLIER
+        raise ConfigError(f"run={name}: it holds one network per fold; give the folder of a fold: {fold}")
     return result
 
 
