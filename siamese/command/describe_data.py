@@ -46,7 +46,9 @@ def _parse(options: list[str]) -> dict[str, object]:
     for option in options:
         key, equals, value = option.removeprefix("data.").partition("=")
         if not equals:
-            raise ConfigError(f"{option}: expected key=value, for example split_seed=1")
+            raise ConfigError(
+                f"{option}: expected key=value, for example split_seed=1; put a path with spaces in quotes"
+            )
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -47,7 +47,7 @@ def embed(run: Path, folder: Path, out: Path, align: bool = False) -> None:
         raise DataError(f"{folder}: {count(len(names), 'photo')}, none of them usable; {min(unusable.values())}")
     embeddings = embed_photos(verifier, list(read.values()))
     _write(out, read, embeddings)
-    warn_of_several_faces(read.values())
+    warn_of_several_faces(read)
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
     unlike = sum(map(bool, verifier.unusual(photo.pixels for photo in read.values())))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from siamese.command.overrides import shell_word
+from siamese.config.data import FolderData
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import RUNS, point_latest
@@ -61,6 +62,9 @@ def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
     config = read_config(run.config)
     shown = _shown(folder)
     commands = _verify(folder, result, config)
+    if commands and isinstance(config.data, FolderData):
+        identify = shell_words(["python", "-m", "siamese", "identify", shown, config.data.root, PHOTOS[0]])
+        commands.append(("who of these people is on a photo?", identify))
     if commands and config.protocol.name in ("view1", "holdout"):
         commands.append(("one-shot identification", f"python eval.py {shell_word('run', shown)} protocol=oneshot"))
     if config.logger.name == "tensorboard" and result.epochs != 0:

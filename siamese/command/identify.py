@@ -53,7 +53,7 @@ def identify(
     read, unusable = read_photos(verifier, gallery, list(person_of))
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
-    warn_of_several_faces(read.values())
+    warn_of_several_faces(read)
     asked = verifier.prepare(photo, number)
     warn_of_faces(str(photo), asked.faces, asked.face)
     if not read:
@@ -68,11 +68,20 @@ def identify(
         raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
     embeddings = embed_photos(verifier, [asked, *read.values()])
     matches = verifier.rank(embeddings, [(person_of[name], name) for name in read], [asked, *read.values()])
+    if (reached := sum(match.verification.same for match in matches)) > 1:
+        log.warning(
+            "%d people reach the threshold, which is meant for a single pair of photos: with %s, some are expected to "
+            "reach it by chance; only the first can be the person, if any",
+            reached, count(len(matches), "person", "people"),
+        )  # fmt: skip
     unusual, *others = verifier.unusual(one.pixels for one in (asked, *read.values()))
     unlike = sum(map(bool, others))
     warn_of_unusual(verifier, f"{photo} is" if unusual else "", "this ranking")
     if unlike:
-        subject = f"{unlike} of {count(len(read), 'gallery photo')} {'is' if unlike == 1 else 'are'}"
+        example = next(name for name, one in zip(read, others, strict=True) if one)
+        subject = (
+            f"{unlike} of {count(len(read), 'gallery photo')} (for example {example}) {'is' if unlike == 1 else 'are'}"
+        )
         warn_of_unusual(verifier, subject, "their ranks")
     return {
         "image": str(photo),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +96,11 @@ def warn_of_faces(name: str, faces: int | None, face: int | None) -> None:
         log.warning(f"{note}; --face chooses another")
 
 
-def warn_of_several_faces(photos: Iterable[Prepared]) -> None:
-    """Log how many of the photos show several faces, if any."""
-    if several := sum((photo.faces or 0) > 1 for photo in photos):
-        log.warning("%s several faces; the largest was used", count(several, "photo shows", "photos show"))
+def warn_of_several_faces(photos: Mapping[str, Prepared]) -> None:
+    """Log how many of the photos show several faces, if any, and name one."""
+    if several := [name for name, photo in photos.items() if (photo.faces or 0) > 1]:
+        shown = count(len(several), "photo shows", "photos show")
+        log.warning("%s several faces (for example %s); the largest was used", shown, several[0])
 
 
 def check_output(option: str, file: Path, kinds: tuple[str, ...]) -> None:

@@ -118,7 +118,7 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
         )  # fmt: skip
     if unusable:
         log.warning("%s cannot be used", count(len(unusable), "photo"))
-    warn_of_several_faces(prepared)
+    warn_of_several_faces(read)
     if identical := sum(bool(one.identical) for one in verifications):
         log.warning("%s of identical images: such a decision says nothing about faces", count(identical, "pair"))
     unlike = sum(any(one.unusual) for one in verifications)

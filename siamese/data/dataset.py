@@ -204,7 +204,11 @@ def _usable_pairs(listed: Listed, images: ImageArray, root: Path) -> dict[str, l
     if images.excluded:
         dropped = ", ".join(f"{len(pairs[n]) - len(usable[n])} of {len(pairs[n])} in {n}" for n in pairs)
         unusable = count(len(images.excluded), "image file")
-        log.warning("%s could not be used (see excluded.csv); dropped pairs: %s", unusable, dropped)
+        image, reason = next(iter(images.excluded.items()))
+        log.warning(
+            "%s could not be used (see excluded.csv; for example %s: %s); dropped pairs: %s",
+            unusable, image, reason, dropped,
+        )  # fmt: skip
     for name, part in usable.items():
         if len({pair.label for pair in part}) < 2 and (pairs[name] or name == listed.test_list):
             example = next((f"; for example {image}: {reason}" for image, reason in images.excluded.items()), "")

@@ -261,7 +261,8 @@ def divide_people(people: People, data: FolderData) -> tuple[People, People, Peo
     if len(several) < LEAST_PEOPLE:
         raise DataError(
             f"data.root={data.root}: only {count(len(several), 'person has', 'people have')} two or more photos; "
-            f"expected at least {LEAST_PEOPLE} such people, two each for training, validation and test; add photos"
+            f"expected at least {LEAST_PEOPLE} such people, two each for training, validation and test; add photos, or "
+            "use a run on other people: python -m siamese verify and identify need no training on yours"
         )
     for names, least in ((several, 2), (sorted(people.keys() - set(several)), 0)):
         ranked = sorted(names, key=lambda name: _rank(data.split_seed, name))

@@ -344,9 +344,12 @@ class Verifier:
             result: what not to trust.
         """
         if photos:
+            scenes = (
+                "" if self.options.align or self.trained_on == DRAWN else "; align photos of whole scenes (--align)"
+            )
             return (
                 f"{photos} unlike the images this network was trained on ({self.trained_on}): do not trust {result} "
-                f"({100 * (1 - FAMILIAR):.0f} % of photos like the training images get this warning too)"
+                f"({100 * (1 - FAMILIAR):.0f} % of photos like the training images get this warning too){scenes}"
             )
         if self.trained_on == DRAWN:
             return f"this network was trained on {DRAWN}; do not use it for photographs"

@@ -103,7 +103,9 @@ def find_start(config: TrainConfig) -> FinishedRun | None:
     ]  # fmt: skip
     if differing:
         raise ConfigError(
-            f"start_from={config.start_from}: that run computes otherwise; give {' '.join(differing)}, or another run"
+            f"start_from={config.start_from}: the run {start.result.name}, trained on "
+            f"{start.result.trained_on or start.result.dataset}, computes otherwise; give another run, or "
+            f"{' '.join(differing)}"
         )
     return start
 
@@ -163,7 +165,12 @@ def _prepare(name: str, config: EvalConfig) -> FinishedRun:
 def _finished_result(folder: RunFolder, name: str) -> Result:
     result = folder.result
     if result is None:
-        raise ConfigError(f"run={name}: no run found; give a folder that holds a result.json")
+        where = (
+            "a folder that holds a result.json"
+            if folder.path.is_dir()
+            else "another folder: there is none of this name"
+        )
+        raise ConfigError(f"run={name}: no run found; give {where}")
     if result.status != "done":
         raise ConfigError(
             f"run={name}: the run is not finished ({result.status}); "

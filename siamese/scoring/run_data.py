@@ -50,7 +50,9 @@ def load_run_data(
         folder.record(**_sizes(data), n_excluded=len(data.images.excluded))
     _warn_about_few_images(config, data)
     trained_on = f"{len(data.train):,} training"
-    if data.people is not None:
+    if config.max_epochs == 0:
+        trained_on = "no training"
+    elif data.people is not None:
         trained_on = f"training on {sum(map(len, data.people)):,} images of {len(data.people):,} people"
     log.info("%s: %s, %d validation, %d test pairs", title(config.data), trained_on, len(data.val), len(data.test))
     return data
@@ -82,7 +84,7 @@ def changed_data(changed: set[str], root: Path) -> DataError:
     images = count(len(changed), "image was", "images were")
     return DataError(
         f"{root}: changed since the run started: {images} added, removed, edited or moved to another set (for example "
-        f"{min(changed)}); restore them, or start another run"
+        f"{min(changed)}); restore them, or start another run, in another hydra.run.dir"
     )
 
 

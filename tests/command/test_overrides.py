@@ -153,6 +153,7 @@ def test_several_options_of_a_group_are_refused() -> None:
         as_typed(["logger=[csv,tensorboard]"])
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_run_in_folders_with_unusual_names(run_script: Run, tiny_overrides: list[str], tmp_path: Path) -> None:
     """Photos, cache and output; the command of the page, the next commands and the recorded configuration work."""

@@ -81,7 +81,7 @@ def test_verify_warns_of_unusual_photos(
     assert printed["unusual"] == [False, True]
     assert caplog.messages == [
         f"{noise} is unlike the images this network was trained on (folder lfw): do not trust this decision "
-        "(1 % of photos like the training images get this warning too)"
+        "(1 % of photos like the training images get this warning too); align photos of whole scenes (--align)"
     ]
     caplog.clear()
     (tmp_path / "pairs.csv").write_text(f"image1,image2\n{one},{other}\n{noise},{one}\n{one},{one}\n")
@@ -149,6 +149,19 @@ def test_embed_writes_embeddings_and_names(
     np.testing.assert_array_equal(table, numbers)
 
 
+def test_identify_says_that_the_threshold_is_for_one_pair(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    low = tmp_path / "low"
+    shutil.copytree(finished, low)
+    result = json.loads((low / "result.json").read_text())
+    (low / "result.json").write_text(json.dumps(result | {"threshold": 1e-9}))
+    photo = min(faces.rglob("*.jpg"))
+    assert main(["identify", str(low), str(faces), str(photo)]) == 0
+    assert any("is meant for a single pair of photos" in line for line in caplog.messages)
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("flat", [True, False])
 def test_identify_takes_folders_or_single_photos(
     flat: bool, finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -209,7 +222,7 @@ def test_identify_and_embed_count_unusual_photos(
     assert [message.partition(" this network")[0] for message in caplog.messages] == [
         f"Noise.png in the gallery is the same image as {noise}: its rank says nothing about faces",
         f"{noise} is unlike the images",
-        "1 of 2 gallery photos is unlike the images",
+        "1 of 2 gallery photos (for example Noise.png) is unlike the images",
     ]
     caplog.clear()
     assert main(["embed", str(finished), str(gallery), str(tmp_path / "z.npy")]) == 0
@@ -279,7 +292,8 @@ def test_faces_are_counted_for_lists_folders_and_galleries(
     (tmp_path / "pairs.csv").write_text(f"image1,image2\n{ab},{a}\n{a},{cb}\n")
     printed = called(capsys, "verify", finished, "--pairs", tmp_path / "pairs.csv", "--align")
     assert [line["faces"] for line in printed] == [[2, 1], [1, 2]]
-    assert "2 photos show several faces; the largest was used" in caplog.messages
+    (several,) = (line for line in caplog.messages if "several faces" in line)
+    assert several.startswith("2 photos show several faces (for example ")
     called(capsys, "embed", finished, tmp_path, tmp_path / "z.csv", "--align")
     assert {row["image"]: row["faces"] for row in read_rows(tmp_path / "z.csv")} == {
         "ab.png": "2",
