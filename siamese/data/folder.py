@@ -132,17 +132,16 @@ def find_people(root: Path, name: str = "") -> People:
 
 def _check_depth(root: Path, name: str, key: str, people: People) -> None:
     """Raise if the folders in ``root`` contain people's folders, instead of being people's folders."""
-    inner = {folder: {photo.split("/")[1] for photo in photos} for folder, photos in people.items()}
-    if any(photo.count("/") < 2 for photos in people.values() for photo in photos):
-        return
-    if len(people) == 1:
-        (folder,) = people
-        if len(inner[folder]) > 1:
-            raise DataError(
-                f"{name}: contains only the folder {folder}, with the folders of "
-                f"{count(len(inner[folder]), 'person', 'people')}; give {key}{root / folder}"
-            )
-    elif all(folder.lower() in SET_NAMES for folder in people):
+    folders = {photo.rpartition("/")[0] for photos in people.values() for photo in photos}
+    common = os.path.commonpath(folders) if len(people) == 1 else ""
+    if common and common not in folders:
+        inside = {folder.removeprefix(f"{common}/").partition("/")[0] for folder in folders}
+        raise DataError(
+            f"{name}: contains only the folder {common}, with the folders of {count(len(inside), 'person', 'people')}; "
+            f"give {key}{root / common}"
+        )
+    if all("/" in folder for folder in folders) and all(folder.lower() in SET_NAMES for folder in people):
+        inner = {folder: {photo.split("/")[1] for photo in photos} for folder, photos in people.items()}
         largest = max(people, key=lambda folder: len(inner[folder]))
         others = [folder for folder in people if folder != largest]
         raise DataError(

@@ -109,6 +109,8 @@ def test_folders_that_differ_in_normalisation_are_one_person(name: str, tmp_path
             ["export/Ada", "export/Bob"],
             r"only the folder export, with the folders of 2 people; give data\.root=.*/export$",
         ),
+        (["data/images/Ada", "data/images/Bob/2024"], r"only the folder data/images, .* data\.root=.*/data/images$"),
+        (["data/train/Ada", "data/test/Bob"], r"only the folder data, .* give data\.root=.*/data$"),
         (["train/Ada", "train/Bob", "test/Eve"], r"divided into the sets test, train; give data\.root=.*/train, "),
         (["Train/Ada", "Val/Eve"], r"divided into the sets Train, Val; .* score the run on .*/Val with eval\.py"),
         (["Ada/2024", "Bob/2025", "test/Eve"], None),  # albums of people
