@@ -106,6 +106,11 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
             assert anchor in anchors, f"{page} links to {link}"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_placeholder_is_left(page: str) -> None:
+    assert not re.findall(r"^[A-Z]{2,}$|\b(?:TODO|TBD|FIXME)\b", text_of(page), re.M)
+
+
 def test_readme_is_short() -> None:
     assert len(text_of("README.md").splitlines()) <= 130
 
