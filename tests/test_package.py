@@ -44,6 +44,7 @@ def test_the_verifier_loads_no_lightning_no_plots_and_no_pages() -> None:
     assert not loaded & {"lightning", "tensorboard", "matplotlib", "jinja2", "hydra", "omegaconf", "siamese.report"}
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_the_commands_of_hydra_are_those_of_the_scripts(tiny_overrides: list[str], tmp_path: Path) -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:

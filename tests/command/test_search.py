@@ -247,6 +247,7 @@ def test_a_trial_of_a_living_process_is_not_taken(space: Path, tmp_path: Path) -
     assert (folder_number(third[0]), third[0].params) == (0, first[0].params)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_search_logs_its_best_trial_and_runs_nothing_twice(search: Search, tmp_path: Path) -> None:
     folder = tmp_path / "search"

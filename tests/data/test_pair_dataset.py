@@ -123,10 +123,8 @@ def test_pairs_with_unusable_images_are_dropped(
         damaged = load_dataset(config, excluded=tmp_path / "excluded.csv")
     assert damaged.test.pairs == [pair for pair in data.test.pairs if pair not in hit]
     assert list(damaged.images.excluded) == [victim]
-    assert (
-        f"1 image file could not be used (see excluded.csv); dropped pairs: 0 of 30 in pairsDevTrain.txt, {len(hit)} "
-        f"of {TINY.test_pairs} in pairsDevTest.txt" in caplog.text
-    )
+    assert f"1 image file could not be used (see excluded.csv; for example {victim}: not an image" in caplog.text
+    assert f"pairs: 0 of 30 in pairsDevTrain.txt, {len(hit)} of {TINY.test_pairs} in pairsDevTest.txt" in caplog.text
     assert [row["file"] for row in read_rows(tmp_path / "excluded.csv")] == [victim]
 
 

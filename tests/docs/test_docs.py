@@ -28,7 +28,7 @@ SERVER = Path(__file__).with_name("python_server.py")
 PARTS = {"optimizer": "rmsprop", "objective": "hinge", "model": "mlp"}
 OTHERS = SyntheticSpec(train_people=10, test_people=10, train_pairs=30, test_pairs=20, view2_pairs=20, seed=1)
 LANGUAGES = {"sh", "bash", "python", "yaml", "diff", "text"}  # bash: a command for an interactive shell only
-QUICK_PAGES = ("README.md", "docs/tutorial.md")
+QUICK_PAGES = ("README.md",)
 RUN_PAGES = [
     pytest.param(page, marks=[] if page in QUICK_PAGES else pytest.mark.slow)
     for page in PAGES

@@ -203,6 +203,7 @@ def test_a_moved_run_folder_keeps_its_best_epoch(tiny_config: Make, tmp_path: Pa
     assert all(torch.equal(kept[name], tensor) for name, tensor in weights.items())
 
 
+@pytest.mark.slow
 def test_all_folds_of_view_2_are_trained_further(
     embedding_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def in_tensorboard(trained: tuple[TrainConfig, Path, dict[str, Any]]) -> tuple[s
     return names, set(tags["images"])
 
 
+@pytest.mark.slow
 def test_mlflow(
     tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_tensorboard: tuple[set[str], set[str]]
 ) -> None:
@@ -63,6 +64,7 @@ def test_mlflow(
     assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
+@pytest.mark.slow
 def test_weights_and_biases(
     tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_tensorboard: tuple[set[str], set[str]]
 ) -> None:
