@@ -175,7 +175,7 @@ def test_a_run_in_folders_with_unusual_names(run_script: Run, tiny_overrides: li
     assert (work / "2024").is_dir()
     shown = re.findall(r"^  (python \S.*|tensorboard .*)$", done.stdout.partition("\nnext:\n")[2], re.M)
     assert shown[0] == """python -m siamese verify './-x, y/007 [1]' A.jpg B.jpg"""
-    _, _, *words = shlex.split(shown[1])
+    _, _, *words = shlex.split(next(command for command in shown if command.startswith("python eval.py")))
     evaluated = run_script("eval.py", *words[:-1])
     assert evaluated.returncode == 0, evaluated.stderr
     page = html.unescape((folder / "report.html").read_text())
