@@ -1,4 +1,4 @@
-"""Few photos of one's own: networks trained on them, or on LFW before, tested on other people."""
+"""Few photos: compare networks that were trained on them with networks that were trained on LFW."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from siamese.data.lists import identities
 from siamese.errors import DataError, reason_of
 from siamese.evaluation.domain import FORMAT, Domain, features, fit_domain
 from siamese.files import replacing, write_bytes_atomically
-from siamese.runs.finished import find_start
+from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -25,16 +25,15 @@ IMAGES = 1000
 """Training images that are described. More take longer and change little (docs/using-a-model.md)."""
 
 
-def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder) -> None:
+def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder, start: FinishedRun | None = None) -> None:
     """Write ``checkpoints/domain.npz`` from the training images, unless the run keeps no weights.
 
-    If nothing is trained, they are those of the run ``start_from``.
+    If nothing is trained, they are those of ``start``, the run of ``start_from``.
     """
     if config.checkpoint.keep == "none":
         return
     try:
-        start = find_start(config) if config.max_epochs == 0 else None
-        if start is None:
+        if start is None or config.max_epochs > 0:
             _record(data, folder)
         elif start.folder.domain.is_file():
             write_bytes_atomically(folder.domain, start.folder.domain.read_bytes())

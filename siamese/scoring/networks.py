@@ -19,7 +19,7 @@ from siamese.files import replacing
 from siamese.models.backends import BACKENDS, CohortHead, WeightedL1Head
 from siamese.models.build import network_of
 from siamese.models.siamese import SiameseNetwork
-from siamese.runs.finished import FinishedRun, find_start
+from siamese.runs.finished import FinishedRun
 from siamese.runs.records import Result
 from siamese.scoring.device import pick_device
 from siamese.scoring.fit import fit_backend
@@ -63,17 +63,15 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
     return network.eval()
 
 
-def initial_network(config: TrainConfig, dft: bool = False) -> SiameseNetwork:
+def initial_network(config: TrainConfig, start: FinishedRun | None, dft: bool = False) -> SiameseNetwork:
     """Build the network that training starts from, which averages no views.
 
     Its weights are those of the run ``start_from``, or of ``model.weights``, or random. A head is taken over if both
     runs train the same kind of head.
 
     Raises:
-        ConfigError: as of `siamese.runs.finished.find_start`.
         DataError: the weights cannot be loaded.
     """
-    start = find_start(config)
     network = network_of(config, dft, one_view=True)
     if start is not None:
         trained = load_network(start.folder.best, start.config, dft)

@@ -18,7 +18,7 @@ from siamese.data.dataset import PairDataset
 from siamese.errors import DataError, TrainingError
 from siamese.models import norm_pool
 from siamese.models.siamese import SiameseNetwork
-from siamese.runs.finished import find_start
+from siamese.runs.finished import FinishedRun, find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
 from siamese.runs.records import config_text, write_history
@@ -52,12 +52,14 @@ class Session(NamedTuple):
         arithmetic: precision and convolution, chosen for this machine or recorded by the run that is resumed.
         label: name of the run in the loggers.
         logger_id: id of a resumed run in MLflow or W&B; None if it has none yet.
+        start: the run of ``start_from``; None if there is none.
     """
 
     device: torch.device
     arithmetic: Arithmetic
     label: str
     logger_id: str | None
+    start: FinishedRun | None
 
 
 class Fitted(NamedTuple):
@@ -90,13 +92,14 @@ def start_session(config: TrainConfig, folder: RunFolder, label: str | None = No
         arithmetic = choose_arithmetic(config, device)
     label = (recorded.label if recorded else None) or label or config.name
     logger_id = recorded.logger_id if recorded else None
+    start = find_start(config)
     if is_main(config.trainer.processes):
         known = {} if logger_id is None else {"logger_id": logger_id}
-        folder.start(config, **describe_run(config, device, arithmetic, find_start(config)), label=label, **known)
+        folder.start(config, **describe_run(config, device, arithmetic, start), label=label, **known)
         if config.print_config:
             log.info("configuration:\n%s", config_text(config).rstrip())
     L.seed_everything(config.seed, verbose=False)
-    return Session(device, arithmetic, label, logger_id)
+    return Session(device, arithmetic, label, logger_id, start)
 
 
 def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairDataset) -> Fitted:
@@ -107,7 +110,7 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
         DataError: ``last.ckpt`` cannot be resumed from.
         Interrupted: a signal arrived; ``last.ckpt`` is saved.
     """
-    network = initial_network(config, session.arithmetic.dft)
+    network = initial_network(config, session.start, session.arithmetic.dft)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if config.max_epochs == 0:
         return _untrained(config, folder, network, parameters)
@@ -188,7 +191,7 @@ def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, paramete
     result = folder.result
     if config.scheduler.name == "cosine" and result is not None and result.continued_after:
         log.warning(
-            "scheduler=cosine: max_epochs was raised after epoch %s; the learning rate goes on along the curve for "
+            "scheduler=cosine: max_epochs was raised after epoch %s; the learning rate now follows the curve for "
             "max_epochs=%d, so the result is not that of a run with max_epochs=%d from the start",
             ", ".join(map(str, result.continued_after)), config.max_epochs, config.max_epochs,
         )  # fmt: skip

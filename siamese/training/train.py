@@ -14,7 +14,6 @@ from siamese.data.lists import identities
 from siamese.evaluation.decision import choose_decision
 from siamese.models.siamese import SiameseNetwork
 from siamese.report.run_page import write_run_page
-from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result, read_history
 from siamese.scoring.domain import record_domain
@@ -59,11 +58,11 @@ def train(
     started = time.perf_counter()
     session = start_session(config, folder, label)
     data = load_run_data(config, folder)
-    if (start := find_start(config)) is not None:
-        check_unseen(start._replace(config=config), identities(data.test.pairs), folder)
+    if session.start is not None:
+        check_unseen(session.start._replace(config=config), identities(data.test.pairs), folder)
     fitted = fit(config, folder, session, data)
     history = read_history(folder.history)
-    record_domain(config, data, folder)
+    record_domain(config, data, folder, session.start)
 
     scoring_started = time.perf_counter()
     network = best_network(config, folder, session, fitted, data)
@@ -110,9 +109,8 @@ def best_network(
     weights = folder.best if kept else fitted.checkpoint_io.load_checkpoint(folder.best)
     network = load_network(weights, config, session.arithmetic.dft)
     if config.backend.name != "network":
-        start = find_start(config) if config.max_epochs == 0 else None
-        if start is not None:
-            network.head = load_backend(start.folder.backend, config.backend, network.encoder.embedding_dim)
+        if session.start is not None and config.max_epochs == 0:
+            network.head = load_backend(session.start.folder.backend, config.backend, network.encoder.embedding_dim)
         else:
             network.head = fit_backend(config, network, data, session.device, session.arithmetic.bf16)
         if kept:

@@ -88,7 +88,7 @@ def test_training_starts_from_the_weights(finished: Path, photos: Path, tmp_path
     config = starting(finished, photos, max_epochs=1, learning_rate=1e-12, weight_decay=0.0)
     start = find_run(finished)
     first = load_network(start.folder.best, start.config).encoder.state_dict()
-    for name, tensor in initial_network(config).encoder.state_dict().items():
+    for name, tensor in initial_network(config, find_start(config)).encoder.state_dict().items():
         assert torch.equal(tensor, first[name]), name
     result = run(config, tmp_path / "run")
     trained = load_network(tmp_path / "run/checkpoints/best.ckpt", config).encoder.named_parameters()
@@ -98,7 +98,8 @@ def test_training_starts_from_the_weights(finished: Path, photos: Path, tmp_path
 
 
 def test_the_head_that_a_run_trains_is_taken_over(tiny_config: Any, trained: Any) -> None:
-    network = initial_network(tiny_config(start_from=str(trained[1])))
+    config = tiny_config(start_from=str(trained[1]))
+    network = initial_network(config, find_start(config))
     start = load_network(trained[1] / "checkpoints/best.ckpt", trained[0])
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, start.state_dict()[name]), name
