@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -286,7 +287,7 @@ def draw_pairs(people: People, number: int, seed: int, split: str) -> list[Pair]
         split: one of `SPLITS`.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    pools = [_pairs_of_person(photos, rng) for photos in people.values()]
+    pools = [_pairs_of_person(photos, rng, number // 2) for photos in people.values()]
     same: list[Pair] = []
     while pools and len(same) < number // 2:
         left = []
@@ -302,12 +303,14 @@ def draw_pairs(people: People, number: int, seed: int, split: str) -> list[Pair]
     return sorted(same) + sorted(different)
 
 
-def _pairs_of_person(photos: list[str], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """Yield distinct pairs of one person's photos in random order."""
+def _pairs_of_person(photos: list[str], rng: np.random.Generator, most: int) -> Iterator[tuple[str, str]]:
+    """Yield distinct pairs of one person's photos in random order, ``most`` or all, if there are fewer."""
     n = len(photos)
     if n <= ENUMERATED:
-        pairs = list(itertools.combinations(range(n), 2))
-        yield from ((photos[i], photos[j]) for i, j in (pairs[k] for k in rng.permutation(len(pairs))))
+        # All pairs are shuffled, but only the numbers of the first are kept, in two bytes: there may be many people.
+        for k in rng.permutation(math.comb(n, 2))[:most].astype(np.int16):
+            i, j = _unrank(int(k), n)
+            yield photos[i], photos[j]
         return
     seen: set[tuple[int, int]] = set()
     while len(seen) < n * (n - 1) // 4:  # half of all pairs: more than anyone needs, and drawing stays fast
@@ -317,20 +320,27 @@ def _pairs_of_person(photos: list[str], rng: np.random.Generator) -> Iterator[tu
             yield photos[i], photos[j]
 
 
+def _unrank(k: int, n: int) -> tuple[int, int]:
+    """Return item ``k`` of ``itertools.combinations(range(n), 2)``."""
+    left = math.comb(n, 2) - 1 - k  # items after this one
+    row = (math.isqrt(8 * left + 1) - 1) // 2
+    return n - 2 - row, n - 1 - left + math.comb(row + 1, 2)
+
+
 def _pairs_across_people(people: People, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     """Yield distinct pairs of photos of different people in random order."""
-    names = list(people)
-    photos = [(name, photo) for name in names for photo in people[name]]
-    if len(photos) <= ENUMERATED:
+    names, sizes = list(people), [len(photos) for photos in people.values()]
+    if sum(sizes) <= ENUMERATED:
+        photos = [(name, photo) for name in names for photo in people[name]]
         pairs = [(a, b) for (x, a), (y, b) in itertools.combinations(photos, 2) if x != y]
         yield from (pairs[k] for k in rng.permutation(len(pairs)))
         return
     # People are drawn before photos, so that people with many photos do not dominate.
-    total = (len(photos) ** 2 - sum(len(images) ** 2 for images in people.values())) // 2
-    seen: set[frozenset[str]] = set()
+    total = (sum(sizes) ** 2 - sum(size**2 for size in sizes)) // 2
+    seen: set[tuple[str, str]] = set()
     while len(seen) < total // 2:
         one, other = (names[k] for k in rng.choice(len(names), 2, replace=False))
         first, second = (people[name][rng.integers(len(people[name]))] for name in (one, other))
-        if (pair := frozenset((first, second))) not in seen:
+        if (pair := (min(first, second), max(first, second))) not in seen:
             seen.add(pair)
-            yield first, second
+            yield pair

@@ -6,6 +6,7 @@ both parts. `people_split` (``people``) holds out pairs so that no person is in 
 
 from __future__ import annotations
 
+import heapq
 import logging
 
 import numpy as np
@@ -153,15 +154,23 @@ def _one_by_one(pair_people: PairPeople, labels: Ints, wanted: Ints, rng: np.ran
             if label == 0:
                 tied[x][y] = tied[x].get(y, 0) + 1
         same[one] = same.get(one, 0) + label
-    order = [list(tied)[k] for k in rng.permutation(len(tied))]
+    names = list(tied)
+    order = {names[k]: place for place, k in enumerate(rng.permutation(len(names)).tolist())}
+    # How many more pairs a person has with people outside than inside. These numbers only decrease; the heap also has
+    # outdated ones, which are skipped.
+    ties = {person: sum(tied[person].values()) for person in order}
+    heap = [(ties[person], place, person) for person, place in order.items()]
+    heapq.heapify(heap)
     inside: set[str] = set()
     taken = np.zeros(2, int)
     while (taken < wanted).any() and len(inside) < len(order) - 2:
-
-        def ties(person: str) -> int:
-            return sum(-number if other in inside else number for other, number in tied[person].items())
-
-        person = min((p for p in order if p not in inside), key=ties)
+        number, _, person = heapq.heappop(heap)
+        if number != ties[person]:
+            continue
         taken += [sum(number for other, number in tied[person].items() if other in inside), same.get(person, 0)]
         inside.add(person)
+        for other, number in tied[person].items():
+            if other not in inside:
+                ties[other] -= 2 * number
+                heapq.heappush(heap, (ties[other], order[other], other))
     return inside

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 from configs import section
 from conftest import noise_photo
@@ -17,8 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siamese.config.data import FolderData
-from siamese.data.folder import divide_people, draw_pairs, find_people, find_photos
+from siamese.data.folder import ENUMERATED, divide_people, draw_pairs, find_people, find_photos
+from siamese.data.lists import Pair, People
 from siamese.data.own import read_own
+from siamese.data.split import SPLITS
 from siamese.errors import DataError
 
 
@@ -194,6 +199,75 @@ def test_pairs_of_many_photos_are_spread_over_the_people() -> None:
         == draw_pairs(people, 200, 0, "train")
         != draw_pairs(people, 200, 1, "train")
     )
+
+
+def slow_draw_pairs(people: People, number: int, seed: int, split: str, enumerated: int = ENUMERATED) -> list[Pair]:
+    """Reference for `draw_pairs`: lists all pairs of each person, and all photos."""
+
+    def of_person(photos: list[str]) -> Iterator[tuple[str, str]]:
+        n = len(photos)
+        if n <= enumerated:
+            pairs = list(itertools.combinations(range(n), 2))
+            yield from ((photos[i], photos[j]) for i, j in (pairs[k] for k in rng.permutation(len(pairs))))
+            return
+        seen: set[tuple[int, int]] = set()
+        while len(seen) < n * (n - 1) // 4:
+            i, j = sorted(rng.integers(n, size=2).tolist())
+            if i != j and (i, j) not in seen:
+                seen.add((i, j))
+                yield photos[i], photos[j]
+
+    def across() -> Iterator[tuple[str, str]]:
+        names = list(people)
+        photos = [(name, photo) for name in names for photo in people[name]]
+        if len(photos) <= enumerated:
+            pairs = [(a, b) for (x, a), (y, b) in itertools.combinations(photos, 2) if x != y]
+            yield from (pairs[k] for k in rng.permutation(len(pairs)))
+            return
+        total = (len(photos) ** 2 - sum(len(images) ** 2 for images in people.values())) // 2
+        seen: set[frozenset[str]] = set()
+        while len(seen) < total // 2:
+            one, other = (names[k] for k in rng.choice(len(names), 2, replace=False))
+            first, second = (people[name][rng.integers(len(people[name]))] for name in (one, other))
+            if (pair := frozenset((first, second))) not in seen:
+                seen.add(pair)
+                yield first, second
+
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    pools = [of_person(photos) for photos in people.values()]
+    same: list[Pair] = []
+    while pools and len(same) < number // 2:
+        left = []
+        for k in rng.permutation(len(pools)):
+            found = next(pools[k], None)
+            if found is not None and len(same) < number // 2:
+                same.append(Pair(min(found), max(found), 1))
+                left.append(pools[k])
+        pools = left
+    different = [Pair(min(pair), max(pair), 0) for pair in itertools.islice(across(), len(same))]
+    same = same[: len(different)]
+    return sorted(same) + sorted(different)
+
+
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=30),
+    enumerated=st.integers(0, 80),  # from "all pairs are drawn at random" to "all pairs are listed"
+    number=st.integers(0, 400),
+    seed=st.integers(0, 2**31),
+    split=st.sampled_from(SPLITS),
+)
+def test_pairs_are_those_of_the_slow_reference(
+    counts: list[int], enumerated: int, number: int, seed: int, split: str
+) -> None:
+    people = {f"p{k}": [f"p{k}/{i}.png" for i in range(n)] for k, n in enumerate(counts) if n}
+    with mock.patch("siamese.data.folder.ENUMERATED", enumerated):
+        assert draw_pairs(people, number, seed, split) == slow_draw_pairs(people, number, seed, split, enumerated)
+
+
+@pytest.mark.parametrize(("photos", "number"), [(199, 40), (200, 3000), (201, 40)])
+def test_pairs_of_people_with_many_photos_are_those_of_the_slow_reference(photos: int, number: int) -> None:
+    people = {f"p{k}": [f"p{k}/{i}.png" for i in range(photos)] for k in range(5)}
+    assert draw_pairs(people, number, 3, "test") == slow_draw_pairs(people, number, 3, "test")
 
 
 def test_photos_of_a_folder_are_found_at_any_depth(photos: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siamese.data.lists import Pair, person_of, read_pairs
-from siamese.data.split import people_split, stratified_split, validation_split
+from siamese.data.split import PairPeople, _one_by_one, people_split, stratified_split, validation_split
 from siamese.errors import DataError
 
 
@@ -63,6 +63,48 @@ def test_people_split_shares_nobody(seed: int, fraction: float) -> None:
         held = sum(pairs[k].label == label for k in validation)
         assert 0 < held <= round(fraction * sum(pair.label == label for pair in pairs))
     assert np.array_equal(people_split(pairs, fraction, seed)[1], validation)
+
+
+def slow_one_by_one(
+    pair_people: PairPeople, labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
+) -> set[str]:
+    """Reference: compares all people who are still outside for each person who goes inside."""
+    tied: dict[str, dict[str, int]] = {}
+    same: dict[str, int] = {}
+    for (one, other), label in zip(pair_people, labels.tolist(), strict=True):
+        for x, y in dict.fromkeys([(one, other), (other, one)]):
+            tied.setdefault(x, {})
+            if label == 0:
+                tied[x][y] = tied[x].get(y, 0) + 1
+        same[one] = same.get(one, 0) + label
+    order = [list(tied)[k] for k in rng.permutation(len(tied))]
+    inside: set[str] = set()
+    taken = np.zeros(2, int)
+
+    def ties(person: str) -> int:
+        return sum(-number if other in inside else number for other, number in tied[person].items())
+
+    while (taken < wanted).any() and len(inside) < len(order) - 2:
+        person = min((p for p in order if p not in inside), key=ties)
+        taken += [sum(number for other, number in tied[person].items() if other in inside), same.get(person, 0)]
+        inside.add(person)
+    return inside
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 1)), min_size=2, max_size=60),
+    fraction=st.floats(0.05, 0.95),
+    seed=st.integers(0, 2**32),
+)
+def test_people_go_inside_in_the_order_of_the_slow_reference(
+    pairs: list[tuple[int, int, int]], fraction: float, seed: int
+) -> None:
+    pair_people = [(f"p{a}", f"p{a if label else b}") for a, b, label in pairs]  # a different pair of one person, too
+    labels = np.array([label for *_, label in pairs])
+    wanted = np.rint(fraction * np.bincount(labels, minlength=2)).astype(int)
+    fast, slow = np.random.default_rng(seed), np.random.default_rng(seed)
+    assert _one_by_one(pair_people, labels, wanted, fast) == slow_one_by_one(pair_people, labels, wanted, slow)
+    assert fast.random() == slow.random()  # the surplus is drawn with the same generator
 
 
 def test_people_split_of_a_chain_cuts_it_once() -> None:
