@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -54,11 +53,10 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 def write_csv_atomically(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table as CSV. Floats are written with all digits, so that reading gives the same numbers."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text_atomically(path, text.getvalue())
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def file_digest(path: Path) -> str:

@@ -36,5 +36,5 @@ def fitted(name, shrinkage=1e-3):
     if name == "l1":
         head.fit(*pairs(z, groups), shrinkage)
     else:
-        head.fit(*covariances_by_groups(z, groups), shrinkage)
+        head.fit(*covariances_by_groups([(z, groups)]), shrinkage)
     return head

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from siamese.command.photos import (
+    Embedded,
+    append_rows,
     check_output,
-    embed_photos,
+    embed_in_blocks,
     load_verifier,
-    read_photos,
     warn_of_several_faces,
     warn_of_unusual,
+    with_several_faces,
 )
 from siamese.data.folder import find_photos
 from siamese.errors import DataError
 from siamese.files import replacing, write_csv_atomically
 from siamese.text import count
-
-if TYPE_CHECKING:
-    from siamese.data.images import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -42,31 +40,53 @@ def embed(run: Path, folder: Path, out: Path, align: bool = False) -> None:
     check_output("", out, ("npy", "csv"))
     names = find_photos(folder)
     verifier = load_verifier(run, align)
-    read, unusable = read_photos(verifier, folder, names)
-    if not read:
+    unusable: dict[str, str] = {}
+    seen = _Seen()
+    blocks = seen.through(embed_in_blocks(verifier, folder, names, unusable))
+    first = next(blocks, None)
+    if first is None:
         raise DataError(f"{folder}: {count(len(names), 'photo')}, none of them usable; {min(unusable.values())}")
-    embeddings = embed_photos(verifier, list(read.values()))
-    _write(out, read, embeddings)
-    warn_of_several_faces(read)
+    size = first.embeddings.shape[1]
+    _write(out, itertools.chain([first], blocks), size, verifier.options.align is not None)
+    warn_of_several_faces(seen.several)
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
-    unlike = sum(map(bool, verifier.unusual(photo.pixels for photo in read.values())))
-    subject = f"{unlike} of {count(len(read), 'photo')} {'is' if unlike == 1 else 'are'}"
-    warn_of_unusual(verifier, subject if unlike else "", "their embeddings")
-    number, size = embeddings.shape
-    log.info("%s of %s: %s", count(number, "embedding"), count(size, "dimension"), out)
+    subject = f"{seen.unlike} of {count(seen.number, 'photo')} {'is' if seen.unlike == 1 else 'are'}"
+    warn_of_unusual(verifier, subject if seen.unlike else "", "their embeddings")
+    log.info("%s of %s: %s", count(seen.number, "embedding"), count(size, "dimension"), out)
 
 
-def _write(out: Path, photos: dict[str, Prepared], embeddings: NDArray[np.float32]) -> None:
-    columns = ["image", "person"]
-    rows: list[tuple[Any, ...]] = [(name, name.partition("/")[0] if "/" in name else "") for name in photos]
-    if all(photo.faces is not None for photo in photos.values()):
-        columns.append("faces")
-        rows = [(*row, photo.faces) for row, photo in zip(rows, photos.values(), strict=True)]
+class _Seen:
+    """What to say about all photos after their blocks are gone."""
+
+    def __init__(self) -> None:
+        self.number, self.unlike = 0, 0
+        self.several: list[str] = []
+
+    def through(self, blocks: Iterator[Embedded]) -> Iterator[Embedded]:
+        for block in blocks:
+            self.number += len(block.names)
+            self.unlike += sum(bool(photo.unusual) for photo in block.photos)
+            self.several += with_several_faces(block)
+            yield block
+
+
+def _write(out: Path, blocks: Iterator[Embedded], size: int, aligned: bool) -> None:
+    columns = ["image", "person", *(["faces"] if aligned else [])]
     if out.suffix.lower() == ".csv":
-        columns += [f"z{k}" for k in range(embeddings.shape[1])]
-        write_csv_atomically(out, columns, ((*row, *z.tolist()) for row, z in zip(rows, embeddings, strict=True)))
-    else:
-        write_csv_atomically(out.with_suffix(".csv"), columns, rows)
-        with replacing(out) as temporary, temporary.open("xb") as file:
-            np.save(file, embeddings)
+        rows = (
+            (*row, *z.tolist())
+            for block in blocks
+            for row, z in zip(_rows(block, aligned), block.embeddings, strict=True)
+        )
+        write_csv_atomically(out, [*columns, *(f"z{k}" for k in range(size))], rows)
+        return
+    with replacing(out) as temporary, temporary.open("x+b") as file:
+        written = (row for block in append_rows(file, blocks) for row in _rows(block, aligned))
+        write_csv_atomically(out.with_suffix(".csv"), columns, written)
+
+
+def _rows(block: Embedded, aligned: bool) -> Iterator[tuple[Any, ...]]:
+    for name, photo in zip(block.names, block.photos, strict=True):
+        person = name.partition("/")[0] if "/" in name else ""
+        yield (name, person, photo.faces) if aligned else (name, person)

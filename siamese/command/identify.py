@@ -12,10 +12,10 @@ from siamese.command.photos import (
     embed_photos,
     face_numbers,
     load_verifier,
-    read_photos,
     warn_of_faces,
     warn_of_several_faces,
     warn_of_unusual,
+    with_several_faces,
 )
 from siamese.data.folder import find_people, find_photos
 from siamese.errors import ConfigError, DataError
@@ -50,37 +50,41 @@ def identify(
     people = _people_of_gallery(gallery)
     verifier = load_verifier(run, align)
     person_of = {name: person for person, names in people.items() for name in names}
-    read, unusable = read_photos(verifier, gallery, list(person_of))
+    embedded, unusable = embed_photos(verifier, gallery, list(person_of))
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
-    warn_of_several_faces(read)
+    warn_of_several_faces(with_several_faces(embedded))
     asked = verifier.prepare(photo, number)
     warn_of_faces(str(photo), asked.faces, asked.face)
-    if not read:
+    if not embedded.names:
         raise DataError(f"{gallery}: no photo in it can be used; give at least one of each person")
-    identical = [name for name, one in read.items() if np.array_equal(asked.pixels, one.pixels)]
+    described = verifier.describe(asked)
+    copies = [row for row, one in enumerate(embedded.photos) if one.digest == described.digest]
+    identical = [embedded.names[row] for row in copies]
     for name in identical:
         result = "its rank says nothing about faces" if keep_identical else "left out (--keep-identical keeps it)"
         log.warning("%s in the gallery is the same image as %s: %s", name, photo, result)
-        if not keep_identical:
-            del read[name]
-    if not read:
+    left_out = set() if keep_identical else set(copies)
+    kept = [row for row in range(len(embedded.names)) if row not in left_out]
+    if not kept:
         raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
-    embeddings = embed_photos(verifier, [asked, *read.values()])
-    matches = verifier.rank(embeddings, [(person_of[name], name) for name in read], [asked, *read.values()])
+    names = [embedded.names[row] for row in kept]
+    photos = [described, *(embedded.photos[row] for row in kept)]
+    embeddings = np.concatenate([verifier.embed_prepared([asked]), embedded.embeddings[kept]])
+    matches = verifier.rank(embeddings, [(person_of[name], name) for name in names], photos)
     if (reached := sum(match.verification.same for match in matches)) > 1:
         log.warning(
             "%d people reach the threshold, which is meant for a single pair of photos: with %s, some are expected to "
             "reach it by chance; only the first can be the person, if any",
             reached, count(len(matches), "person", "people"),
         )  # fmt: skip
-    unusual, *others = verifier.unusual(one.pixels for one in (asked, *read.values()))
+    unusual, *others = (one.unusual for one in photos)
     unlike = sum(map(bool, others))
     warn_of_unusual(verifier, f"{photo} is" if unusual else "", "this ranking")
     if unlike:
-        example = next(name for name, one in zip(read, others, strict=True) if one)
+        example = next(name for name, one in zip(names, others, strict=True) if one)
         subject = (
-            f"{unlike} of {count(len(read), 'gallery photo')} (for example {example}) {'is' if unlike == 1 else 'are'}"
+            f"{unlike} of {count(len(names), 'gallery photo')} (for example {example}) {'is' if unlike == 1 else 'are'}"
         )
         warn_of_unusual(verifier, subject, "their ranks")
     return {

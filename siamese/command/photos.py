@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +20,18 @@ from siamese.text import count
 
 if TYPE_CHECKING:
     from siamese.data.images import Prepared
-    from siamese.inference.verifier import Verification, Verifier
+    from siamese.inference.verifier import Described, Verification, Verifier
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1024
-"""Photos embedded between two steps of the progress bar."""
+"""Photos in a block."""
+
+HANDED_OVER = 16
+"""Photos that a thread decodes at a time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def load_verifier(run: Path, align: bool = False) -> Verifier:
@@ -51,35 +60,110 @@ def as_json(answer: Verification) -> dict[str, Any]:
     return {key: value for key, value in answer._asdict().items() if value != (None, None) or key == "unusual"}
 
 
-def read_photos(verifier: Verifier, root: Path, names: list[str]) -> tuple[dict[str, Prepared], dict[str, str]]:
-    """Read photos, with a progress bar in a terminal.
+class Embedded(NamedTuple):
+    """Photos that were embedded, without their pixels.
 
-    Returns:
-        the photos that can be used, by name; and for the other names the reason.
+    Attributes:
+        names: file names.
+        photos: what is known of each.
+        embeddings: float32 [N, D].
     """
-    read: dict[str, Prepared] = {}
-    unusable: dict[str, str] = {}
-    for name in tqdm(names, desc="reading", unit="image", leave=False, disable=_no_bar()):
-        try:
-            read[name] = verifier.prepare(root / name)
-        except DataError as error:
-            unusable[name] = str(error).removesuffix("; give another photo")
-    return read, unusable
+
+    names: list[str]
+    photos: list[Described]
+    embeddings: NDArray[np.float32]
 
 
-def embed_photos(verifier: Verifier, photos: list[Prepared]) -> NDArray[np.float32]:
-    """Embed photos, with a progress bar in a terminal; returns float32 [N, D]."""
-    if not photos:
-        return verifier.embed([])
-    import torch
+def embed_in_blocks(
+    verifier: Verifier, root: Path, names: Sequence[str], unusable: dict[str, str]
+) -> Iterator[Embedded]:
+    """Yield the usable photos in blocks of up to `CHUNK`, in order, with a progress bar in a terminal.
 
-    parts = []
-    with tqdm(desc="embedding", total=len(photos), unit="image", leave=False, disable=_no_bar()) as bar:
-        for first in range(0, len(photos), CHUNK):
-            part = photos[first : first + CHUNK]
-            parts.append(verifier.embed_pixels(torch.from_numpy(np.stack([photo.pixels for photo in part]))))
+    Threads decode the next photos while the network embeds a block. The memory does not depend on their number.
+
+    Args:
+        verifier: the network.
+        root: folder of the photos.
+        names: files relative to it.
+        unusable: filled with the reason for each photo that cannot be used, by name.
+    """
+
+    def read(part: Sequence[str]) -> list[tuple[str, tuple[Prepared, Described] | str]]:
+        return [(name, _read(verifier, root / name)) for name in part]
+
+    parts = (names[first : first + HANDED_OVER] for first in range(0, len(names), HANDED_OVER))
+    block: list[tuple[str, Prepared, Described]] = []
+    with tqdm(desc="embedding", total=len(names), unit="image", leave=False, disable=_no_bar()) as bar:
+        for part in in_order(read, parts, CHUNK // HANDED_OVER):
+            for name, photo in part:
+                if isinstance(photo, str):
+                    unusable[name] = photo
+                else:
+                    block.append((name, *photo))
+                if len(block) == CHUNK:
+                    yield _embedded(verifier, block)
+                    block = []
             bar.update(len(part))
-    return np.concatenate(parts)
+        if block:
+            yield _embedded(verifier, block)
+
+
+def embed_photos(verifier: Verifier, root: Path, names: Sequence[str]) -> tuple[Embedded, dict[str, str]]:
+    """Embed photos as `embed_in_blocks`; also return the reason for each photo that cannot be used, by name."""
+    unusable: dict[str, str] = {}
+    blocks = list(embed_in_blocks(verifier, root, names, unusable))
+    embeddings = np.concatenate([verifier.embed([]), *(block.embeddings for block in blocks)])
+    used = [name for block in blocks for name in block.names]
+    return Embedded(used, [photo for block in blocks for photo in block.photos], embeddings), unusable
+
+
+def append_rows(file: IO[bytes], blocks: Iterable[Embedded]) -> Iterator[Embedded]:
+    """Write the embeddings of each block to a ``.npy`` file, float32 [N, D], and pass the block on."""
+    number, size = 0, 0
+    for block in blocks:
+        if not number:
+            size = block.embeddings.shape[1]
+            _write_header(file, (0, size))
+        file.write(np.ascontiguousarray(block.embeddings).data)
+        number += len(block.embeddings)
+        yield block
+    file.seek(0)
+    _write_header(file, (number, size))
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:
+    """Write the start of a ``.npy`` file, which has the same length for any number of rows."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Yield ``function`` of each item, in order, computed by threads that are at most ``ahead`` items in front."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(verifier: Verifier, file: Path) -> tuple[Prepared, Described] | str:
+    """Read a photo; return the reason if it cannot be used."""
+    try:
+        photo = verifier.prepare(file)
+    except DataError as error:
+        return str(error).removesuffix("; give another photo")
+    return photo, verifier.describe(photo)
+
+
+def _embedded(verifier: Verifier, block: list[tuple[str, Prepared, Described]]) -> Embedded:
+    names, photos, described = (list(part) for part in zip(*block, strict=True))
+    return Embedded(names, described, verifier.embed_prepared(photos))
 
 
 def warn_of_unusual(verifier: Verifier, photos: str, result: str) -> None:
@@ -96,11 +180,16 @@ def warn_of_faces(name: str, faces: int | None, face: int | None) -> None:
         log.warning(f"{note}; --face chooses another")
 
 
-def warn_of_several_faces(photos: Mapping[str, Prepared]) -> None:
-    """Log how many of the photos show several faces, if any, and name one."""
-    if several := [name for name, photo in photos.items() if (photo.faces or 0) > 1]:
+def warn_of_several_faces(several: Sequence[str]) -> None:
+    """Log how many photos show several faces, if any, and name one."""
+    if several:
         shown = count(len(several), "photo shows", "photos show")
         log.warning("%s several faces (for example %s); the largest was used", shown, several[0])
+
+
+def with_several_faces(embedded: Embedded) -> list[str]:
+    """The names of the photos that show several faces."""
+    return [name for name, photo in zip(embedded.names, embedded.photos, strict=True) if (photo.faces or 0) > 1]
 
 
 def check_output(option: str, file: Path, kinds: tuple[str, ...]) -> None:

@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from siamese.command.photos import (
     as_json,
     check_output,
     embed_photos,
     face_numbers,
     load_verifier,
-    read_photos,
     warn_of_faces,
     warn_of_several_faces,
     warn_of_unusual,
+    with_several_faces,
 )
 from siamese.data.lists import read_table
 from siamese.errors import ConfigError, DataError
@@ -93,14 +95,12 @@ def _verify_two(
 
 def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> Iterator[dict[str, Any]]:
     names = sorted({name for pair in listed for name in (pair.image1, pair.image2)})
-    read, unusable = read_photos(verifier, root, names)
-    rows = {name: row for row, name in enumerate(read)}
-    usable = [pair for pair in listed if pair.image1 in rows and pair.image2 in rows]
-    indices = [(rows[pair.image1], rows[pair.image2]) for pair in usable]
-    prepared = list(read.values())
-    verifications = verifier.compare(embed_photos(verifier, prepared), indices, prepared)
-    following = iter(verifications)
+    embedded, unusable = embed_photos(verifier, root, names)
+    rows = {name: row for row, name in enumerate(embedded.names)}
+    usable = [(rows[a], rows[b]) for a, b, _ in listed if a in rows and b in rows]
+    following = verifier.compare_each(embedded.embeddings, np.array(usable).reshape(-1, 2), embedded.photos)
     correct: list[bool] = []
+    identical = unlike = 0
     for pair in listed:
         line = {key: value for key, value in pair._asdict().items() if value is not None}
         if problem := unusable.get(pair.image1) or unusable.get(pair.image2):
@@ -109,6 +109,8 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
         verification = next(following)
         if pair.label is not None:
             correct.append(verification.same == bool(pair.label))
+        identical += bool(verification.identical)
+        unlike += any(verification.unusual)
         yield {**line, **as_json(verification)}
     if correct:
         low, high = wilson(sum(correct), len(correct))
@@ -118,11 +120,10 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
         )  # fmt: skip
     if unusable:
         log.warning("%s cannot be used", count(len(unusable), "photo"))
-    warn_of_several_faces(read)
-    if identical := sum(bool(one.identical) for one in verifications):
+    warn_of_several_faces(with_several_faces(embedded))
+    if identical:
         log.warning("%s of identical images: such a decision says nothing about faces", count(identical, "pair"))
-    unlike = sum(any(one.unusual) for one in verifications)
-    subject = f"{unlike} of {count(len(verifications), 'pair')} {'has' if unlike == 1 else 'have'} a photo"
+    subject = f"{unlike} of {count(len(usable), 'pair')} {'has' if unlike == 1 else 'have'} a photo"
     warn_of_unusual(verifier, subject if unlike else "", "these decisions")
 
 
@@ -133,9 +134,11 @@ def read_pairs_to_verify(path: Path) -> list[ListedPair]:
         DataError: the file is missing or malformed; the message names the file and the line.
     """
     listed = []
+    names: dict[str, str] = {}  # keeps the name of a photo once, not once for each of its pairs
     for where, row in read_table(path, ("image1", "image2"), "image1,image2 and optionally label"):
         image1, image2, label = row["image1"], row["image2"], row.get("label") or None
         if not image1 or not image2 or label not in (None, "0", "1"):
             raise DataError(f"{where}: expected two file names, and a label that is 1 (same), 0 (different) or empty")
+        image1, image2 = (names.setdefault(name, name) for name in (image1, image2))
         listed.append(ListedPair(image1, image2, None if label is None else int(label)))
     return listed

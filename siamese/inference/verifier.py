@@ -9,8 +9,9 @@ Shapes: N photos, C channels, H = W pixels, D embedding dimensions.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -63,14 +64,25 @@ def _opened(photo: Any) -> Path | BytesIO | Image.Image:
     raise TypeError(f"a photo is a path, bytes, an opened file, a Pillow image or an array, not {type(photo).__name__}")
 
 
-def _stacked(photos: Sequence[Prepared]) -> Tensor:
-    """The pixels of N photos, uint8 [N, C, H, W]."""
-    return torch.from_numpy(np.stack([photo.pixels for photo in photos]))
-
-
 def several_faces(name: str, faces: int | None, face: int | None) -> str:
     """Say which face of a photo was used; empty unless there are several."""
     return f"{name} shows {faces} faces; face {face} was used (1 is the largest)" if faces and faces > 1 else ""
+
+
+class Described(NamedTuple):
+    """What decisions say about a photo besides its embedding; kept when its pixels are dropped.
+
+    Attributes:
+        digest: 16 bytes, equal for photos that are one image to the network.
+        unusual: whether the photo is unlike the training images; None if unknown.
+        faces: number of faces on the photo; None if photos are not aligned.
+        face: which face was used, by size; 1 is the largest.
+    """
+
+    digest: bytes
+    unusual: bool | None
+    faces: int | None = None
+    face: int | None = None
 
 
 class Verification(NamedTuple):
@@ -210,10 +222,13 @@ class Verifier:
 
     def embed(self, photos: Iterable[Photo]) -> NDArray[np.float32]:
         """Embed photos -> float32 [N, D]; raises as `read`."""
-        read = [self.read(photo) for photo in photos]
-        if not read:
+        return self.embed_prepared([self.prepare(photo) for photo in photos])
+
+    def embed_prepared(self, photos: Sequence[Prepared]) -> NDArray[np.float32]:
+        """Embed photos of `prepare` -> float32 [N, D]."""
+        if not photos:
             return np.empty((0, self.network.encoder.embedding_dim), np.float32)
-        return self.embed_pixels(torch.from_numpy(np.stack(read)))
+        return self.embed_pixels(torch.from_numpy(np.stack([photo.pixels for photo in photos])))
 
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
         """Embed photos prepared by `read`, uint8 [N, C, H, W] -> float32 [N, D]."""
@@ -225,36 +240,50 @@ class Verifier:
         """Whether each photo of `read`, uint8 [C, H, W], is blank or unlike the training images; None: unknown."""
         return [is_blank(photo) or (self.domain and self.domain.unusual(features(photo))) for photo in pixels]
 
+    def describe(self, photo: Prepared) -> Described:
+        """Describe a photo of `prepare`, so that its pixels can be dropped."""
+        (unusual,) = self.unusual([photo.pixels])
+        digest = hashlib.blake2b(np.ascontiguousarray(photo.pixels).data, digest_size=16).digest()
+        return Described(digest, unusual, photo.faces, photo.face)
+
     def compare(
         self,
         embeddings: NDArray[np.float32],
-        pairs: Sequence[tuple[int, int]],
-        photos: Sequence[Prepared] | None = None,
+        pairs: Sequence[tuple[int, int]] | NDArray[np.int64],
+        photos: Sequence[Prepared] | Sequence[Described] | None = None,
     ) -> list[Verification]:
         """Verify pairs of embedded photos.
 
         Args:
             embeddings: result of `embed`, float32 [N, D].
-            pairs: rows of ``embeddings``.
-            photos: the N photos, from `prepare`; without them, all but the decision stays unknown.
+            pairs: rows of ``embeddings``, [P, 2].
+            photos: the N photos, from `prepare` or `describe`; without them, all but the decision stays unknown.
         """
+        return list(self.compare_each(embeddings, pairs, photos))
+
+    def compare_each(
+        self,
+        embeddings: NDArray[np.float32],
+        pairs: Sequence[tuple[int, int]] | NDArray[np.int64],
+        photos: Sequence[Prepared] | Sequence[Described] | None = None,
+    ) -> Iterator[Verification]:
+        """Yield the decisions of `compare` one by one: a million of them would need 0.5 GB."""
         if not len(pairs):
-            return []
+            return
         z_ND = torch.from_numpy(embeddings).to(self.device)
-        scores = score_embeddings(self.network.head, z_ND, torch.tensor(pairs, dtype=torch.int64), self.bf16)
-        answers = zip(scores, self.decision.probabilities(scores), self.decision.predict(scores), strict=True)
-        threshold = self.decision.threshold
-        found = [Verification(bool(same), float(p), threshold, float(score)) for score, p, same in answers]
-        if photos is None:
-            return found
-        unusual = self.unusual(photo.pixels for photo in photos)
-        return [
-            one._replace(
-                identical=np.array_equal(photos[i].pixels, photos[j].pixels), unusual=(unusual[i], unusual[j]),
-                faces=(photos[i].faces, photos[j].faces), face=(photos[i].face, photos[j].face),
-            )
-            for one, (i, j) in zip(found, pairs, strict=True)
-        ]  # fmt: skip
+        rows = np.asarray(pairs, np.int64)
+        scores = score_embeddings(self.network.head, z_ND, torch.from_numpy(rows), self.bf16)
+        answers = zip(scores, self.decision.probabilities(scores), self.decision.predict(scores), rows, strict=True)
+        described = [self.describe(one) if isinstance(one, Prepared) else one for one in photos or ()]
+        for score, probability, same, (i, j) in answers:
+            answer = Verification(bool(same), float(probability), self.decision.threshold, float(score))
+            if described:
+                a, b = described[i], described[j]
+                answer = answer._replace(
+                    identical=a.digest == b.digest, unusual=(a.unusual, b.unusual), faces=(a.faces, b.faces),
+                    face=(a.face, b.face),
+                )  # fmt: skip
+            yield answer
 
     def verify(self, first: Photo, second: Photo, faces: tuple[int | None, int | None] = (None, None)) -> Verification:
         """Decide whether two photos show the same person.
@@ -267,7 +296,7 @@ class Verifier:
             UserError, TypeError: as `prepare`.
         """
         photos = [self.prepare(first, faces[0]), self.prepare(second, faces[1])]
-        return self.compare(self.embed_pixels(_stacked(photos)), [(0, 1)], photos)[0]
+        return self.compare(self.embed_prepared(photos), [(0, 1)], photos)[0]
 
     def identify(
         self, gallery: Mapping[str, Photo | Sequence[Photo]], photo: Photo, keep_identical: bool = False,
@@ -295,13 +324,13 @@ class Verifier:
                     prepared.append(other)
         if not names:
             raise DataError("the gallery is empty, or holds only the photo itself; give other photos of each person")
-        return self.rank(self.embed_pixels(_stacked(prepared)), names, prepared)
+        return self.rank(self.embed_prepared(prepared), names, prepared)
 
     def rank(
         self,
         embeddings: NDArray[np.float32],
         names: Sequence[tuple[str, str]],
-        photos: Sequence[Prepared] | None = None,
+        photos: Sequence[Prepared] | Sequence[Described] | None = None,
     ) -> list[Match]:
         """Rank the people of a gallery, as `identify`, from embeddings.
 

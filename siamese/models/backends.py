@@ -8,6 +8,8 @@ Shapes: B pairs, N images, P training pairs, C images of a cohort, D embedding d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -187,9 +189,10 @@ class CohortHead(nn.Module):
         self.register_buffer("key", torch.zeros(size, len(head.mean), dtype=torch.float64))
         self.register_buffer("bias", torch.zeros(size, dtype=torch.float64))
 
-    def fit(self, z_CD: Tensor) -> None:
-        """Set the cohort: embeddings [C, D] of one image each of many people who are not scored."""
-        _, self.key, self.bias = self.head.factors(z_CD)
+    def fit(self, blocks: Iterable[Tensor]) -> None:
+        """Set the cohort: blocks of embeddings [B, D] of one image each of many people who are not scored."""
+        factors = (self.head.factors(z_BD)[1:] for z_BD in blocks)
+        self.key, self.bias = map(torch.cat, zip(*factors, strict=True))
 
     def statistics(self, z_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Compute mean and standard deviation [N] of the scores of images [N, D] with the nearest of the cohort."""
@@ -232,13 +235,42 @@ def shrunk(covariance_DD: Tensor, shrinkage: float) -> Tensor:
     return (1 - shrinkage) * covariance_DD + shrinkage * target
 
 
-def covariances_by_groups(z_ND: Tensor, groups_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class _Moments:
+    """Mean and total covariance of rows, accumulated in blocks, each centred on its own mean.
+
+    The blocks are combined as by Chan, Golub and LeVeque (1983). A single block gives the bits of the plain formula.
+    """
+
+    mean: Tensor
+    squares: Tensor
+    number = 0
+
+    def add(self, rows_BD: Tensor) -> None:
+        """Add a block of rows; overwrites them."""
+        number, mean_D = len(rows_BD), rows_BD.mean(0)
+        rows_BD -= mean_D
+        squares_DD = rows_BD.T @ rows_BD
+        if self.number:
+            shift_D = mean_D - self.mean
+            both = self.number + number
+            self.mean += shift_D * (number / both)
+            self.squares += squares_DD + torch.outer(shift_D, shift_D) * (self.number * number / both)
+        else:
+            self.mean, self.squares = mean_D, squares_DD
+        self.number += number
+
+    def covariance(self) -> Tensor:
+        return self.squares / self.number
+
+
+def covariances_by_groups(blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the statistics of embeddings, scaled to length 1, of identified people.
 
+    Needs memory for one block: about 30 bytes for each of its values.
+
     Args:
-        z_ND: embeddings [N, D].
-        groups_N: int64 [N], equal for images of one person. People with one image only contribute to mean and total
-            covariance.
+        blocks: embeddings [B, D], and int64 [B] that are equal for images of one person. All images of a person are in
+            one block. People with one image only contribute to mean and total covariance.
 
     Returns:
         mean [D], covariance within people [D, D], total covariance [D, D]; float64.
@@ -246,25 +278,31 @@ def covariances_by_groups(z_ND: Tensor, groups_N: Tensor) -> tuple[Tensor, Tenso
     Raises:
         ValueError: no person has two images.
     """
-    z_ND = normalized(z_ND)
-    _, person, counts = torch.unique(groups_N.to(z_ND.device), return_inverse=True, return_counts=True)
-    means = torch.zeros(len(counts), z_ND.shape[1], dtype=z_ND.dtype, device=z_ND.device)
-    means = means.index_add(0, person, z_ND) / counts[:, None]
-    freedom = len(z_ND) - len(counts)
-    if not freedom:
+    moments, within_DD, freedom = _Moments(), None, 0
+    for z_BD, groups_B in blocks:
+        z_BD = normalized(z_BD)
+        _, person, counts = torch.unique(groups_B.to(z_BD.device), return_inverse=True, return_counts=True)
+        means = torch.zeros(len(counts), z_BD.shape[1], dtype=z_BD.dtype, device=z_BD.device)
+        means = means.index_add(0, person, z_BD) / counts[:, None]
+        inner_BD = means[person]
+        torch.sub(z_BD, inner_BD, out=inner_BD)
+        squares_DD = inner_BD.T @ inner_BD
+        within_DD = squares_DD if within_DD is None else within_DD.add_(squares_DD)
+        freedom += len(z_BD) - len(counts)
+        del inner_BD
+        moments.add(z_BD)
+    if within_DD is None or not freedom:
         raise ValueError("no person has two images, which the covariance within people needs")
-    inner_ND, centred_ND = z_ND - means[person], z_ND - z_ND.mean(0)
-    return z_ND.mean(0), inner_ND.T @ inner_ND / freedom, centred_ND.T @ centred_ND / len(z_ND)
+    return moments.mean, within_DD / freedom, moments.covariance()
 
 
-def covariances_by_pairs(z1_PD: Tensor, z2_PD: Tensor, label_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def covariances_by_pairs(blocks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the statistics of `covariances_by_groups` from labelled pairs, without identities.
 
     The covariance within people is half the mean outer product of the differences in same pairs.
 
     Args:
-        z1_PD, z2_PD: embeddings of both images of each pair [P, D].
-        label_P: 1 = same, 0 = different [P].
+        blocks: embeddings of both images of each pair [B, D], and labels [B]: 1 = same, 0 = different.
 
     Returns:
         mean [D], covariance within people [D, D], total covariance [D, D]; float64.
@@ -272,13 +310,17 @@ def covariances_by_pairs(z1_PD: Tensor, z2_PD: Tensor, label_P: Tensor) -> tuple
     Raises:
         ValueError: there is no same pair.
     """
-    z1_PD, z2_PD = normalized(z1_PD), normalized(z2_PD)
-    difference = (z1_PD - z2_PD)[label_P.to(z1_PD.device) == 1]
-    if not len(difference):
+    moments, within_DD, same = _Moments(), None, 0
+    for z1_BD, z2_BD, label_B in blocks:
+        z1_BD, z2_BD = normalized(z1_BD), normalized(z2_BD)
+        difference = (z1_BD - z2_BD)[label_B.to(z1_BD.device) == 1]
+        squares_DD = difference.T @ difference
+        within_DD = squares_DD if within_DD is None else within_DD.add_(squares_DD)
+        same += len(difference)
+        moments.add(torch.cat([z1_BD, z2_BD]))
+    if within_DD is None or not same:
         raise ValueError("there is no same pair, which the covariance within people needs")
-    everything = torch.cat([z1_PD, z2_PD])
-    centred = everything - everything.mean(0)
-    return everything.mean(0), difference.T @ difference / len(difference) / 2, centred.T @ centred / len(everything)
+    return moments.mean, within_DD / same / 2, moments.covariance()
 
 
 def widened(mean_D: Tensor, within_DD: Tensor, total_DD: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from siamese.config.schema import TrainConfig
@@ -21,6 +24,11 @@ from siamese.models.backends import (
 )
 from siamese.models.siamese import SiameseNetwork
 from siamese.scoring.scores import embed_images
+
+Ints = NDArray[np.int64]
+
+BLOCK = 16_384
+"""Images, or pairs, whose statistics are computed at once. All of LFW is one block."""
 
 
 def fit_backend(
@@ -46,7 +54,8 @@ def fit_backend(
         return head
     assert not isinstance(head, WeightedL1Head)
     relative = CohortHead(head, config.backend.cohort).to(device)
-    relative.fit(embed_images(network, data.pixels, torch.from_numpy(data.cohort), device, bf16))
+    rows = torch.from_numpy(data.cohort)
+    relative.fit(embed_images(network, data.pixels, block, device, bf16) for block in rows.split(BLOCK))
     return relative
 
 
@@ -56,10 +65,12 @@ def _fit_head(
     backend = config.backend
     head = BACKENDS[backend.name](network.encoder.embedding_dim).to(device)
     if data.people is not None and not isinstance(head, WeightedL1Head):
-        rows = torch.from_numpy(np.concatenate(data.people))
-        groups = torch.repeat_interleave(torch.tensor([len(images) for images in data.people]))
-        z_ND = embed_images(network, data.pixels, rows, device, bf16)
-        head.fit(*widened(*covariances_by_groups(z_ND, groups), backend.within), backend.shrinkage)
+        embedded = (
+            (embed_images(network, data.pixels, torch.from_numpy(np.concatenate(people)), device, bf16),
+             torch.repeat_interleave(torch.tensor([len(images) for images in people])))
+            for people in _blocks_of_people(data.people)
+        )  # fmt: skip
+        head.fit(*widened(*covariances_by_groups(embedded), backend.within), backend.shrinkage)
         return head
     indices, labels = data.train.indices, data.train.labels
     if data.people is not None:
@@ -67,10 +78,24 @@ def _fit_head(
         ((indices, labels),) = NamedPairSampler(data.people, 2 * len(data.pixels), config.sampling, config.seed)
     distinct, position = torch.unique(indices, return_inverse=True)
     z_ND = embed_images(network, data.pixels, distinct, device, bf16).clone()  # inference tensors cannot be trained on
-    z1_PD, z2_PD = (z_ND[side.to(device)] for side in position.T)
-    labels = labels.to(device)
+    position, labels = position.to(device), labels.to(device)
     if isinstance(head, WeightedL1Head):
-        head.fit(z1_PD, z2_PD, labels, backend.shrinkage)
-    else:
-        head.fit(*widened(*covariances_by_pairs(z1_PD, z2_PD, labels), backend.within), backend.shrinkage)
+        head.fit(z_ND[position[:, 0]], z_ND[position[:, 1]], labels, backend.shrinkage)
+        return head
+    pairs = zip(position.split(BLOCK), labels.split(BLOCK), strict=True)
+    embedded_pairs = ((z_ND[rows[:, 0]], z_ND[rows[:, 1]], label) for rows, label in pairs)
+    head.fit(*widened(*covariances_by_pairs(embedded_pairs), backend.within), backend.shrinkage)
     return head
+
+
+def _blocks_of_people(people: Sequence[Ints]) -> Iterator[list[Ints]]:
+    """Divide people into blocks of about `BLOCK` images, without dividing a person."""
+    block: list[Ints] = []
+    number = 0
+    for images in people:
+        if block and number + len(images) > BLOCK:
+            yield block
+            block, number = [], 0
+        block.append(images)
+        number += len(images)
+    yield block

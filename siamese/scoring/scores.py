@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from siamese.data.dataset import to_float
-from siamese.models.backends import CohortHead
+from siamese.models.backends import CohortHead, LdaHead, PldaHead
 from siamese.models.siamese import SiameseNetwork
 from siamese.scoring.device import exact_convolutions
 
 CHUNK = 128
 """Images embedded at once: enough for efficient batches, with 0.6 GB of activations in float32."""
+
+FACTORED = 1 << 25
+"""Most values of the embeddings in a block of images whose factors are computed at once: 0.25 GB in float64."""
 
 
 @torch.inference_mode()
@@ -54,19 +57,43 @@ def score_embeddings(head: nn.Module, z_ND: Tensor, indices: Tensor, bf16: bool 
     Returns:
         float32 [P].
     """
+    if not len(indices):
+        return np.empty(0, np.float32)
     indices = indices.to(z_ND.device)
     with torch.autocast(z_ND.device.type, torch.bfloat16, enabled=bf16):
-        if isinstance(head, CohortHead) and len(z_ND):
-            # Compare each image with the cohort once, not once for each of its pairs.
-            mean_N, std_N = map(torch.cat, zip(*map(head.statistics, z_ND.split(CHUNK)), strict=True))
-            logits = [
-                head.relative(head.head(z_ND[i], z_ND[j]), (mean_N[i], std_N[i]), (mean_N[j], std_N[j]))
-                for i, j in (rows.T for rows in indices.split(CHUNK))
-            ]
-        else:
-            logits = [head(z_ND[rows[:, 0]], z_ND[rows[:, 1]]) for rows in indices.split(CHUNK)]
-    scores: NDArray[np.float32] = torch.cat(logits).float().cpu().numpy() if logits else np.empty(0, np.float32)
+        match head:
+            case LdaHead() | PldaHead():
+                score_P = _score_by_factors(head, z_ND, indices)
+            case CohortHead():
+                # Compare each image with the cohort once, not once for each of its pairs.
+                mean_N, std_N = map(torch.cat, zip(*map(head.statistics, z_ND.split(CHUNK)), strict=True))
+                i, j = indices.T
+                score_P = _score_by_factors(head.head, z_ND, indices)
+                score_P = head.relative(score_P, (mean_N[i], std_N[i]), (mean_N[j], std_N[j]))
+            case _:
+                score_P = torch.cat([head(z_ND[rows[:, 0]], z_ND[rows[:, 1]]) for rows in indices.split(CHUNK)])
+    scores: NDArray[np.float32] = score_P.float().cpu().numpy()
     return scores
+
+
+def _score_by_factors(head: LdaHead | PldaHead, z_ND: Tensor, indices: Tensor) -> Tensor:
+    """Score pairs with the factors of their images, float64 [P], in memory that does not depend on their number.
+
+    The matrix products of an image are computed once for all pairs between two blocks of images. Up to `FACTORED`
+    values, all images are one block.
+    """
+    block = max(1, FACTORED // z_ND.shape[1])
+    blocks_P2 = indices // block
+    tile_P = blocks_P2[:, 0] * (len(z_ND) // block + 1) + blocks_P2[:, 1]
+    score_P = torch.empty(len(indices), dtype=torch.float64, device=z_ND.device)
+    for tile in tile_P.unique():
+        pairs = (tile_P == tile).nonzero().squeeze(1)
+        distinct, position = torch.unique(indices[pairs], return_inverse=True)
+        query, key, bias = head.factors(z_ND[distinct])
+        for chosen, rows in zip(pairs.split(CHUNK), position.split(CHUNK), strict=True):
+            i, j = rows.T
+            score_P[chosen] = (query[i] * key[j]).sum(1) + bias[i] + bias[j]
+    return score_P
 
 
 @torch.inference_mode()

@@ -149,6 +149,28 @@ def test_embed_writes_embeddings_and_names(
     np.testing.assert_array_equal(table, numbers)
 
 
+def test_photos_are_embedded_in_blocks_and_in_order(
+    finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siamese.command.photos.CHUNK", 4)
+    monkeypatch.setattr("siamese.command.photos.HANDED_OVER", 3)
+    photos = sorted(faces.rglob("*.jpg"))[:11]
+    for k, photo in enumerate(photos):
+        (tmp_path / f"photos/{k:02}.jpg").parent.mkdir(exist_ok=True)
+        (tmp_path / f"photos/{k:02}.jpg").symlink_to(photo)
+    (tmp_path / "photos/05.jpg").unlink()
+    (tmp_path / "photos/05.jpg").write_bytes(b"no photo")
+    called(capsys, "embed", finished, tmp_path / "photos", tmp_path / "z.npy")
+    used = [photo for k, photo in enumerate(photos) if k != 5]
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), Verifier.load(finished).embed(used), atol=1e-5)
+    assert [row["image"] for row in read_rows(tmp_path / "z.csv")] == [f"{k:02}.jpg" for k in range(11) if k != 5]
+    (tmp_path / "pairs.csv").write_text(f"image1,image2\nphotos/00.jpg,{photos[0]}\nphotos/00.jpg,photos/09.jpg\n")
+    same, other = called(capsys, "verify", finished, "--pairs", tmp_path / "pairs.csv")
+    assert (same["identical"], other["identical"]) == (True, False)
+    expected = Verifier.load(finished).verify(photos[0], photos[9])
+    assert other["probability"] == pytest.approx(expected.probability, abs=1e-5)
+
+
 def test_identify_says_that_the_threshold_is_for_one_pair(
     finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

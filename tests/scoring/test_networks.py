@@ -19,7 +19,7 @@ def test_a_back_end_comes_back_from_its_file(name, cohort, tmp_path):
     head, config = fitted(name), section("backend", name=name, cohort=cohort)
     if cohort:
         head = CohortHead(head, cohort)
-        head.fit(faces(30, 1, seed=5)[0])
+        head.fit([faces(30, 1, seed=5)[0]])
     save_backend(head, tmp_path / "checkpoints/backend.ckpt")
     again = load_backend(tmp_path / "checkpoints/backend.ckpt", config, D)
     z1, z2, _ = pairs(*faces(20, 3), number=20)
