@@ -240,8 +240,10 @@ def read_table(path: Path, columns: Sequence[str], expected: str) -> Iterator[tu
     Raises:
         DataError: the file is missing, not UTF-8 or not CSV, lacks a column, or has no row.
     """
-    # newline="": csv handles line ends itself, and a quoted value may contain one.
-    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file of pairs"), newline=""), strict=True)
+    # newline="": csv handles line ends itself, and a quoted value may contain one. StringIO would take four bytes for
+    # each character.
+    content = io.BytesIO(read_text(path, "a CSV file of pairs").encode())
+    reader = csv.DictReader(io.TextIOWrapper(content, "utf-8", newline=""), strict=True)
     row = None
     try:
         if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
@@ -302,7 +304,7 @@ def _read_subset(lines: _Lines, size: int, seen: set[str]) -> dict[str, int]:
 
 def warn_of_duplicates(path: Path, pairs: Sequence[Pair]) -> None:
     """Log the number of duplicate pairs, if there are any."""
-    if duplicates := len(pairs) - len({frozenset(pair[:2]) for pair in pairs}):
+    if duplicates := len(pairs) - len({(min(pair[:2]), max(pair[:2])) for pair in pairs}):
         log.warning("%s: %s (kept)", path, count(duplicates, "duplicate pair"))
 
 

@@ -88,14 +88,17 @@ def read_pair_list(path: Path, spelling: Callable[[str], str] = str) -> dict[str
         DataError: the file is missing, not UTF-8 or malformed; the message names the file and the line.
     """
     parts: dict[str | None, list[Pair]] = {}
-    labels: dict[frozenset[str], int] = {}
+    labels: dict[tuple[str, str], int] = {}
+    images: dict[str | None, str] = {}  # name in the list -> name of the file; a list repeats each name many times
     header = f"{', '.join(COLUMNS)} and optionally split, separated by commas"
     for where, row in read_table(path, COLUMNS, header):
-        one, other = (spelling(_image(row[column], where)) for column in ("image1", "image2"))
-        pair = Pair(one, other, _label(row["label"], where))
+        for name in (row["image1"], row["image2"]):
+            if name not in images:
+                images[name] = spelling(_image(name, where))
+        pair = Pair(images[row["image1"]], images[row["image2"]], _label(row["label"], where))
         if pair.image1 == pair.image2:
             raise DataError(f"{where}: {pair.image1!r} is paired with itself (expected two different images)")
-        if labels.setdefault(frozenset(pair[:2]), pair.label) != pair.label:
+        if labels.setdefault((min(pair[:2]), max(pair[:2])), pair.label) != pair.label:
             raise DataError(f"{where}: this pair is also listed with the other label; remove one of the two lines")
         part = row.get("split")
         if "split" in row and part not in SPLITS:
