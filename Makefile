@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
-LOCKED_EXTRAS := dev export mlflow wandb search page heic faces docs browser audit
+LOCKED_EXTRAS := dev export mlflow wandb search page heic faces index docs browser audit
 .PHONY: help env env-locked lock demo best test-unit test test-all test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list

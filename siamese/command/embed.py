@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from siamese.command.photos import (
-    Embedded,
-    append_rows,
     check_output,
     embed_in_blocks,
     load_verifier,
@@ -21,6 +19,7 @@ from siamese.command.photos import (
 from siamese.data.folder import find_photos
 from siamese.errors import DataError
 from siamese.files import replacing, write_csv_atomically
+from siamese.inference.gallery import Embedded, append_rows
 from siamese.text import count
 
 log = logging.getLogger(__name__)

@@ -3,98 +3,122 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siamese.command.photos import (
-    embed_photos,
+    embed_in_blocks,
     face_numbers,
     load_verifier,
     warn_of_faces,
     warn_of_several_faces,
     warn_of_unusual,
-    with_several_faces,
 )
 from siamese.data.folder import find_people, find_photos
 from siamese.errors import ConfigError, DataError
-from siamese.text import count
+from siamese.inference.gallery import Found, Gallery, changed_folders, is_gallery
+from siamese.text import count, shell_words
+
+if TYPE_CHECKING:
+    from siamese.data.images import Prepared
+    from siamese.inference.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
 
 def identify(
-    run: Path, gallery: Path, photo: Path, top: int, keep_identical: bool = False, align: bool = False,
-    face: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Return the people of a gallery who are most likely the person on a photo, as a dict for JSON.
+    run: Path, gallery: Path, photos: list[Path], top: int, keep_identical: bool = False, align: bool = False,
+    face: str | None = None, exact: bool = False,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Yield, for each photo, the people of a gallery who are most likely the person on it, as a dict for JSON.
+
+    If there are several photos, one that cannot be used has the key ``error`` instead.
 
     Args:
         run: folder of a finished run.
-        gallery: a folder with a folder of photos for each person, or with one photo for each, named after the person.
-        photo: the photo to identify.
+        gallery: a folder with a folder of photos for each person, or with one photo for each, named after the person;
+            or a folder that ``siamese index`` wrote.
+        photos: the photos to identify.
         top: how many people to return, most likely first.
-        keep_identical: compare the photo also with copies of itself in the gallery.
+        keep_identical: compare a photo also with copies of itself in the gallery.
         align: as for `Verifier.load`.
-        face: which face of the photo to identify, by size; None is the largest.
+        face: which face of the photos to identify, by size; None is the largest.
+        exact: compare with the whole gallery even if it has an approximate index.
 
     Raises:
-        UserError: the run, the gallery or the photo cannot be used.
+        UserError: the run, the gallery or the only photo cannot be used.
     """
     if top < 1:
         raise ConfigError(f"--top {top}: give 1 or more")
     if face is not None and "," in face:
         raise ConfigError(f"--face {face}: give one number, for the photo to identify (1 is the largest face)")
     number, _ = face_numbers(face)
-    people = _people_of_gallery(gallery)
+    people = None if is_gallery(gallery) else people_of_gallery(gallery)
     verifier = load_verifier(run, align)
+    opened = Gallery.load(gallery, verifier, exact) if people is None else _embed(verifier, gallery, people)
+    if opened.facts:
+        _warn_of_changes(gallery, opened.facts)
+    for photo in photos:
+        try:
+            asked = verifier.prepare(photo, number)
+        except DataError as error:
+            if len(photos) == 1:
+                raise
+            yield {"image": str(photo), "error": str(error)}
+            continue
+        warn_of_faces(str(photo), asked.faces, asked.face)
+        (found,) = opened.search(verifier, [asked], top, keep_identical)
+        _warn_of_copies(photo, found, keep_identical)
+        for name in found.changed:
+            log.warning("%s was changed or removed since it was embedded: %s", name, _again(gallery, opened.facts))
+        if not found.matches:
+            raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
+        yield _answer(verifier, opened, photo, asked, found, keep_identical) | {"run": str(run)}
+
+
+def _embed(verifier: Verifier, gallery: Path, people: dict[str, list[str]]) -> Gallery:
+    """Embed the photos of a gallery."""
     person_of = {name: person for person, names in people.items() for name in names}
-    embedded, unusable = embed_photos(verifier, gallery, list(person_of))
+    unusable: dict[str, str] = {}
+    found = Gallery.of(verifier, embed_in_blocks(verifier, gallery, list(person_of), unusable), person_of)
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
-    warn_of_several_faces(with_several_faces(embedded))
-    asked = verifier.prepare(photo, number)
-    warn_of_faces(str(photo), asked.faces, asked.face)
-    if not embedded.names:
+    if not len(found):
         raise DataError(f"{gallery}: no photo in it can be used; give at least one of each person")
-    described = verifier.describe(asked)
-    copies = [row for row, one in enumerate(embedded.photos) if one.digest == described.digest]
-    identical = [embedded.names[row] for row in copies]
-    for name in identical:
-        result = "its rank says nothing about faces" if keep_identical else "left out (--keep-identical keeps it)"
-        log.warning("%s in the gallery is the same image as %s: %s", name, photo, result)
-    left_out = set() if keep_identical else set(copies)
-    kept = [row for row in range(len(embedded.names)) if row not in left_out]
-    if not kept:
-        raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
-    names = [embedded.names[row] for row in kept]
-    photos = [described, *(embedded.photos[row] for row in kept)]
-    embeddings = np.concatenate([verifier.embed_prepared([asked]), embedded.embeddings[kept]])
-    matches = verifier.rank(embeddings, [(person_of[name], name) for name in names], photos)
-    if (reached := sum(match.verification.same for match in matches)) > 1:
+    warn_of_several_faces([found.name(row) for row in np.flatnonzero(found.columns["faces"] > 1)])
+    return found
+
+
+def _answer(
+    verifier: Verifier, gallery: Gallery, photo: Path, asked: Prepared, found: Found, keep_identical: bool
+) -> dict[str, Any]:
+    if found.reached > 1:
         log.warning(
-            "%d people reach the threshold, which is meant for a single pair of photos: with %s, some are expected to "
-            "reach it by chance; only the first can be the person, if any",
-            reached, count(len(matches), "person", "people"),
+            "%s%d people reach the threshold, which is meant for a single pair of photos: with %s, some are expected "
+            "to reach it by chance; only the first can be the person, if any",
+            "at least " if gallery.index else "", found.reached, count(found.people, "person", "people"),
         )  # fmt: skip
-    unusual, *others = (one.unusual for one in photos)
-    unlike = sum(map(bool, others))
+    unusual = verifier.describe(asked).unusual
     warn_of_unusual(verifier, f"{photo} is" if unusual else "", "this ranking")
+    rows = np.flatnonzero(gallery.columns["unusual"] == 1)
+    left_out = [] if keep_identical else found.copies
+    unlike = [name for name in map(gallery.name, rows) if name not in left_out]
     if unlike:
-        example = next(name for name, one in zip(names, others, strict=True) if one)
-        subject = (
-            f"{unlike} of {count(len(names), 'gallery photo')} (for example {example}) {'is' if unlike == 1 else 'are'}"
-        )
+        number = count(len(gallery) - len(left_out), "gallery photo")
+        subject = f"{len(unlike)} of {number} (for example {unlike[0]}) {'is' if len(unlike) == 1 else 'are'}"
         warn_of_unusual(verifier, subject, "their ranks")
     return {
         "image": str(photo),
         **({"faces": asked.faces, "face": asked.face} if asked.faces else {}),
         "unusual": unusual,
-        "unusual_in_gallery": unlike if verifier.domain else None,
+        "unusual_in_gallery": len(unlike) if verifier.domain else None,
         "threshold": verifier.decision.threshold,
-        "left_out": [] if keep_identical else identical,
-        "people": len(matches),
+        "left_out": left_out,
+        "people": found.people,
+        **({"recall": gallery.facts["recall"]} if gallery.index else {}),
         "matches": [
             {
                 "person": match.person, "image": match.photo, "same": match.verification.same,
@@ -102,14 +126,36 @@ def identify(
                 "identical": match.verification.identical, "unusual": match.verification.unusual[1],
                 **({"faces": match.verification.faces[1]} if asked.faces else {}),
             }
-            for match in matches[:top]
+            for match in found.matches
         ],
         "trained_on": verifier.trained_on,
-        "run": str(run),
     }  # fmt: skip
 
 
-def _people_of_gallery(gallery: Path) -> dict[str, list[str]]:
+def _warn_of_changes(gallery: Path, facts: dict[str, Any]) -> None:
+    if not Path(facts["photos"]).is_dir():
+        log.info("%s: its photos are no longer in %s, so that their changes go unnoticed", gallery, facts["photos"])
+    elif changed := changed_folders(facts):
+        others = f" and in {count(len(changed) - 1, 'other folder')}" if len(changed) > 1 else ""
+        log.warning(
+            "%s: files were added or removed in %s%s since it was written; %s", gallery, changed[0], others,
+            _again(gallery, facts),
+        )  # fmt: skip
+
+
+def _again(gallery: Path, facts: dict[str, Any]) -> str:
+    align = ["--align"] if facts["align"] else []
+    words = ["python", "-m", "siamese", "index", facts["named"], facts["photos"], str(gallery), *align]
+    return f"to update it: {shell_words(words)}"
+
+
+def _warn_of_copies(photo: Path, found: Found, keep_identical: bool) -> None:
+    for name in found.copies:
+        result = "its rank says nothing about faces" if keep_identical else "left out (--keep-identical keeps it)"
+        log.warning("%s in the gallery is the same image as %s: %s", name, photo, result)
+
+
+def people_of_gallery(gallery: Path) -> dict[str, list[str]]:
     """Return the photos of each person, relative to the gallery."""
     if not gallery.is_dir():
         raise DataError(

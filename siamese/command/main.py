@@ -98,9 +98,14 @@ def _call(options: argparse.Namespace) -> None:
 
             found = identify(
                 options.run, options.gallery, options.photo, options.top, options.keep_identical, options.align,
-                options.face,
+                options.face, options.exact,
             )  # fmt: skip
-            print(to_json(found, indent=2))
+            for answer in found:
+                print(to_json(answer, indent=2 if len(options.photo) == 1 else None))
+        case "index":
+            from siamese.command.index import index
+
+            index(options.run, options.gallery, options.out, options.approximate, options.align)
         case "search":
             from siamese.command.search import search
             from siamese.runs.signals import catch_signals
@@ -235,13 +240,29 @@ def _add_questions(add: AddParser) -> None:
     identify = add("identify", help="rank the people of a gallery by their similarity to a photo; print JSON")
     identify.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
     identify.add_argument(
-        "gallery", type=Path, help="folder that contains, for each person, a subfolder of photos or one photo"
-    )
-    identify.add_argument("photo", type=Path, help="the photo to identify")
+        "gallery", type=Path,
+        help="folder that contains, for each person, a subfolder of photos or one photo; or a folder written by index",
+    )  # fmt: skip
+    identify.add_argument("photo", type=Path, nargs="+", help="the photo to identify; several: a line of JSON for each")
     identify.add_argument("--top", type=int, default=5, help="number of people to print (default 5)")
     identify.add_argument(
         "--keep-identical", action="store_true", help="do not leave out copies of the photo that are in the gallery"
     )
+
+    identify.add_argument(
+        "--exact", action="store_true", help="do not use the approximate index of index --approximate"
+    )
+
+    index = add("index", help="embed a gallery once and for all, for identify")
+    index.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
+    index.add_argument("gallery", type=Path, help="folder of photos as for identify")
+    index.add_argument(
+        "out", type=Path, help="output folder; if index wrote it, only new and changed photos are embedded again"
+    )
+    index.add_argument(
+        "--approximate", action="store_true",
+        help="also build an index for galleries of a million photos: identify then looks only at the most similar ones",
+    )  # fmt: skip
 
     page = add("page", help="serve a local web page that compares two photos")
     page.add_argument("run", type=run_folder, help="folder of a finished run, or latest")
@@ -249,7 +270,7 @@ def _add_questions(add: AddParser) -> None:
         "--port", type=int, default=7860, help="local port to listen on (default 7860; 0 picks a free one)"
     )
 
-    for command in (verify, embed, identify, page):
+    for command in (verify, embed, identify, index, page):
         command.add_argument(
             "--align", action="store_true",
             help="align the faces first, for photos of whole scenes and a run trained on LFW (extra faces)",

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from siamese.errors import ConfigError, DataError
+from siamese.inference.gallery import Embedded
 from siamese.text import count
 
 if TYPE_CHECKING:
@@ -60,20 +60,6 @@ def as_json(answer: Verification) -> dict[str, Any]:
     return {key: value for key, value in answer._asdict().items() if value != (None, None) or key == "unusual"}
 
 
-class Embedded(NamedTuple):
-    """Photos that were embedded, without their pixels.
-
-    Attributes:
-        names: file names.
-        photos: what is known of each.
-        embeddings: float32 [N, D].
-    """
-
-    names: list[str]
-    photos: list[Described]
-    embeddings: NDArray[np.float32]
-
-
 def embed_in_blocks(
     verifier: Verifier, root: Path, names: Sequence[str], unusable: dict[str, str]
 ) -> Iterator[Embedded]:
@@ -115,26 +101,6 @@ def embed_photos(verifier: Verifier, root: Path, names: Sequence[str]) -> tuple[
     embeddings = np.concatenate([verifier.embed([]), *(block.embeddings for block in blocks)])
     used = [name for block in blocks for name in block.names]
     return Embedded(used, [photo for block in blocks for photo in block.photos], embeddings), unusable
-
-
-def append_rows(file: IO[bytes], blocks: Iterable[Embedded]) -> Iterator[Embedded]:
-    """Write the embeddings of each block to a ``.npy`` file, float32 [N, D], and pass the block on."""
-    number, size = 0, 0
-    for block in blocks:
-        if not number:
-            size = block.embeddings.shape[1]
-            _write_header(file, (0, size))
-        file.write(np.ascontiguousarray(block.embeddings).data)
-        number += len(block.embeddings)
-        yield block
-    file.seek(0)
-    _write_header(file, (number, size))
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:
-    """Write the start of a ``.npy`` file, which has the same length for any number of rows."""
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

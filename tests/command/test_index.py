@@ -1,0 +1,175 @@
+"""A gallery is embedded once by index, and identify asks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese import Verifier
+from siamese.command.main import main
+from siamese.inference.gallery import Gallery
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def photos(tiny_root: Path, tmp_path: Path) -> Path:
+    """A gallery of four people with two photos each."""
+    for person in sorted((tiny_root / "lfw").iterdir())[:4]:
+        for photo in sorted(person.iterdir())[:2]:
+            (tmp_path / "photos" / person.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, tmp_path / "photos" / person.name)
+    return tmp_path / "photos"
+
+
+def answers(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
+    assert main([str(argument) for argument in arguments]) == 0
+    printed = capsys.readouterr().out
+    return [json.loads(printed)] if printed.startswith("{\n") else [json.loads(line) for line in printed.splitlines()]
+
+
+def test_a_written_gallery_answers_like_its_photos(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [*sorted(photos.rglob("*.jpg"))[:2], tmp_path / "broken.jpg"]
+    asked[2].write_bytes(b"no photo")
+    answers(capsys, "index", finished, photos, tmp_path / "written")
+    (first,) = answers(capsys, "identify", finished, photos, asked[0])
+    caplog.clear()
+    lines = answers(capsys, "identify", finished, tmp_path / "written", *asked)
+    assert "added or removed" not in caplog.text
+    for key in ("people", "left_out", "unusual", "unusual_in_gallery", "threshold"):
+        assert lines[0][key] == first[key]
+    for one, other in zip(lines[0]["matches"], first["matches"], strict=True):
+        assert one == other | {key: pytest.approx(other[key], abs=1e-4) for key in ("probability", "score")}
+    assert lines[1]["image"] == str(asked[1])
+    assert "not an image" in lines[2]["error"]
+    verifier = Verifier.load(finished)
+    (found,) = Gallery.load(tmp_path / "written", verifier).identify(verifier, [asked[0]], top=1)
+    assert [match.person for match in found.matches] == [lines[0]["matches"][0]["person"]]
+
+
+def test_changes_are_noticed_and_only_new_photos_are_embedded(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    caplog.set_level("INFO")
+    written = tmp_path / "written"
+    answers(capsys, "index", finished, photos, written)
+    one, other, *_ = sorted(photos.rglob("*.jpg"))
+    new = photos / "New" / "n.jpg"
+    new.parent.mkdir()
+    Image.open(one).rotate(20).save(new)
+    Image.open(one).rotate(90).save(other)  # the same person, changed in place
+    os.utime(other, (1, 1))
+    caplog.clear()
+    (answer,) = answers(capsys, "identify", finished, written, one)
+    assert f"files were added or removed in {photos} since it was written; to update it: python -m" in caplog.text
+    assert f"{other.relative_to(photos)} was changed or removed since it was embedded" in caplog.text
+    assert "New" not in {match["person"] for match in answer["matches"]}
+
+    embedded: list[str] = []
+    prepare = Verifier.prepare
+    monkeypatch.setattr(
+        Verifier, "prepare", lambda self, photo, face=None: embedded.append(str(photo)) or prepare(self, photo, face)
+    )
+    answers(capsys, "index", finished, photos, written)
+    assert sorted(embedded) == sorted([str(new), str(other)])
+    caplog.clear()
+    (answer,) = answers(capsys, "identify", finished, written, one)
+    assert "changed" not in caplog.text
+    assert "added" not in caplog.text
+    assert "New" in {match["person"] for match in answer["matches"]}
+    (fresh,) = answers(capsys, "identify", finished, photos, one)
+    assert [match["image"] for match in answer["matches"]] == [match["image"] for match in fresh["matches"]]
+    shutil.copy(one, tmp_path / "asked.jpg")
+    shutil.rmtree(photos)
+    answers(capsys, "identify", finished, written, tmp_path / "asked.jpg")
+    assert f"its photos are no longer in {photos}" in caplog.text
+
+
+def test_a_gallery_of_another_run_is_refused(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, other = tmp_path / "written", tmp_path / "other"
+    answers(capsys, "index", finished, photos, written)
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    answers(capsys, "identify", moved, written, min(photos.rglob("*.jpg")))  # the same weights
+    shutil.copytree(finished, other)
+    config = (other / "config.yaml").read_text()
+    views = [f"flip_average: {one}" for one in ("true", "false")]
+    old, new = views if views[0] in config else views[::-1]
+    (other / "config.yaml").write_text(config.replace(old, new))
+    assert main(["identify", str(other), str(written), str(min(photos.rglob("*.jpg")))]) == 2
+    error = capsys.readouterr().err
+    assert "embedded these photos, not" in error
+    assert error.count("\n") == 1
+    answers(capsys, "index", other, photos, written)  # replaces it
+    answers(capsys, "identify", other, written, min(photos.rglob("*.jpg")))
+
+
+def test_a_failure_leaves_the_earlier_gallery(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "written"
+    answers(capsys, "index", finished, photos, written)
+    before = (written / "embeddings.npy").read_bytes()
+    for photo in photos.rglob("*.jpg"):
+        photo.write_bytes(b"no photo")
+    assert main(["index", str(finished), str(photos), str(written)]) == 2
+    assert "no photo in it can be used" in capsys.readouterr().err
+    assert (written / "embeddings.npy").read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+    (written / "photos.npz").write_bytes(before[:100])
+    assert main(["identify", str(finished), str(written), "a.jpg"]) == 2
+    assert "written: is damaged" in capsys.readouterr().err
+    (photos / "mine.txt").touch()
+    assert main(["index", str(finished), str(photos), str(photos)]) == 2
+    assert "exists, and siamese index did not write it" in capsys.readouterr().err
+
+
+def test_an_approximate_index_finds_the_same_people(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pytest.importorskip("faiss", reason="an extra")
+    caplog.set_level("INFO")
+    written, asked = tmp_path / "written", min(photos.rglob("*.jpg"))
+    monkeypatch.setattr("siamese.inference.gallery.LEAST_RECALL", 0.0)
+    answers(capsys, "index", finished, photos, written, "--approximate")
+    assert "approximate index: recall@1 100.0 %" in caplog.text
+    (exact,) = answers(capsys, "identify", finished, written, asked, "--exact")
+    assert "recall" not in exact
+    (found,) = answers(capsys, "identify", finished, written, asked)
+    assert found.pop("recall") == {"1": 1.0, "10": 1.0}
+    assert found == exact
+    monkeypatch.setattr("siamese.inference.gallery.CANDIDATES", 3)
+    (found,) = answers(capsys, "identify", finished, written, asked, "--top", "1", "--keep-identical")
+    assert found["matches"][0]["identical"] is True
+
+    monkeypatch.setattr("siamese.inference.gallery.LEAST_RECALL", 1.1)
+    answers(capsys, "index", finished, photos, written, "--approximate")
+    assert "no index: it would miss" in caplog.text
+    assert not (written / "index.faiss").exists()
+    assert answers(capsys, "identify", finished, written, asked) == [exact]
+
+
+def test_the_scores_of_a_gallery_do_not_depend_on_its_blocks(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers(capsys, "index", finished, photos, tmp_path / "written")
+    verifier = Verifier.load(finished)
+    gallery = Gallery.load(tmp_path / "written", verifier)
+    z = gallery.embeddings[:2]
+    whole = gallery.scores(verifier, z)
+    monkeypatch.setattr("siamese.inference.gallery.BLOCK_BYTES", 3 * 4 * z.shape[1])
+    assert [rows for rows, _ in gallery.blocks()] == [slice(0, 3), slice(3, 6), slice(6, 8)]
+    np.testing.assert_allclose(gallery.scores(verifier, z), whole, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,50 @@
+"""The best photo of each person, and folders that hold a gallery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siamese.inference.gallery import (
+    Embedded,
+    append_rows,
+    best_of_each,
+    changed_folders,
+    folder_times,
+)
+
+
+@pytest.mark.parametrize("levels", [3, 10_000])
+@pytest.mark.parametrize("number", [1, 4, 500])
+def test_the_best_photo_of_each_person(number: int, levels: int) -> None:
+    """With few levels, many scores are equal: then the first photo counts."""
+    rng = np.random.default_rng(number + levels)
+    person, scores = rng.integers(80, size=2000), rng.integers(levels, size=2000).astype(np.float32)
+    scores[person == 7] += levels  # one person has all the highest scores
+    best: dict[int, int] = {}
+    for row in sorted(range(2000), key=lambda row: -scores[row]):
+        best.setdefault(int(person[row]), row)
+    assert best_of_each(person, scores, number).tolist() == list(best.values())[:number]
+
+
+def test_rows_are_appended_to_a_file(tmp_path: Path) -> None:
+    z = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    blocks = [Embedded([], [], z[:1]), Embedded([], [], z[1:400]), Embedded([], [], z[400:])]
+    with (tmp_path / "z.npy").open("xb") as file:
+        assert [len(block.embeddings) for block in append_rows(file, blocks)] == [1, 399, 600]
+    np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), z)
+
+
+def test_a_folder_that_changed_is_named(tmp_path: Path) -> None:
+    for name in ("A/x/1.jpg", "B/2.jpg", "3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    facts = {"photos": str(tmp_path), "folders": folder_times(tmp_path, ["A/x/1.jpg", "B/2.jpg", "3.jpg"])}
+    assert set(facts["folders"]) == {"", "A", "A/x", "B"}
+    assert changed_folders(facts) == []
+    (tmp_path / "B/2.jpg").write_bytes(b"another content is not noticed here")
+    assert changed_folders(facts) == []
+    (tmp_path / "A/x/1.jpg").rename(tmp_path / "A/x/0.jpg")
+    assert changed_folders(facts) == [str(tmp_path / "A/x")]
