@@ -15,6 +15,11 @@ two_classes = st.lists(st.tuples(grid_scores, st.integers(0, 1)), min_size=2, ma
 )
 
 
+def strangers(n):
+    """The people of n pairs that share nobody."""
+    return [(2 * k, 2 * k + 1) for k in range(n)]
+
+
 def unzip(pairs):
     scores, labels = zip(*pairs, strict=True)
     return np.array(scores), np.array(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,9 +21,10 @@ from siamese.command.photos import (
     warn_of_unusual,
     with_several_faces,
 )
-from siamese.data.lists import read_table
+from siamese.data.lists import Pair, people_of_each, read_table
 from siamese.errors import ConfigError, DataError
-from siamese.evaluation.intervals import wilson
+from siamese.evaluation.intervals import LEAST_PEOPLE, share_interval
+from siamese.evaluation.people import are_few
 from siamese.files import replacing
 from siamese.text import count
 
@@ -99,6 +101,7 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
     rows = {name: row for row, name in enumerate(embedded.names)}
     usable = [(rows[a], rows[b]) for a, b, _ in listed if a in rows and b in rows]
     following = verifier.compare_each(embedded.embeddings, np.array(usable).reshape(-1, 2), embedded.photos)
+    labelled: list[Pair] = []
     correct: list[bool] = []
     identical = unlike = 0
     for pair in listed:
@@ -108,16 +111,13 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
             continue
         verification = next(following)
         if pair.label is not None:
+            labelled.append(Pair(*pair[:2], pair.label))
             correct.append(verification.same == bool(pair.label))
         identical += bool(verification.identical)
         unlike += any(verification.unusual)
         yield {**line, **as_json(verification)}
     if correct:
-        low, high = wilson(sum(correct), len(correct))
-        log.info(
-            "accuracy: %.1f %% of %s (95 %% confidence interval %.1f - %.1f)",
-            100 * sum(correct) / len(correct), count(len(correct), "pair"), 100 * low, 100 * high,
-        )  # fmt: skip
+        _log_accuracy(labelled, correct)
     if unusable:
         log.warning("%s cannot be used", count(len(unusable), "photo"))
     warn_of_several_faces(with_several_faces(embedded))
@@ -125,6 +125,18 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
         log.warning("%s of identical images: such a decision says nothing about faces", count(identical, "pair"))
     subject = f"{unlike} of {count(len(usable), 'pair')} {'has' if unlike == 1 else 'have'} a photo"
     warn_of_unusual(verifier, subject if unlike else "", "these decisions")
+
+
+def _log_accuracy(pairs: list[Pair], correct: list[bool]) -> None:
+    people = people_of_each(pairs)
+    low, high = share_interval(correct, people)
+    number = count(len(set().union(*people)), "person", "people")
+    if math.isnan(low):
+        interval = f"no confidence interval: these pairs show {number}; give pairs of at least {LEAST_PEOPLE} people"
+    else:
+        over = f" for other people; these pairs show {number}" if are_few(people) else ""
+        interval = f"95 % confidence interval {100 * low:.1f} - {100 * high:.1f}{over}"
+    log.info("accuracy: %.1f %% of %s (%s)", 100 * sum(correct) / len(correct), count(len(correct), "pair"), interval)
 
 
 def read_pairs_to_verify(path: Path) -> list[ListedPair]:

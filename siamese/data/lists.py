@@ -27,6 +27,7 @@ from typing import NamedTuple
 from siamese.data.spelling import normalised
 from siamese.data.union_find import connected_components
 from siamese.errors import DataError
+from siamese.runs.records import Prediction
 from siamese.text import count
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def people_of(pairs: Iterable[Pair]) -> set[str]:
     return {person_of(name) for pair in pairs for name in (pair.image1, pair.image2)}
 
 
-def identities(pairs: Sequence[Pair]) -> dict[str, str]:
+def identities(pairs: Sequence[Pair] | Sequence[Prediction]) -> dict[str, str]:
     """Map each image of the pairs to its person.
 
     The person is the image's first folder if that agrees with all labels, as in LFW. Otherwise all images that a chain
@@ -83,6 +84,12 @@ def identities(pairs: Sequence[Pair]) -> dict[str, str]:
         return {image: person_of(image) for pair in pairs for image in (pair.image1, pair.image2)}
     alone = ((image, image) for pair in pairs for image in (pair.image1, pair.image2))
     return connected_components(itertools.chain(alone, ((pair.image1, pair.image2) for pair in pairs if pair.label)))
+
+
+def people_of_each(pairs: Sequence[Pair] | Sequence[Prediction]) -> list[tuple[str, str]]:
+    """Return both people of each pair, by `identities`."""
+    person = identities(pairs)
+    return [(person[pair.image1], person[pair.image2]) for pair in pairs]
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese.config.data import ImageOptions
-from siamese.data.lists import Pair, identities
+from siamese.data.lists import Pair, people_of_each
 from siamese.data.union_find import connected_components
 from siamese.errors import DataError
 from siamese.text import count
@@ -108,8 +108,7 @@ def people_split(
     rng = np.random.default_rng(seed)
     labels = np.array([pair.label for pair in pairs])
     wanted = np.rint(fraction * np.bincount(labels, minlength=2)).astype(int)
-    person = identities(pairs)
-    pair_people = [(person[a], person[b]) for a, b, _ in pairs]
+    pair_people = people_of_each(pairs)
     people = _whole_groups(pair_people, labels, wanted, rng)
     if people is None:
         people = _one_by_one(pair_people, labels, wanted, rng)

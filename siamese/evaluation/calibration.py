@@ -42,6 +42,7 @@ class ReliabilityBin(NamedTuple):
         n: number of pairs.
         probability: mean probability of "same".
         frequency: share of same pairs.
+        rows: which pairs, int64 [n].
     """
 
     low: float
@@ -49,6 +50,7 @@ class ReliabilityBin(NamedTuple):
     n: int
     probability: float
     frequency: float
+    rows: NDArray[np.int64]
 
 
 def fit_platt(scores: ArrayLike, labels: ArrayLike) -> Calibration:
@@ -115,10 +117,10 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> 
     place = np.minimum((probability * bins).astype(int), bins - 1)
     return [
         ReliabilityBin(
-            k / bins, (k + 1) / bins, int(inside.sum()), float(probability[inside].mean()), float(same[inside].mean())
+            k / bins, (k + 1) / bins, len(rows), float(probability[rows].mean()), float(same[rows].mean()), rows
         )
         for k in range(bins)
-        if (inside := place == k).any()
+        if len(rows := np.flatnonzero(place == k))
     ]
 
 

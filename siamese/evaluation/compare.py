@@ -9,7 +9,6 @@ Shapes: P pairs, S and T runs (seeds) of the two classifiers.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from siamese.evaluation.intervals import Interval
+from siamese.evaluation.people import PairPeople, variance_over_people
 
 
 class McNemar(NamedTuple):
@@ -56,15 +56,12 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**n))
 
 
-def accuracy_difference(
-    people: Sequence[tuple[Hashable, Hashable]], first: ArrayLike, second: ArrayLike, level: float = 0.95
-) -> Interval:
+def accuracy_difference(people: PairPeople, first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:
     """Compute a confidence interval of ``accuracy(first) - accuracy(second)`` for other test people and other seeds.
 
     It is Student's interval. Its variance is the sum of two variances:
 
-    - Over pairs: pairs that share a person may depend on each other (dyadic cluster-robust variance, Aronow, Samii and
-      Assenova 2015). The variance is at least that of independent pairs.
+    - Over pairs: that of `siamese.evaluation.people.variance_over_people`.
     - Over seeds: the variance of the mean accuracy of the runs, for each classifier with several runs. Both variances
       include the randomness of single pairs, so the interval is slightly too wide with few runs.
 
@@ -89,7 +86,8 @@ def accuracy_difference(
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1")
     difference_P = rows[0].mean(0) - rows[1].mean(0)
-    parts = [_variance_over_pairs(people, difference_P)]
+    over_people, number = variance_over_people(people, difference_P)
+    parts = [(over_people, max(1, number - 1))]
     parts += [(right.mean(1).var(ddof=1) / len(right), len(right) - 1) for right in rows if len(right) > 1]
     mean, variance = float(difference_P.mean()), sum(part for part, _ in parts)
     if variance == 0:
@@ -97,23 +95,6 @@ def accuracy_difference(
     freedom = variance**2 / sum(part**2 / free for part, free in parts)
     half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
     return Interval(max(-1.0, mean - half), min(1.0, mean + half))
-
-
-def _variance_over_pairs(
-    people: Sequence[tuple[Hashable, Hashable]], value_P: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Compute the variance of the mean of ``value_P`` over pairs, and its degrees of freedom."""
-    residual_P = value_P - value_P.mean()
-    number: dict[Hashable, int] = {}
-    ends = np.array([[number.setdefault(person, len(number)) for person in pair] for pair in people])
-    apart = ends[:, 0] != ends[:, 1]
-    of_person = np.bincount(ends[:, 0], residual_P, len(number))
-    of_person += np.bincount(ends[apart, 1], residual_P[apart], len(number))
-    # The sum over people counts pairs of the same two people twice.
-    _, couple = np.unique(np.sort(ends[apart], axis=1), axis=0, return_inverse=True)
-    twice = np.bincount(couple.reshape(-1), residual_P[apart])
-    together, alone = (of_person**2).sum() - (twice**2).sum(), (residual_P**2).sum()
-    return float(max(together, alone)) / len(people) ** 2, max(1.0, len(number) - 1.0)
 
 
 def _decisions(right: ArrayLike) -> NDArray[np.bool_]:

@@ -6,13 +6,13 @@ if the image of the same person has the highest score with the query.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from siamese.evaluation.intervals import Interval, wilson
+from siamese.evaluation.intervals import Interval, share_interval
 from siamese.text import count
 
 
@@ -66,18 +66,19 @@ def draw_trials(people: Sequence[Sequence[int]], ways: int, trials: int, seed: i
 
 
 class Identification(NamedTuple):
-    """Share of trials won, with its 95 % confidence interval (Wilson; trials are treated as independent)."""
+    """Share of trials won, with its 95 % confidence interval (`siamese.evaluation.intervals.share_interval`)."""
 
     accuracy: float
     interval: Interval
 
 
-def identification_accuracy(scores: ArrayLike) -> Identification:
+def identification_accuracy(scores: ArrayLike, targets: Sequence[Hashable]) -> Identification:
     """Compute the share of trials won.
 
     Args:
         scores: float [T, N], higher means more similar; the first column is the right person. If k images share the
             highest score and the right one is among them, the trial counts as 1 / k, the chance of a random guess.
+        targets: the person of each query, [T]. If many trials come from few people, the interval is over people.
 
     Raises:
         ValueError: the scores are empty, have another shape, or contain NaN.
@@ -88,5 +89,5 @@ def identification_accuracy(scores: ArrayLike) -> Identification:
     if np.isnan(score).any():
         raise ValueError("scores contain NaN")
     highest = score == score.max(1, keepdims=True)
-    won = float((highest[:, 0] / highest.sum(1)).sum())
-    return Identification(won / len(score), wilson(won, len(score)))
+    won = highest[:, 0] / highest.sum(1)
+    return Identification(float(won.sum()) / len(won), share_interval(won, [(target, target) for target in targets]))

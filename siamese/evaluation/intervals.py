@@ -1,8 +1,10 @@
 """Confidence intervals for the metrics of one test set.
 
-They treat the pairs as independent. LFW's pairs are not quite independent, because a person or an image can be in
-several pairs: the true uncertainty is somewhat larger. They do not include the variation between seeds. ``level`` is
-the two-sided confidence level in (0, 1).
+If many pairs come from few people (`siamese.evaluation.people.are_few`), an interval is over people: it holds for other
+people, with the quantile of Student's distribution. Otherwise, or if the people are not given, it treats the pairs as
+independent. LFW's pairs are not quite independent, because a person or an image can be in several pairs: the true
+uncertainty is somewhat larger. Intervals do not include the variation between seeds. ``level`` is the two-sided
+confidence level in (0, 1).
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from siamese.evaluation.metrics import as_scores, midranks
+from siamese.evaluation.metrics import as_scores, eer, midranks, roc_curve
+from siamese.evaluation.people import PairPeople, are_few, variance_over_people
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
 """A function of scores and labels, such as `siamese.evaluation.metrics.eer`."""
@@ -30,6 +33,9 @@ class Interval(NamedTuple):
 
 
 UNDEFINED = Interval(math.nan, math.nan)
+
+LEAST_PEOPLE = 3
+"""With fewer people, an interval over people is undefined."""
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
@@ -47,15 +53,52 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of n={n}: need 0 <= successes <= n and n >= 1")
-    z = _normal_quantile(level)
-    p, shrink = successes / n, 1 + z * z / n
+    return _wilson(successes / n, n, _normal_quantile(level))
+
+
+def share_interval(right: ArrayLike, people: PairPeople, level: float = 0.95) -> Interval:
+    """Compute Wilson's interval of a share of pairs, such as the accuracy.
+
+    Over people, N becomes the number of independent pairs with the same variance (Dean & Pagano 2015).
+
+    Args:
+        right: bool [N], or shares in [0, 1].
+        people: both people of each pair, [N].
+        level: confidence level.
+
+    Returns:
+        the interval; NaN at both ends if it is over fewer than `LEAST_PEOPLE` people.
+
+    Raises:
+        ValueError: ``right`` is empty, or ``level`` is out of range.
+    """
+    values = np.asarray(right, dtype=np.float64)
+    if not len(values) or not are_few(people):
+        return wilson(float(values.sum()), len(values), level)
+    return _share_over_people(float(values.mean()), values, people, level)
+
+
+def _share_over_people(share: float, values: NDArray[np.float64], people: PairPeople, level: float) -> Interval:
+    """The interval of a share, from the influence of each pair on it: ``values``, whose mean does not matter."""
+    variance, number = variance_over_people(people, values)
+    if number < LEAST_PEOPLE:
+        return UNDEFINED
+    # Without any variation, for example if every decision is right, each person counts as one pair.
+    n = share * (1 - share) / variance if variance > 1e-24 else min(number, len(values))
+    return _wilson(share, max(1.0, n), _student_quantile(level, number - 1))
+
+
+def _wilson(p: float, n: float, z: float) -> Interval:
+    shrink = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # Rounding must not exclude the estimate if all or no trials succeed.
     return Interval(max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)))
 
 
-def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> Interval:
+def auc_interval(
+    scores: ArrayLike, labels: ArrayLike, people: PairPeople | None = None, level: float = 0.95
+) -> Interval:
     """Compute DeLong's interval of the AUC, clipped to [0, 1], in O(N log N).
 
     The variance is ``var(V10) / m + var(V01) / n`` over the structural components (DeLong, DeLong & Clarke-Pearson
@@ -65,13 +108,18 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
     Wilson's interval for min(m, n) trials is returned, which is wide but valid: the variance of an AUC ``A`` is at most
     ``A (1 - A) / min(m, n)``, the variance of a mean of min(m, n) independent comparisons (Hoeffding 1963, section 5).
 
+    Over people, it is Wilson's interval for as many independent comparisons as have the variance of the components over
+    people (cf. Obuchowski 1997).
+
     Args:
         scores: float [N], finite.
         labels: 0 or 1 [N].
+        people: both people of each pair, [N]; None: treat the pairs as independent.
         level: confidence level.
 
     Returns:
-        the interval; NaN at both ends if there are fewer than two same pairs or two different pairs.
+        the interval; NaN at both ends if there are fewer than two same pairs or two different pairs, or if it is over
+        fewer than `LEAST_PEOPLE` people.
 
     Raises:
         ValueError: the input is invalid (see `siamese.evaluation.metrics`), or ``level`` is out of range.
@@ -86,6 +134,8 @@ def auc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> I
     beaten = (ranks[:m] - midranks(same)) / n  # V10: share of different pairs below each same pair
     above = 1 - (ranks[m:] - midranks(different)) / m  # V01: share of same pairs above each different pair
     area = float(beaten.mean())
+    if people is not None and are_few(people):
+        return _share_over_people(area, _influence(beaten, above, is_same), people, level)
     variance = float(beaten.var(ddof=1) / m + above.var(ddof=1) / n)
     if variance < 1e-24:  # 0, apart from rounding
         return wilson(area * min(m, n), min(m, n), level)
@@ -99,22 +149,23 @@ def not_above_chance(ends: Sequence[float] | None, chance: float | None) -> str:
     Returns:
         ``chance level`` if the interval contains the chance level, ``below chance level`` if it lies below.
     """
-    if ends is None or chance is None or ends[0] > chance:
+    if ends is None or chance is None or math.isnan(ends[0]) or ends[0] > chance:
         return ""
     return "chance level" if ends[1] >= chance else "below chance level"
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+def mean_interval(values: ArrayLike, people: PairPeople | None = None, level: float = 0.95) -> Interval:
     """Compute Student's interval of a mean: ``mean +- t * s / sqrt(N)``.
 
-    t is the quantile of Student's distribution with N - 1 degrees of freedom.
+    t is the quantile of Student's distribution with N - 1 degrees of freedom; over people, with one less than people.
 
     Args:
         values: float [N], for example the losses of single pairs.
+        people: both people of each pair, [N]; None: treat the values as independent.
         level: confidence level.
 
     Returns:
-        the interval; NaN at both ends for a single value.
+        the interval; NaN at both ends for a single value, or if it is over fewer than `LEAST_PEOPLE` people.
 
     Raises:
         ValueError: ``values`` is empty or not one-dimensional, or ``level`` is out of range.
@@ -122,12 +173,48 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"values must be a one-dimensional array that is not empty, not of shape {array.shape}")
-    upper = (1 + _checked(level)) / 2
+    _checked(level)
     if len(array) < 2:
         return UNDEFINED
-    t = float(stdtrit(len(array) - 1, upper))
-    mean, half = float(array.mean()), t * float(array.std(ddof=1)) / math.sqrt(len(array))
+    mean, error, freedom = float(array.mean()), float(array.std(ddof=1)) / math.sqrt(len(array)), len(array) - 1
+    if people is not None and are_few(people):
+        variance, number = variance_over_people(people, array)
+        if number < LEAST_PEOPLE:
+            return UNDEFINED
+        error, freedom = math.sqrt(variance), number - 1
+    half = _student_quantile(level, freedom) * error
     return Interval(mean - half, mean + half)
+
+
+def eer_interval(scores: ArrayLike, labels: ArrayLike, people: PairPeople) -> Interval:
+    """Compute a 95 % confidence interval of the equal error rate.
+
+    It is a bootstrap over pairs (`bootstrap_interval`); over people, Wilson's interval for as many independent pairs as
+    have the variance of the mean of both error rates at the threshold where they are equal.
+
+    Args:
+        scores: float [N], finite.
+        labels: 0 or 1 [N].
+        people: both people of each pair, [N].
+
+    Returns:
+        the interval; NaN at both ends if a class is missing, or if it is over fewer than `LEAST_PEOPLE` people.
+    """
+    score, same = as_scores(scores, labels)
+    rate = eer(score, same)
+    if math.isnan(rate) or not are_few(people):
+        return bootstrap_interval(eer, score, same)
+    fpr, tpr, thresholds = roc_curve(score, same)
+    accepted = score >= thresholds[np.argmin(np.abs(fpr - (1 - tpr)))]
+    return _share_over_people(rate, _influence(~accepted[same], accepted[~same], same) / 2, people, 0.95)
+
+
+def _influence(of_same: ArrayLike, of_different: ArrayLike, same: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The influence of each pair on the sum of two means, one over same pairs and one over different pairs, [N]."""
+    values = np.empty(len(same))
+    for kind, part in ((same, np.asarray(of_same, float)), (~same, np.asarray(of_different, float))):
+        values[kind] = (part - part.mean()) * len(same) / len(part)
+    return values
 
 
 def bootstrap_interval(
@@ -177,6 +264,10 @@ def bootstrap_interval(
 def _normal_quantile(level: float) -> float:
     """Return the quantile of the normal distribution for a two-sided level; 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + _checked(level)) / 2)
+
+
+def _student_quantile(level: float, freedom: int) -> float:
+    return float(stdtrit(freedom, (1 + _checked(level)) / 2))
 
 
 def _checked(level: float) -> float:

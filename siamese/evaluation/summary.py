@@ -7,27 +7,30 @@ import math
 from numpy.typing import ArrayLike
 
 from siamese.evaluation.calibration import brier, ece
-from siamese.evaluation.intervals import Interval, auc_interval, bootstrap_interval, mean_interval, wilson
-from siamese.evaluation.metrics import auc, bce_with_logits, confusion, eer, sigmoid
+from siamese.evaluation.intervals import Interval, auc_interval, eer_interval, mean_interval, share_interval
+from siamese.evaluation.metrics import as_flags, auc, bce_with_logits, confusion, eer, sigmoid
+from siamese.evaluation.people import PairPeople, are_few
 
-Figure = float | list[float] | None
+Figure = float | list[float] | str | None
 
 
-def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> dict[str, Figure]:
+def summarise(logits: ArrayLike, labels: ArrayLike, people: PairPeople, threshold: float = 0.5) -> dict[str, Figure]:
     """Compute loss, accuracy, AUC and equal error rate (EER) with 95 % confidence intervals, and other metrics.
 
-    A pair is predicted as "same" if sigmoid(logit) >= ``threshold``. The intervals treat the pairs as independent. They
-    are those of Wilson (accuracy), DeLong (AUC) and Student (loss), and a bootstrap over pairs (EER).
+    A pair is predicted as "same" if sigmoid(logit) >= ``threshold``. The intervals are those of Wilson (accuracy),
+    DeLong (AUC) and Student (loss), and a bootstrap over pairs (EER); or over people, if many pairs come from few.
 
     Args:
         logits: float [N], finite.
         labels: 0 or 1 [N].
+        people: both people of each pair, [N].
         threshold: decision boundary on the probability, in [0, 1].
 
     Returns:
         ``loss``, ``acc``, ``auc``, ``eer``, ``brier``, ``ece`` (float); ``loss_ci``, ``acc_ci``, ``auc_ci``,
-        ``eer_ci`` ([low, high]); ``tp``, ``fp``, ``tn``, ``fn`` (int). All are plain Python numbers. An undefined value
-        is None, because JSON has no NaN: AUC and EER without both classes, an interval with too few pairs.
+        ``eer_ci`` ([low, high]); ``ci_over`` (``pairs`` or ``people``); ``tp``, ``fp``, ``tn``, ``fn`` (int). All
+        numbers are plain Python numbers. An undefined value is None, because JSON has no NaN: AUC and EER without both
+        classes, an interval with too few pairs or people.
 
     Raises:
         ValueError: the input is invalid (see `siamese.evaluation.metrics`), or ``threshold`` is not in [0, 1].
@@ -36,17 +39,19 @@ def summarise(logits: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> d
         raise ValueError(f"threshold={threshold} must lie in [0, 1]: it is a probability")
     losses = bce_with_logits(logits, labels)
     probabilities = sigmoid(logits)
-    counts = confusion(probabilities >= threshold, labels)
+    predicted = probabilities >= threshold
+    counts = confusion(predicted, labels)
     # AUC and EER need the logits: probabilities that the sigmoid rounds to 0 or 1 have lost their order.
     return {
         "loss": float(losses.mean()),
-        "loss_ci": _ends(mean_interval(losses)),
+        "loss_ci": _ends(mean_interval(losses, people)),
         "acc": counts.accuracy,
-        "acc_ci": _ends(wilson(counts.tp + counts.tn, sum(counts))),
+        "acc_ci": _ends(share_interval(predicted == as_flags(labels, "labels"), people)),
         "auc": _or_none(auc(logits, labels)),
-        "auc_ci": _ends(auc_interval(logits, labels)),
+        "auc_ci": _ends(auc_interval(logits, labels, people)),
         "eer": _or_none(eer(logits, labels)),
-        "eer_ci": _ends(bootstrap_interval(eer, logits, labels)),
+        "eer_ci": _ends(eer_interval(logits, labels, people)),
+        "ci_over": "people" if are_few(people) else "pairs",
         "brier": brier(probabilities, labels),
         "ece": ece(probabilities, labels),
         **counts._asdict(),

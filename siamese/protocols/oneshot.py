@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -86,22 +87,24 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
     folder.record(
         n_test_people=len(images.people), n_test_images=len(images.pixels[0]), n_excluded=len(images.excluded)
     )
+    person_of = {row: person for person, of_person in enumerate(images.people) for row in of_person}
     result: dict[str, Any] = {}
     rows = []
     for ways in protocol.ways:
         try:
-            pairs = torch.from_numpy(draw_trials(images.people, ways, protocol.trials, protocol.seed).pairs)
+            trials = draw_trials(images.people, ways, protocol.trials, protocol.seed)
         except ValueError as error:
             root = image_root(runs[0].config.data)
             raise DataError(f"{root}: {error}; give other protocol.ways") from None
-        found = identification_accuracy(mean_logits(members, pairs).reshape(-1, ways))
-        nearest = identification_accuracy(pixel_scores(images.pixels[0], pairs).reshape(-1, ways))
+        pairs, targets = torch.from_numpy(trials.pairs), [person_of[row] for row in trials.query.tolist()]
+        found = identification_accuracy(mean_logits(members, pairs).reshape(-1, ways), targets)
+        nearest = identification_accuracy(pixel_scores(images.pixels[0], pairs).reshape(-1, ways), targets)
         rows.append(
             (ways, protocol.trials, found.accuracy, *found.interval, nearest.accuracy, *nearest.interval, 1 / ways)
         )
         result |= {
             f"oneshot/{ways}/acc": found.accuracy,
-            f"oneshot/{ways}/acc_ci": list(found.interval),
+            f"oneshot/{ways}/acc_ci": None if math.isnan(found.interval.low) else list(found.interval),
             f"oneshot/{ways}/pixels": nearest.accuracy,
         }
         _log_accuracy(ways, protocol.trials, found, nearest)

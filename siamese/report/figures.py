@@ -19,9 +19,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
+from siamese.data.lists import people_of_each
 from siamese.evaluation.calibration import brier, ece, reliability
-from siamese.evaluation.intervals import auc_interval, wilson
+from siamese.evaluation.intervals import auc_interval, share_interval
 from siamese.evaluation.metrics import Confusion, auc, confusion, eer, roc_curve
+from siamese.evaluation.people import PairPeople
 from siamese.report.examples import PHOTO_HEIGHT, Examples
 from siamese.report.text import fixed, interval, percent, photo_title, probability
 from siamese.runs.records import Prediction
@@ -220,13 +222,16 @@ def _luminance(linear: NDArray[np.float64]) -> float:
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
-def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, threshold: float | None) -> Figure:
+def roc_figure(
+    scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, people: PairPeople, threshold: float | None
+) -> Figure:
     """Plot the ROC with its area, the equal error rate and the operating point.
 
     Args:
         scores: float [N], finite.
         labels: 0 or 1 [N]. If all are equal there is no ROC, and the figure says so.
         predicted: 0 or 1 [N].
+        people: both people of each pair, [N], for the interval of the AUC.
         threshold: the threshold on the probability, for the legend; None if it is unknown.
     """
     figure, (axes,) = _panels(1, SQUARE)
@@ -238,7 +243,7 @@ def roc_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, thres
     if np.isnan(fpr).any() or np.isnan(tpr).any():
         axes.text(0.5, 0.5, "no ROC: all pairs have the same label", ha="center", color=INK)
         return figure
-    ends = interval(auc_interval(scores, labels), fixed(3))
+    ends = interval(auc_interval(scores, labels, people), fixed(3))
     label = f"AUC {auc(scores, labels):.3f}" + (f" (95 % CI: {ends})" if ends else "")
     axes.plot(fpr, tpr, color=BLUE, linewidth=1.8, label=label)
     rate = eer(scores, labels)
@@ -286,19 +291,21 @@ def score_figure(
     return figure
 
 
-def reliability_figure(probabilities: ArrayLike, labels: ArrayLike) -> Figure:
+def reliability_figure(probabilities: ArrayLike, labels: ArrayLike, people: PairPeople) -> Figure:
     """Plot a reliability diagram: the share of same pairs by predicted probability, with 95 % confidence intervals.
 
     Args:
         probabilities: float [N] in [0, 1].
         labels: 0 or 1 [N].
+        people: both people of each pair, [N].
     """
     figure, (axes,) = _panels(1, SQUARE)
     axes.plot([0, 1], [0, 1], ":", color=GREY, label="perfectly calibrated")
     bins = reliability(probabilities, labels)
     middle = np.array([one.probability for one in bins])
     found = np.array([one.frequency for one in bins])
-    ends = np.array([wilson(one.frequency * one.n, one.n) for one in bins])
+    same = np.asarray(labels)
+    ends = np.array([share_interval(same[one.rows], [people[row] for row in one.rows]) for one in bins])
     label = f"ECE {percent(ece(probabilities, labels))}, Brier score {brier(probabilities, labels):.3f}"
     axes.errorbar(
         middle, found, yerr=np.abs(ends.T - found), color=BLUE, marker="o", markersize=5, linewidth=1.4, capsize=3,
@@ -374,10 +381,11 @@ def predictions_figures(predictions: Sequence[Prediction], threshold: float | No
     probabilities = [pair.probability for pair in predictions]
     labels = [pair.label for pair in predictions]
     predicted = [pair.predicted for pair in predictions]
+    people = people_of_each(predictions)
     return {
-        "roc": roc_figure(scores, labels, predicted, threshold),
+        "roc": roc_figure(scores, labels, predicted, people, threshold),
         "scores": score_figure(probabilities, labels, threshold),
-        "reliability": reliability_figure(probabilities, labels),
+        "reliability": reliability_figure(probabilities, labels, people),
         "confusion": confusion_figure(confusion(predicted, labels)),
     }
 

@@ -17,7 +17,8 @@ TERMS = {
     "are same pairs.",
     "chance": "The result of guessing, without looking at the images.",
     "confidence interval, CI": "A 95 % confidence interval is a range computed from the test pairs. If the test were "
-    "repeated with new pairs many times, 95 % of such ranges would contain the true value.",
+    "repeated with new pairs (or, where it says so, new people) many times, 95 % of such ranges would contain the true "
+    "value.",
     "cross-entropy": "The mean of -log(p), where p is the predicted probability of the true label. 0 is perfect. "
     "Predicting 0.5 for every pair gives 0.693.",
     "DFT": "Discrete Fourier transform: the network's large convolutions are computed by Fourier transform instead of "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese.config.schema import HOW_IT_IS_STARTED
-from siamese.data.lists import identities
+from siamese.data.lists import people_of_each
 from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
 from siamese.evaluation.metrics import chance_level
@@ -173,7 +173,7 @@ def difference(one: Group, base: Group) -> Difference | None:
         for other, second in zip(base.jobs, theirs[1], strict=True)
         if job.seed == other.seed
     )
-    interval = accuracy_difference(_people(pairs), right, theirs[1])
+    interval = accuracy_difference(people_of_each(pairs), right, theirs[1])
     return Difference(float(right.mean() - theirs[1].mean()), interval, tests)
 
 
@@ -189,19 +189,13 @@ def accuracy_interval(one: Group) -> Interval | None:
     if decisions is None:
         return None
     pairs, right = decisions
-    return accuracy_difference(_people(pairs), right, np.zeros(len(pairs), dtype=bool))
+    return accuracy_difference(people_of_each(pairs), right, np.zeros(len(pairs), dtype=bool))
 
 
 def chance_of(job: Job) -> float | None:
     """The chance level of the test accuracy; None without both same and different test pairs."""
     labels = [pair.label for pair in scored(job).pairs]
     return chance_level(sum(labels), len(labels) - sum(labels))
-
-
-def _people(pairs: Pairs) -> list[tuple[str, str]]:
-    """Both identities of each pair."""
-    person = identities(pairs)
-    return [(person[pair.image1], person[pair.image2]) for pair in pairs]
 
 
 def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:

@@ -28,11 +28,19 @@ def _oneshot(run: Run) -> str:
         "An N-way trial takes a photo of a test person and compares it with another photo of that person and one photo "
         "of each of N - 1 other test people, all drawn at random. The trial is won if the photo of the same person has "
         "the highest score. The confidence intervals (Wilson) treat the trials as independent, although they share "
-        "photos. For comparison, “Nearest pixels” chooses the photo with the smallest distance between the pixels."
+        "photos; if people have five or more trials each on average, the intervals are over people. For comparison, "
+        "“Nearest pixels” chooses the photo with the smallest distance between the pixels."
     )
 
 
 def _intervals(run: Run) -> str:
+    if run.result.test_ci_over == "people":
+        return (
+            "Many test pairs come from few people, so the confidence intervals are over people: they say what to "
+            "expect of other people, and are wider than intervals over pairs. The intervals of accuracy, AUC and equal "
+            "error rate are Wilson’s for as many independent pairs as have the same variance, that of the loss is "
+            "Student’s."
+        )
     accuracy = "Wilson’s" if run.result.folds is None else "Student’s (over the folds)"
     return (
         "The confidence intervals treat the pairs as independent. They are not quite independent, because a person or "

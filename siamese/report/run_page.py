@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
-from siamese.evaluation.intervals import wilson
-from siamese.evaluation.metrics import confusion
+from siamese.data.lists import people_of_each
+from siamese.evaluation.intervals import share_interval
 from siamese.files import write_bytes_atomically, write_text_atomically
 from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, load_photo, occlusion_map_file, pick_examples
 from siamese.report.figures import OUTCOME_TITLES, curves_figure, gallery_figure, predictions_figures, to_png
@@ -254,14 +254,19 @@ def _rates(predictions: list[Prediction]) -> list[Rate]:
     """The rows of the table of decisions."""
     if not predictions:
         return []
-    counts = confusion([p.predicted for p in predictions], [p.label for p in predictions])
+    people = people_of_each(predictions)
     rates = [
-        ("All pairs: correct", counts.tp + counts.tn, sum(counts)),
-        ("Same pairs: predicted same", counts.tp, counts.tp + counts.fn),
-        ("Different pairs: predicted different", counts.tn, counts.tn + counts.fp),
-        ("Predicted same: correct", counts.tp, counts.tp + counts.fp),
-        ("Predicted different: correct", counts.tn, counts.tn + counts.fn),
+        ("All pairs: correct", "tp fp tn fn"),
+        ("Same pairs: predicted same", "tp fn"),
+        ("Different pairs: predicted different", "tn fp"),
+        ("Predicted same: correct", "tp fp"),
+        ("Predicted different: correct", "tn fn"),
     ]
-    return [
-        Rate(title, f"{k:,} of {n:,}", percent(k / n), interval(wilson(k, n), percent)) for title, k, n in rates if n
-    ]
+    found = []
+    for title, outcomes in rates:
+        rows = [row for row, one in enumerate(predictions) if one.outcome in outcomes.split()]
+        right = [predictions[row].predicted == predictions[row].label for row in rows]
+        if rows:
+            ends = interval(share_interval(right, [people[row] for row in rows]), percent)
+            found.append(Rate(title, f"{sum(right):,} of {len(rows):,}", percent(sum(right) / len(rows)), ends))
+    return found

@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Literal
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
-from siamese.evaluation.intervals import not_above_chance, wilson
+from siamese.data.lists import people_of_each
+from siamese.evaluation.intervals import not_above_chance, share_interval
 from siamese.evaluation.metrics import chance_level
 from siamese.report.load import Run
 from siamese.report.text import interval, percent
@@ -24,7 +25,9 @@ def summary(run: Run) -> str:
     if result.test_acc is not None:
         return _decided(run, "test", result.test_acc, result.n_test, result.test_acc_ci)
     if run.status == "done" and result.val_acc is not None and result.n_val:
-        ends = wilson(result.val_acc * result.n_val, result.n_val)
+        pairs = run.split("val")
+        right = [pair.predicted == pair.label for pair in pairs]
+        ends = share_interval(right, people_of_each(pairs)) if pairs else None
         text = _decided(run, "val", result.val_acc, result.n_val, ends)
         return f"{text} There are no test pairs. The weights were chosen on these pairs, so the result is optimistic."
     return _untested(run)

@@ -59,7 +59,7 @@ KEY_PATTERNS = (
     (
         r"oneshot/\d+/acc_ci",
         "oneshot/N/acc_ci",
-        "95 % confidence interval of `oneshot/N/acc` (Wilson)",
+        "95 % confidence interval of `oneshot/N/acc` (Wilson; over people if they are few)",
         "fraction",
         ONESHOT,
     ),
@@ -125,6 +125,9 @@ class Result(BaseModel):
     val_auc: float | None = _key("val/auc", "area under the ROC curve of the validation pairs", "fraction")
     test_loss: float | None = _key("test/loss", "binary cross-entropy on the test pairs", "nats")
     test_loss_ci: Interval | None = _key("test/loss_ci", "95 % confidence interval of `test/loss` (Student)", "nats")
+    test_ci_over: Literal["pairs", "people"] | None = _key(
+        "test/ci_over", "what the intervals `test/..._ci` are over: `people` if the pairs come from few, else `pairs`"
+    )
     test_acc: float | None = _key("test/acc", "accuracy on the test pairs; View 2: mean over the folds", "fraction")
     test_acc_ci: Interval | None = _key(
         "test/acc_ci", "95 % confidence interval of `test/acc` (Wilson; View 2: Student over the folds)", "fraction"

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from siamese.config.titles import PROTOCOLS, titled
 from siamese.data.dataset import PairDataset
+from siamese.data.lists import people_of_each
 from siamese.evaluation.decision import Decision
-from siamese.evaluation.intervals import not_above_chance, wilson
+from siamese.evaluation.intervals import not_above_chance
 from siamese.evaluation.metrics import chance_level, confusion
 from siamese.evaluation.summary import summarise
 from siamese.models.siamese import SiameseNetwork
@@ -56,9 +57,11 @@ def record_predictions(
         for pair, score, probability in zip(pairs.pairs, scores[split], probabilities, strict=True):
             predicted = int(probability >= decision.threshold)
             predictions.append(Prediction(split, *pair, float(score), float(probability), predicted))
-        summary = summarise(decision.calibration.logits(scores[split]), pairs.labels.numpy(), decision.threshold)
+        logits = decision.calibration.logits(scores[split])
+        summary = summarise(logits, pairs.labels.numpy(), people_of_each(pairs.pairs), decision.threshold)
         counts = confusion(probabilities >= decision.threshold, pairs.labels.numpy())
-        ends = wilson(counts.tp + counts.tn, sum(counts))
+        ends = summary["acc_ci"]
+        assert ends is None or isinstance(ends, list)
         if level := not_above_chance(ends, chance_level(counts.tp + counts.fn, counts.fp + counts.tn)):
             area = summary["auc_ci"]
             log.warning(

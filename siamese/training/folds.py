@@ -11,6 +11,7 @@ import numpy as np
 
 from siamese.config.protocol import View2Protocol
 from siamese.config.schema import TrainConfig
+from siamese.data.lists import people_of_each
 from siamese.data.protocol import count_folds
 from siamese.data.sources import prepare_data
 from siamese.errors import ConfigError
@@ -105,7 +106,8 @@ def pool_folds(folder: RunFolder, started: float) -> Result:
         pooled += [prediction._replace(score=slope * prediction.score + intercept) for prediction in tested]
     write_predictions(folder.predictions, pooled)
     logits, labels = [prediction.score for prediction in pooled], [prediction.label for prediction in pooled]
-    figures = {name: value for name, value in summarise(logits, labels).items() if name not in OUTCOMES}
+    summary = summarise(logits, labels, people_of_each(pooled))
+    figures = {name: value for name, value in summary.items() if name not in OUTCOMES}
     accuracies = np.array([result.test_acc for result in results], dtype=float)
     outcomes = [prediction.outcome for prediction in pooled]  # decided with the threshold of each fold
     return folder.record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from PIL import Image
 
 from siamese import Verifier
 from siamese.command.main import main
+from siamese.command.verify import _log_accuracy
 from siamese.data.faces import EYES, Face
+from siamese.data.lists import Pair
 
 pytestmark = pytest.mark.integration
 
@@ -372,3 +375,24 @@ def test_an_impossible_request_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("people", "logged"),
+    [
+        (200, "accuracy: 75.0 % of 200 pairs (95 % confidence interval 68.6 - 80.5)"),
+        (
+            8,
+            "accuracy: 75.0 % of 200 pairs (95 % confidence interval 30.5 - 95.3 for other people; these pairs show 8 ",
+        ),
+        (
+            2,
+            "accuracy: 75.0 % of 200 pairs (no confidence interval: these pairs show 2 people; give pairs of at least 3 ",
+        ),
+    ],
+)
+def test_the_interval_of_few_people_is_wide(people: int, logged: str, caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [Pair(f"{k % people}/{k}.png", f"{k % people}/{k}b.png", 1) for k in range(200)]
+    with caplog.at_level(logging.INFO):
+        _log_accuracy(pairs, [k % 4 > 0 for k in range(200)])
+    assert caplog.messages[0].startswith(logged)

@@ -88,11 +88,13 @@ def test_no_calibration_leaves_logits_unchanged():
 
 def test_reliability_brier_and_ece_by_hand():
     probabilities, labels = [0.0, 0.05, 0.55, 0.58, 1.0], [0, 1, 1, 0, 1]
-    assert reliability(probabilities, labels) == [
+    found = reliability(probabilities, labels)
+    assert [one[:5] for one in found] == [
         (0.0, 0.1, 2, pytest.approx(0.025), 0.5),
         (0.5, 0.6, 2, pytest.approx(0.565), 0.5),
         (0.9, 1.0, 1, 1.0, 1.0),
     ]
+    assert [one.rows.tolist() for one in found] == [[0, 1], [2, 3], [4]]
     assert ece(probabilities, labels) == pytest.approx((2 * 0.475 + 2 * 0.065) / 5)
     assert brier(probabilities, labels) == pytest.approx((0.95**2 + 0.45**2 + 0.58**2) / 5)
 

@@ -65,8 +65,8 @@ def test_the_variance_lets_pairs_that_share_a_person_depend_on_each_other() -> N
         residual[p] * residual[q] for p in range(6) for q in range(6) if set(people[p]) & set(people[q])
     ) / 36  # fmt: skip
     assert variance > (residual**2).sum() / 36
-    # 2.776445: Student's t of 4 degrees of freedom, one less than there are people.
-    half = 2.776445 * variance**0.5
+    # 2.776445: Student's t of 4 degrees of freedom, one less than there are people. 5 / 3: few people.
+    half = 2.776445 * (variance * 5 / 3) ** 0.5
     assert accuracy_difference(people, first, second) == pytest.approx((first.mean() - half, 1.0), rel=1e-5)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from siamese.evaluation.identification import draw_trials, identification_accuracy
+from siamese.evaluation.intervals import wilson
 
 PEOPLE = [[0, 1, 2], [3], [4, 5], [6], [7, 8, 9, 10], [11]]
 PERSON = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 4, 4, 5])
@@ -47,18 +48,28 @@ def test_impossible_trials_are_an_error(people, ways, trials, what):
 
 
 def test_ties_count_as_a_share_of_a_win():
-    won = identification_accuracy([[3.0, 1.0, 2.0], [1.0, 2.0, 0.0], [5.0, 5.0, 0.0], [1.0, 1.0, 1.0]])
+    won = identification_accuracy([[3.0, 1.0, 2.0], [1.0, 2.0, 0.0], [5.0, 5.0, 0.0], [1.0, 1.0, 1.0]], "abcd")
     assert won.accuracy == pytest.approx((1 + 0 + 1 / 2 + 1 / 3) / 4)
     assert won.interval.low < won.accuracy < won.interval.high
 
 
 def test_random_scores_win_by_chance():
     scores = np.random.default_rng(0).random((20_000, 5))
-    assert identification_accuracy(scores).accuracy == pytest.approx(0.2, abs=0.01)
-    assert identification_accuracy(np.zeros((10, 5))).accuracy == pytest.approx(0.2)
+    assert identification_accuracy(scores, range(20_000)).accuracy == pytest.approx(0.2, abs=0.01)
+    assert identification_accuracy(np.zeros((10, 5)), range(10)).accuracy == pytest.approx(0.2)
+
+
+def test_trials_of_few_people_have_a_wider_interval():
+    won = np.repeat(np.arange(20) % 4 > 0, 50)  # 50 trials of each of 20 people, of whom 15 are always found
+    scores = np.stack([won, ~won], axis=1).astype(float)
+    few = identification_accuracy(scores, np.arange(1000) // 50)
+    many = identification_accuracy(scores, range(1000))
+    assert few.accuracy == many.accuracy == 0.75
+    assert many.interval == wilson(750, 1000)
+    assert few.interval == pytest.approx(wilson(15, 20), abs=0.03)  # as if each person were one trial
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, 2.0], [[1.0], [2.0]], [[np.nan, 1.0]]])
 def test_scores_of_another_shape_or_nan_are_refused(scores):
     with pytest.raises(ValueError, match=r"scores"):
-        identification_accuracy(scores)
+        identification_accuracy(scores, range(len(scores)))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import fast, two_classes, unzip
+from strategies import fast, strangers, two_classes, unzip
 
 from siamese.evaluation import intervals, metrics
+from siamese.evaluation.people import are_few, variance_over_people
+from siamese.evaluation.summary import summarise
 
 
 def slow_components(scores, labels):
@@ -146,3 +148,62 @@ def test_intervals_cover_the_truth():
         hits += [low <= truth <= high for (low, high), truth in found]
     assert np.all(hits / 300 > 0.95 - 4 * 0.0126)
     assert np.all(hits / 300 < 0.995)
+
+
+class TestFewPeople:
+    @pytest.mark.parametrize(
+        ("people", "few"),
+        [
+            (strangers(100), False),
+            ([(k // 4, k // 4) for k in range(100)], False),
+            ([(k // 5, k // 5) for k in range(100)], True),
+            ([(k, k) for k in range(100)] + [("star", k) for k in range(40)], True),  # one person is in many pairs
+        ],
+    )
+    def test_what_counts_as_few(self, people, few):
+        assert are_few(people) is few
+        right = np.arange(len(people)) % 10 > 0
+        assert (intervals.share_interval(right, people) == intervals.wilson(right.sum(), len(right))) is not few
+
+    @given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), st.floats(-1, 1)), min_size=1, max_size=30))
+    def test_variance_is_the_sum_over_all_pairs_that_share_a_person(self, drawn):
+        people, values = [(a, b) for a, b, _ in drawn], np.array([value for *_, value in drawn])
+        residual = values - values.mean()
+        n = len({person for pair in people for person in pair})
+        shared = sum(
+            residual[p] * residual[q]
+            for p, one in enumerate(people)
+            for q, other in enumerate(people)
+            if set(one) & set(other)
+        )
+        expected = max(shared * n / max(1, n - 2), (residual**2).sum()) / len(drawn) ** 2
+        assert variance_over_people(people, values) == (pytest.approx(expected, abs=1e-9), n)
+
+    def test_without_an_error_each_person_counts_once(self):
+        people = [(k % 12, k % 12) for k in range(600)]
+        low, high = intervals.share_interval(np.ones(600), people)
+        assert high == 1.0
+        assert low < intervals.wilson(12, 12).low < 0.8
+
+    @pytest.mark.parametrize(("number", "least"), [(10, 0.87), (40, 0.9)])
+    def test_intervals_cover_the_truth_of_other_people(self, number, least):
+        """1,000 pairs of 10 or 40 people, 200 times. Intervals over pairs cover it in 30 to 60 % of the times."""
+        rng = np.random.default_rng(5)
+        a = np.tile(np.arange(number), 1000 // number)
+        b = (a + 1 + np.arange(1000) // number % (number - 1)) % number
+        labels = np.arange(1000) % 2
+        people = list(zip(a.tolist(), np.where(labels == 1, a, b).tolist(), strict=True))
+        truth = {"acc": 0.76025, "auc": 0.84135, "eer": 0.23975}  # scores: normal, mean +-1, variance 2
+        truth |= {f"{name}_over_pairs": truth[name] for name in ("acc", "auc")}
+        found = []
+        for _ in range(200):
+            hard = rng.normal(0, 1, number)
+            of_pair = np.where(labels == 1, hard[a], (hard[a] + hard[b]) / math.sqrt(2))
+            logits = rng.normal((2 * labels - 1) + (2 * labels - 1) * of_pair, 1)
+            ends = summarise(logits, labels, people)
+            ends["acc_over_pairs_ci"] = intervals.wilson(ends["tp"] + ends["tn"], 1000)
+            ends["auc_over_pairs_ci"] = intervals.auc_interval(logits, labels)
+            found.append(ends)
+        for name, value in truth.items():
+            held = np.mean([low <= value <= high for low, high in (ends[f"{name}_ci"] for ends in found)])
+            assert held < 0.7 if "pairs" in name else least <= held <= 0.99

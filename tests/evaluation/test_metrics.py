@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from strategies import fast, two_classes, unzip
+from strategies import fast, strangers, two_classes, unzip
 
 from siamese.evaluation import intervals, metrics
 from siamese.evaluation.summary import summarise
@@ -209,7 +209,8 @@ FUNCTIONS = [
     lambda scores, labels: metrics.tar_at_far(scores, labels, 0.1),
     intervals.auc_interval,
     lambda scores, labels: intervals.bootstrap_interval(metrics.eer, scores, labels, resamples=3),
-    summarise,
+    lambda scores, labels: intervals.eer_interval(scores, labels, strangers(len(scores))),
+    lambda scores, labels: summarise(scores, labels, strangers(len(scores))),
 ]
 
 

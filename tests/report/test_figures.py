@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
+from strategies import strangers
 
 from siamese.evaluation.metrics import Confusion
 from siamese.report import figures
@@ -26,7 +27,7 @@ def test_curves_mark_the_best_epoch_and_leave_gaps():
 def test_roc_legend_has_area_interval_and_operating_point():
     labels = np.arange(100) % 2
     scores = np.where(np.arange(100) < 80, labels, 1 - labels) + np.arange(100) / 1000
-    axes = figures.roc_figure(scores, labels, scores >= 0.5, threshold=0.25).axes[0]
+    axes = figures.roc_figure(scores, labels, scores >= 0.5, strangers(100), threshold=0.25).axes[0]
     legend = [entry.get_text() for entry in axes.get_legend().get_texts()]
     assert re.fullmatch(r"AUC 0\.\d{3} \(95 % CI: 0\.\d{3} – 0\.\d{3}\)", legend[0])
     assert "threshold 0.25: TPR 80.0 %, FPR 20.0 %" in legend

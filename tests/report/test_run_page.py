@@ -16,6 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from siamese.data.lists import Pair, people_of_each
 from siamese.evaluation.metrics import sigmoid
 from siamese.evaluation.summary import summarise
 from siamese.report import figures
@@ -78,7 +79,8 @@ class FakeRun:
         return self.folder
 
     def _add_figures(self) -> None:
-        figures = summarise([pair[3] for pair in self.pairs], [pair[2] for pair in self.pairs])
+        people = people_of_each([Pair(*pair[:3]) for pair in self.pairs])
+        figures = summarise([pair[3] for pair in self.pairs], [pair[2] for pair in self.pairs], people)
         for name, value in figures.items():
             self.result[name if name in ("tp", "fp", "tn", "fn") else f"test/{name}"] = value
 
@@ -199,7 +201,8 @@ class TestFinishedRun:
             "50b15e7aaaab with uncommitted changes",
             "1,760 training · 440 validation · 40 test", "Training, during epoch 3 1,760 99.4 % 0.1010 –",
             "Validation 440 69.1 % 0.6182 0.765", "No_One/No_One_0001.jpg truncated", "Excluded images: 2",
-            "batchnorm: true", "View 1 of LFW is meant for development", "treat the pairs as independent",
+            "batchnorm: true", "View 1 of LFW is meant for development",
+            "Many test pairs come from few people", "confidence intervals (CI) over the test people",
             "One run with one seed (0)",
             "Threshold 0.5 on the probability: fixed by the configuration before training",
         ],

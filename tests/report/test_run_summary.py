@@ -22,7 +22,10 @@ def text(
 ) -> str:
     """The summary of `TESTED` with other keys (None: absent), labels, and validation accuracies of its epochs."""
     result = {name: value for name, value in (TESTED | keys).items() if value is not None}
-    pairs = [Prediction(split, "a", "b", label, 0.0, 0.5, 1) for label in [1] * same + [0] * different]
+    pairs = [
+        Prediction(split, f"{k}/1", f"{k}/2" if label else f"not {k}/1", label, 0.0, 0.5, label if k % 5 else 1 - label)
+        for k, label in enumerate([1] * same + [0] * different)
+    ]
     blank = dict.fromkeys(HISTORY_COLUMNS, float("nan"))
     history = [{**blank, "epoch": i, "val/acc": acc} for i, acc in enumerate(epochs or [], start=1)]
     config = {"max_epochs": 20}

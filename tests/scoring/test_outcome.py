@@ -28,8 +28,9 @@ from siamese.scoring.outcome import record_predictions
 def test_an_accuracy_at_chance_is_called_that(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, same: float, different: float, message: str | None
 ) -> None:
-    pairs = [Pair("a", "b", label) for label in [1] * 30 + [0] * 30]
-    data: Any = SimpleNamespace(val=PairSet.of([], {}), test=PairSet.of(pairs, {"a": 0, "b": 1}))
+    pairs = [Pair(f"{k}/a", f"{k if label else -k}/b", label) for k, label in enumerate([1] * 30 + [0] * 30)]
+    row = {image: k for k, image in enumerate(image for pair in pairs for image in pair[:2])}
+    data: Any = SimpleNamespace(val=PairSet.of([], {}), test=PairSet.of(pairs, row))
     scores = {"val": np.zeros(0, np.float32), "test": np.float32([same] * 30 + [different] * 30)}
     with caplog.at_level(logging.WARNING):
         record_predictions(scores, data, Decision(Calibration(), 0.5), 0.5, RunFolder(tmp_path))
