@@ -387,7 +387,7 @@ def test_an_impossible_request_is_one_line_and_exit_code_2(
         ),
         (
             2,
-            "accuracy: 75.0 % of 200 pairs (no confidence interval: these pairs show 2 people; give pairs of at least 3 ",
+            "accuracy: 75.0 % of 200 pairs (no confidence interval: these pairs show 2 people; give ",
         ),
     ],
 )
