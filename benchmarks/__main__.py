@@ -199,6 +199,16 @@ def few(options: Options) -> Report:
     return measure_few(options.run, Path(options.root), LAYOUTS[options.data].images, options.people, options.repeats)
 
 
+def gallery(options: Options) -> Report:
+    """time and memory to ask a gallery of --size photos like those of --data (--root), embedded by a run (--run)"""
+    if options.run is None or not options.root:
+        raise SystemExit("error: gallery needs --run FOLDER, --root FOLDER, and --data lfw_deepfunneled or another LFW")
+    from benchmarks.gallery import measure_gallery
+    from siamese.data.layouts import LAYOUTS
+
+    return measure_gallery(options.run, Path(options.root) / LAYOUTS[options.data].images, options.size, options.folder)
+
+
 def startup(options: Options) -> Report:
     """seconds until a command responds, and the time of a run with caches that is neither training nor scoring"""
     python = sys.executable
@@ -247,7 +257,8 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
-    "domain": domain, "alignment": alignment, "copies": copies, "few": few, "startup": startup, "sweep": sweep,
+    "domain": domain, "alignment": alignment, "copies": copies, "few": few, "gallery": gallery, "startup": startup,
+    "sweep": sweep,
 }  # fmt: skip
 
 
@@ -274,7 +285,11 @@ def main() -> None:
         help="precision of our training; several for train: 32,bf16,auto",
     )
     parser.add_argument("--optimizer", default="adam", choices=["adam", "sgd"], help="optimizer for losses")
-    parser.add_argument("--run", type=Path, help="folder of a finished run, for latency, domain, alignment and few")
+    parser.add_argument(
+        "--run", type=Path, help="folder of a finished run, for latency, domain, alignment, few and gallery"
+    )
+    parser.add_argument("--size", type=int, default=1_000_000, help="photos of gallery")
+    parser.add_argument("--folder", type=Path, help="where gallery writes it, or where it is from an earlier call")
     parser.add_argument(
         "--people", default="val", choices=["val", "test"], help="people for few: of the validation or of the test set"
     )
@@ -290,7 +305,7 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "benchmark": options.benchmark,
-            "options": vars(options) | {"json": str(options.json), "run": str(options.run)},
+            "options": vars(options) | {key: str(getattr(options, key)) for key in ("json", "run", "folder")},
         }
         options.json.write_text(
             json.dumps({**record, "machine": environment, **figures}, indent=2) + "\n", encoding="utf-8"

@@ -19,7 +19,7 @@ from siamese.command.photos import (
 from siamese.data.folder import find_photos
 from siamese.errors import DataError
 from siamese.files import replacing, write_csv_atomically
-from siamese.inference.gallery import Embedded, append_rows
+from siamese.inference.gallery_files import Embedded, append_rows
 from siamese.text import count
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from siamese.command.photos import (
 )
 from siamese.data.folder import find_people, find_photos
 from siamese.errors import ConfigError, DataError
-from siamese.inference.gallery import Found, Gallery, changed_folders, is_gallery
+from siamese.inference.gallery import Found, Gallery
+from siamese.inference.gallery_files import changed_folders, is_gallery
 from siamese.text import count, shell_words
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import numpy as np
 from siamese.command.identify import people_of_gallery
 from siamese.command.photos import embed_in_blocks, load_verifier, warn_of_several_faces, warn_of_unusual
 from siamese.errors import ConfigError, DataError
-from siamese.inference.gallery import Embedded, Gallery, import_faiss, is_gallery, stamp_of, write_gallery
+from siamese.inference.gallery import Gallery, import_faiss, write_gallery
+from siamese.inference.gallery_files import Embedded, is_gallery, stamp_of
 from siamese.text import count
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from siamese.errors import ConfigError, DataError
-from siamese.inference.gallery import Embedded
+from siamese.inference.gallery_files import Embedded
 from siamese.text import count
 
 if TYPE_CHECKING:

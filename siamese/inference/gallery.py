@@ -11,26 +11,32 @@ Shapes: N photos of the gallery, P people, Q photos to identify, D embedding dim
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import secrets
-import shutil
 import zipfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siamese.errors import ConfigError, DataError, MissingPackageError, reason_of
-from siamese.files import file_digest
-from siamese.runs.finished import PREPROCESSING
-from siamese.runs.folder import RunFolder
+from siamese.inference.gallery_files import (
+    EMBEDDINGS,
+    FACTS,
+    FORMAT,
+    INDEX,
+    PHOTOS,
+    Embedded,
+    append_rows,
+    folder_times,
+    identity,
+    read_facts,
+    replacing_folder,
+    stamp_of,
+)
 from siamese.text import shell_words
 
 if TYPE_CHECKING:
@@ -38,12 +44,6 @@ if TYPE_CHECKING:
     from siamese.inference.verifier import Described, Match, Photo, Verifier
 
 log = logging.getLogger(__name__)
-
-FORMAT = 1
-"""Version of the files. Raise it if they change: older galleries are then refused."""
-
-FACTS, EMBEDDINGS, PHOTOS, INDEX = "gallery.json", "embeddings.npy", "photos.npz", "index.faiss"
-"""Files of a gallery's folder."""
 
 BLOCK_BYTES = 1 << 25
 """Size of the embeddings that are read at once."""
@@ -68,20 +68,6 @@ MEASURED = 200
 
 LEAST_RECALL = 0.95
 """Recall@1 below which an index is not used: its vectors then do not order photos as the scores of the run do."""
-
-
-class Embedded(NamedTuple):
-    """Photos that were embedded, without their pixels.
-
-    Attributes:
-        names: file names.
-        photos: what is known of each.
-        embeddings: float32 [N, D].
-    """
-
-    names: list[str]
-    photos: list[Described]
-    embeddings: NDArray[np.float32]
 
 
 class Found(NamedTuple):
@@ -431,25 +417,6 @@ class Columns:
         }  # fmt: skip
 
 
-def append_rows(file: IO[bytes], blocks: Iterable[Embedded]) -> Iterator[Embedded]:
-    """Write the embeddings of each block to a ``.npy`` file, float32 [N, D], and pass the block on."""
-    number, size = 0, 0
-    for block in blocks:
-        if not number:
-            size = block.embeddings.shape[1]
-            _write_header(file, (0, size))
-        file.write(np.ascontiguousarray(block.embeddings).data)
-        number += len(block.embeddings)
-        yield block
-    file.seek(0)
-    _write_header(file, (number, size))
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:
-    """Write the start of a ``.npy`` file, which has the same length for any number of rows."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-
-
 def write_gallery(
     folder: Path, verifier: Verifier, photos: Path, blocks: Iterable[Embedded], person_of: Mapping[str, str],
     stamps: Mapping[str, tuple[int, int]], approximate: bool,
@@ -469,7 +436,7 @@ def write_gallery(
         ConfigError: faiss is not installed.
         DataError: no photo can be used.
     """
-    with _replacing_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         columns = Columns(verifier, person_of)
         with (temporary / EMBEDDINGS).open("xb") as file:
             for block in append_rows(file, blocks):
@@ -489,89 +456,6 @@ def write_gallery(
             gallery.build_index(verifier, temporary / INDEX)
         (temporary / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return gallery
-
-
-@contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Context that gives a temporary folder beside ``folder``, which replaces it at the end; removed on an error."""
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        earlier = temporary.with_suffix(".old")
-        if folder.exists():
-            folder.rename(earlier)
-        temporary.rename(folder)
-        shutil.rmtree(earlier, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def is_gallery(folder: Path) -> bool:
-    """Whether ``siamese index`` wrote this folder."""
-    return (folder / FACTS).is_file()
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Read ``gallery.json``.
-
-    Raises:
-        DataError: it is missing or damaged, or another version wrote it.
-    """
-    try:
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        if facts["format"] == FORMAT:
-            return facts
-        reason = f"format {facts['format']}, expected {FORMAT}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = reason_of(error)
-    raise DataError(f"{folder / FACTS}: {reason}; write the gallery again with siamese index")
-
-
-def identity(verifier: Verifier) -> str:
-    """A digest of all that decides the embeddings and scores: weights, back end, views and preprocessing."""
-    run, network = RunFolder(verifier.run), verifier.network
-    options = [getattr(verifier.options, key) for key in PREPROCESSING]
-    views = [network.flip_average, network.crop_average, verifier.bf16]
-    key = json.dumps([file_digest(run.best), file_digest(run.backend), *options, *views])
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def folder_times(photos: Path, names: Iterable[str]) -> dict[str, int]:
-    """The modification times of the folders of photos, and of those above, in nanoseconds; -1 for one that is gone.
-
-    A folder's time changes if a file in it is added, removed or renamed. To compare them is far cheaper than to look at
-    every photo.
-    """
-    folders = {""}
-    for folder in {name.rpartition("/")[0] for name in names}:
-        while folder not in folders:
-            folders.add(folder)
-            folder = folder.rpartition("/")[0]
-    return {folder: _time_of(photos / folder) for folder in sorted(folders)}
-
-
-def changed_folders(facts: Mapping[str, Any]) -> list[str]:
-    """The folders of photos in which files were added, removed or renamed since the gallery was written."""
-    photos = Path(facts["photos"])
-    return [str(photos / folder) for folder, time in facts["folders"].items() if _time_of(photos / folder) != time]
-
-
-def _time_of(folder: Path) -> int:
-    try:
-        return os.stat(folder).st_mtime_ns  # noqa: PTH116 - may be a hundred thousand folders
-    except OSError:
-        return -1
-
-
-def stamp_of(photo: Path) -> tuple[int, int]:
-    """Size and modification time of a photo, in bytes and nanoseconds; -1 if it is gone."""
-    try:
-        found = os.stat(photo)  # noqa: PTH116 - may be a million photos
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
 
 
 def import_faiss() -> Any:

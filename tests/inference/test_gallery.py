@@ -7,13 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siamese.inference.gallery import (
-    Embedded,
-    append_rows,
-    best_of_each,
-    changed_folders,
-    folder_times,
-)
+from siamese.inference.gallery import best_of_each
+from siamese.inference.gallery_files import Embedded, append_rows, changed_folders, folder_times
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])
