@@ -25,6 +25,7 @@ class OwnPairs(NamedTuple):
         train, val, test: pairs; ``val`` is None if validation is to be split off ``train``.
         people: training people with all their photos; None if only pairs are known.
         test_people: test people with all their photos; for a list, with the photos in its test pairs.
+        val_people: validation people with all their photos; empty if only pairs are known.
     """
 
     train: list[Pair]
@@ -32,6 +33,7 @@ class OwnPairs(NamedTuple):
     test: list[Pair]
     people: People | None
     test_people: People
+    val_people: People
 
 
 def read_own(data: FolderData | PairsData, test_only: bool = False) -> OwnPairs:
@@ -55,6 +57,7 @@ def read_own(data: FolderData | PairsData, test_only: bool = False) -> OwnPairs:
         draw_pairs(test, data.test_pairs, data.split_seed, "test"),
         train,
         test,
+        val,
     )
 
 
@@ -64,7 +67,7 @@ def _own_list(data: PairsData, test_only: bool) -> OwnPairs:
     test_people: People = {}
     for image in sorted({image for pair in test for image in (pair.image1, pair.image2)}):
         test_people.setdefault(person[image], []).append(image)
-    return OwnPairs(train, val, test, None, test_people)
+    return OwnPairs(train, val, test, None, test_people, {})
 
 
 def memberships(own: OwnPairs, val: Iterable[Pair], root: Path) -> list[Membership]:

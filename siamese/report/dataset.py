@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ class Part:
     people: People
     pairs: list[Pair]
 
-    @property
+    @cached_property
     def images(self) -> set[str]:
         """All images of its people and pairs."""
         listed = {image for images in self.people.values() for image in images}
@@ -166,7 +167,8 @@ def parts_of(data: DataConfig) -> dict[str, Part]:
     if isinstance(data, FolderData | PairsData):
         own = read_own(data)
         train, val, test = own.train, own.val, own.test
-        people = {"train": own.people or {}, "test": own.test_people if isinstance(data, FolderData) else {}}
+        if isinstance(data, FolderData):
+            people = {"train": own.people or {}, "val": own.val_people, "test": own.test_people}
     else:
         root = Path(data.root)
         train, val, test = read_pairs(root / TRAIN_LIST), None, read_pairs(root / TEST_LIST)
@@ -188,7 +190,10 @@ def parts_of(data: DataConfig) -> dict[str, Part]:
         found[name] = Part(own_people, part)
     if data.split == "people":  # the list of training people includes the validation people
         held = found["val"].people
-        found["train"] = Part({who: i for who, i in found["train"].people.items() if who not in held}, train)
+        kept_people = {who: images for who, images in found["train"].people.items() if who not in held}
+        listed_people = people.get("train", {})
+        held = {who: sorted({*images, *listed_people.get(who, [])}) for who, images in held.items()}
+        found |= {"train": Part(kept_people, train), "val": Part(held, val)}
     return found
 
 

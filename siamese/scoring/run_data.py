@@ -64,7 +64,7 @@ def _used(data: PairDataset) -> OwnPairs:
     for rows in data.people or ():
         images = [data.images.names[row] for row in rows]
         people[person_of(images[0])] = images
-    return OwnPairs(data.train.pairs, data.val.pairs, data.test.pairs, people, {})
+    return OwnPairs(data.train.pairs, data.val.pairs, data.test.pairs, people, {}, {})
 
 
 def record_memberships(members: list[Membership], folder: RunFolder, trained: RunFolder, root: Path) -> None:

@@ -45,6 +45,18 @@ def test_folder_without_problems(photos: Path, capsys: pytest.CaptureFixture[str
     assert "images per person: 3 to 4, median 3; 0 people with a single image" in text
 
 
+def test_all_photos_of_everybody_are_counted_and_checked(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = _sets(photos, capsys)
+    seen = next(person for part, person in sets if part == "train")
+    held = next(person for part, person in sets if part == "val")
+    for k in range(3):
+        shutil.copy(photos / seen / f"{k}.png", photos / held / f"copy {k}.png")
+    found = summary(capsys, photos, "train_pairs=2", "val_pairs=2", "test_pairs=2")  # most photos are in no pair
+    assert found["images_per_person"] == {"3": 9, "6": 1}
+    assert found["sets"]["val"]["images"] == 3 * sum(part == "val" for part, _ in sets) + 3  # type: ignore[index, call-overload]
+    assert "3 duplicates in both train and val" in "\n".join(found["problems"])  # type: ignore[arg-type]
+
+
 def test_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     people = {row: part for part, row in _sets(photos, capsys)}
     first = next(name for name, part in people.items() if part == "train")
