@@ -242,6 +242,13 @@ def sweep(options: Options) -> Report:
     return text, {"seconds_per_job": found}
 
 
+def pages(options: Options) -> Report:
+    """pages of a sweep of --jobs recorded jobs with --pairs test pairs each: size, seconds after a job and of report"""
+    from benchmarks.recorded import measure_recorded
+
+    return measure_recorded(options.jobs, options.pairs)
+
+
 def _overhead(options: Options, arguments: list[str]) -> float:
     """Return the wall time of a run or a sweep of a small network, minus training and scoring."""
     where = [f"data.root={options.root}"] if options.root else []
@@ -258,7 +265,7 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
     "domain": domain, "alignment": alignment, "copies": copies, "few": few, "gallery": gallery, "startup": startup,
-    "sweep": sweep,
+    "sweep": sweep, "pages": pages,
 }  # fmt: skip
 
 
@@ -293,6 +300,8 @@ def main() -> None:
     parser.add_argument(
         "--people", default="val", choices=["val", "test"], help="people for few: of the validation or of the test set"
     )
+    parser.add_argument("--jobs", type=int, default=500, help="recorded jobs for pages")
+    parser.add_argument("--pairs", type=int, default=400, help="test pairs of each recorded job for pages")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if options.data == "synthetic":

@@ -364,5 +364,19 @@ def decoding(data: str, root: str) -> dict[str, Any]:
     return {**report, "images": len(names)}
 
 
+def further_job(sweep: str, job: str) -> dict[str, Any]:
+    """See `benchmarks.recorded.further_job`."""
+    from benchmarks import recorded
+
+    return recorded.further_job(sweep, job)
+
+
+def report_command(sweep: str) -> dict[str, Any]:
+    """See `benchmarks.recorded.report_command`."""
+    from benchmarks import recorded
+
+    return recorded.report_command(sweep)
+
+
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,18 @@ def write_csv_atomically(path: Path, columns: Iterable[str], rows: Iterable[Iter
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def file_state(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that differ once a file has been written, replaced or copied; None if there is no such file.
+
+    They are its times of modification and of change, its size and its inode. Of a folder only that it exists.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
+        return None
+    return () if stat.S_ISDIR(found.st_mode) else (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
 def file_digest(path: Path) -> str:

@@ -122,8 +122,10 @@ def _call(options: argparse.Namespace) -> None:
             export(options.run, options.folder, options.format)
         case "report":
             from siamese.command.report import build_pages
+            from siamese.runs.signals import catch_signals
 
-            print(build_pages(options.folder, options.explain))
+            catch_signals()
+            print(build_pages(options.folder, options.explain, options.all))
         case "reproduction":
             from siamese.report.reproduction import reproduction
 
@@ -183,6 +185,12 @@ def _add_reports(add: AddParser) -> None:
         "--explain",
         action="store_true",
         help="also add occlusion maps to the gallery of a single run's page (loads the weights)",
+    )
+
+    report.add_argument(
+        "--all",
+        action="store_true",
+        help="redraw the pages of all runs below the folder, also those whose files have not changed",
     )
 
     reproduction = add("reproduction", help="print Markdown tables that compare runs with the course report")

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from siamese.errors import ConfigError
-from siamese.report.jobs import read_evaluations, read_jobs
+from tqdm import tqdm
+
+from siamese.errors import ConfigError, TrainingError
+from siamese.report.drawn import is_up_to_date
+from siamese.report.jobs import read_runs
 from siamese.report.run_page import write_run_page
 from siamese.report.sweep_page import write_sweep_page
 from siamese.text import count
 
 log = logging.getLogger(__name__)
 
+MOST_PROCESSES = 8
+"""A process takes 0.2 GB of memory, more if a run has very many pairs."""
 
-def build_pages(folder: Path, explain: bool = False) -> Path:
+PAGES_PER_PROCESS = 4
+"""Fewest pages for which a process is started, because that takes as long as drawing a page or two."""
+
+
+def build_pages(folder: Path, explain: bool = False, everything: bool = False) -> Path:
     """Rebuild the page of a run; or the page of each run below a folder, and the sweep page with its tables.
+
+    Of the runs below a folder, only pages that are out of date are redrawn (`siamese.report.drawn.is_up_to_date`), by
+    several processes if there are many. If the command is interrupted, the pages drawn so far are kept.
 
     Args:
         folder: a run folder, or a folder with runs below it.
         explain: only for a run folder: first compute occlusion maps of the pairs in the page's gallery. This needs
             the network of the run.
+        everything: redraw all pages.
 
     Returns:
         the run page, or the sweep page.
@@ -36,10 +56,57 @@ def build_pages(folder: Path, explain: bool = False) -> Path:
         for fold in folder.glob("fold_*/result.json"):
             write_run_page(fold.parent)
         return write_run_page(folder)
-    jobs = [*read_jobs(folder), *read_evaluations(folder)] if folder.is_dir() else []
-    for job in jobs:
-        write_run_page(job.folder)
-    page = write_sweep_page(folder) if jobs else None
+    runs = [job.folder for jobs in read_runs(folder) for job in jobs] if folder.is_dir() else []
+    stale = [run for run in runs if everything or not is_up_to_date(run)]
+    draw_pages(stale)
+    if len(stale) < len(runs):
+        done = count(len(stale), "run page")
+        log.info("%s redrawn, %d up to date (--all redraws all)", done, len(runs) - len(stale))
+    page = write_sweep_page(folder) if runs else None
     if page is None:
         raise ConfigError(f"{folder}: no run found; give a run folder, or a folder with runs below it")
     return page
+
+
+def draw_pages(runs: Sequence[Path]) -> None:
+    """Draw the pages of runs, with a progress bar in a terminal.
+
+    Raises:
+        OSError: a page could not be written; pages drawn before are kept.
+        TrainingError: a process that draws pages was killed.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(cores, MOST_PROCESSES, len(runs) // PAGES_PER_PROCESS)
+    with tqdm(total=len(runs), desc="drawing", unit="page", leave=False, disable=None) as bar:
+        if processes < 2:
+            for run in runs:
+                write_run_page(run)
+                bar.update()
+            return
+        # Spawned, because a fork of a process with threads may hang.
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_process) as pool:
+            try:
+                for page in as_completed([pool.submit(write_run_page, run) for run in runs]):
+                    page.result()
+                    bar.update()
+            except BrokenProcessPool:
+                raise TrainingError(
+                    "a process that draws pages was killed, probably because memory ran out; repeat the command to "
+                    "draw the remaining pages"
+                ) from None
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _start_process() -> None:
+    """Leave Ctrl-C to the process that started this one, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

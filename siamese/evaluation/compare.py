@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import bdtr, stdtrit
 
 from siamese.evaluation.intervals import Interval
-from siamese.evaluation.people import PairPeople, variance_over_people
+from siamese.evaluation.people import NumberedPeople, PairPeople, variance_over_people
 
 
 class McNemar(NamedTuple):
@@ -52,11 +52,12 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     _same_pairs(a, b)
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
     n, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**n))
+    return McNemar(only_first, only_second, min(1.0, 2 * float(bdtr(fewer, n, 0.5))) if n else 1.0)
 
 
-def accuracy_difference(people: PairPeople, first: ArrayLike, second: ArrayLike, level: float = 0.95) -> Interval:
+def accuracy_difference(
+    people: PairPeople | NumberedPeople, first: ArrayLike, second: ArrayLike, level: float = 0.95
+) -> Interval:
     """Compute a confidence interval of ``accuracy(first) - accuracy(second)`` for other test people and other seeds.
 
     It is Student's interval. Its variance is the sum of two variances:
@@ -69,7 +70,7 @@ def accuracy_difference(people: PairPeople, first: ArrayLike, second: ArrayLike,
     not to their configurations.
 
     Args:
-        people: both identities of each pair, [P]; equal for a same pair.
+        people: both identities of each pair, [P]; equal for a same pair. For many calls: `NumberedPeople`.
         first: bool [P], or [S, P] for several runs: whether each pair is decided correctly.
         second: bool [P] or [T, P].
         level: two-sided confidence level in (0, 1).
@@ -100,7 +101,8 @@ def accuracy_difference(people: PairPeople, first: ArrayLike, second: ArrayLike,
 def _decisions(right: ArrayLike) -> NDArray[np.bool_]:
     """Check decisions and return them as bool [runs, P]."""
     rows = np.atleast_2d(np.asarray(right))
-    if rows.ndim != 2 or not rows.size or not np.isin(rows, (0, 1)).all():
+    is_flags = rows.dtype == bool or np.isin(rows, (0, 1)).all()
+    if rows.ndim != 2 or not rows.size or not is_flags:
         raise ValueError(f"decisions must be booleans of shape [P] or [runs, P], not empty; got shape {rows.shape}")
     return rows.astype(bool)
 

@@ -14,15 +14,32 @@ OFTEN = 5
 """From this many pairs per person on, pairs are not treated as independent. LFW has 2 (View 1) and 3 (View 2)."""
 
 
+class NumberedPeople:
+    """The people of P pairs as numbers, so that `variance_over_people` need not number them at each call."""
+
+    def __init__(self, people: PairPeople) -> None:
+        numbers: dict[Hashable, int] = {}
+        ends = [numbers.setdefault(person, len(numbers)) for pair in people for person in pair]
+        self.number = len(numbers)
+        self.ends = np.array(ends, dtype=np.int32).reshape(-1, 2)
+        self.apart = self.ends[:, 0] != self.ends[:, 1]
+        low, high = np.sort(self.ends[self.apart], axis=1).T.astype(np.int64)
+        _, couple = np.unique(low * self.number + high, return_inverse=True)
+        self.couple = couple.reshape(-1).astype(np.int32)  # which two people, for each pair of different people
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
 def are_few(people: PairPeople) -> bool:
     """Whether the pairs come from few people: the people of a pair are, on average, in `OFTEN` pairs or more."""
-    ends, number = _numbered(people)
-    pairs_of = np.bincount(ends[:, 0], minlength=number)
-    pairs_of += np.bincount(ends[ends[:, 0] != ends[:, 1], 1], minlength=number)
+    known = NumberedPeople(people)
+    pairs_of = np.bincount(known.ends[:, 0], minlength=known.number)
+    pairs_of += np.bincount(known.ends[known.apart, 1], minlength=known.number)
     return bool((pairs_of**2).sum() >= OFTEN * pairs_of.sum())
 
 
-def variance_over_people(people: PairPeople, values: NDArray[np.float64]) -> tuple[float, int]:
+def variance_over_people(people: PairPeople | NumberedPeople, values: NDArray[np.float64]) -> tuple[float, int]:
     """Compute the variance of the mean of ``values`` for other people from the same population.
 
     Pairs that share a person may depend on each other (dyadic cluster-robust variance, Aronow, Samii and Assenova
@@ -36,20 +53,11 @@ def variance_over_people(people: PairPeople, values: NDArray[np.float64]) -> tup
     Returns:
         the variance, and G.
     """
+    known = people if isinstance(people, NumberedPeople) else NumberedPeople(people)
     residual_P = values - values.mean()
-    ends, number = _numbered(people)
-    apart = ends[:, 0] != ends[:, 1]
-    of_person = np.bincount(ends[:, 0], residual_P, number)
-    of_person += np.bincount(ends[apart, 1], residual_P[apart], number)
+    of_person = np.bincount(known.ends[:, 0], residual_P, known.number)
+    of_person += np.bincount(known.ends[known.apart, 1], residual_P[known.apart], known.number)
     # The sum over people counts pairs of the same two people twice.
-    _, couple = np.unique(np.sort(ends[apart], axis=1), axis=0, return_inverse=True)
-    twice = np.bincount(couple.reshape(-1), residual_P[apart])
-    together = ((of_person**2).sum() - (twice**2).sum()) * number / max(1, number - 2)
-    return float(max(together, (residual_P**2).sum())) / len(values) ** 2, number
-
-
-def _numbered(people: PairPeople) -> tuple[NDArray[np.int64], int]:
-    """Number the people; returns int64 [P, 2] and how many they are."""
-    numbers: dict[Hashable, int] = {}
-    ends = [numbers.setdefault(person, len(numbers)) for pair in people for person in pair]
-    return np.array(ends, dtype=np.int64).reshape(-1, 2), len(numbers)
+    twice = np.bincount(known.couple, residual_P[known.apart])
+    together = ((of_person**2).sum() - (twice**2).sum()) * known.number / max(1, known.number - 2)
+    return float(max(together, (residual_P**2).sum())) / len(values) ** 2, known.number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -12,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese.config.schema import HOW_IT_IS_STARTED
-from siamese.data.lists import people_of_each
 from siamese.evaluation.compare import McNemar, accuracy_difference, mcnemar
 from siamese.evaluation.intervals import Interval
 from siamese.evaluation.metrics import chance_level
-from siamese.report.jobs import Job, Pairs, scored
+from siamese.report.jobs import Job
+from siamese.report.scored import PairSet, people_of_tested, scored
 
 NOT_SETTINGS = (*HOW_IT_IS_STARTED, "seed", "name", "data.cache", "data.download", "checkpoint", "logger")
 """Keys and sections in which runs of one configuration may differ."""
@@ -42,7 +43,7 @@ class Group:
     values: tuple[str, ...]
     jobs: tuple[Job, ...]
 
-    @property
+    @cached_property
     def title(self) -> str:
         """The names of its jobs, each once."""
         return ", ".join(dict.fromkeys(job.title for job in self.jobs if job.title))
@@ -55,7 +56,7 @@ class Group:
         """The mean of a figure over the jobs; nan if no job recorded it."""
         return fmean(self.figures(key) or [math.nan])
 
-    @property
+    @cached_property
     def rank(self) -> tuple[float, float]:
         """Lower is better on the validation pairs: first the mean accuracy decides, then the mean loss."""
         return _last(-self.mean("val/acc")), _last(self.mean("val/loss"))
@@ -166,14 +167,16 @@ def difference(one: Group, base: Group) -> Difference | None:
     mine, theirs = _decisions(one), _decisions(base)
     if mine is None or theirs is None or mine[0] != theirs[0]:
         return None
-    pairs, right = mine
+    right, people = mine[1], people_of_tested(base.jobs[0])
+    if people is None:
+        return None
     tests = tuple(
         mcnemar(first, second)
         for job, first in zip(one.jobs, right, strict=True)
         for other, second in zip(base.jobs, theirs[1], strict=True)
         if job.seed == other.seed
     )
-    interval = accuracy_difference(people_of_each(pairs), right, theirs[1])
+    interval = accuracy_difference(people, right, theirs[1])
     return Difference(float(right.mean() - theirs[1].mean()), interval, tests)
 
 
@@ -186,25 +189,25 @@ def accuracy_interval(one: Group) -> Interval | None:
     if len(one.jobs) == 1:
         return None if recorded is None else Interval(*recorded)
     decisions = _decisions(one)
-    if decisions is None:
+    people = None if decisions is None else people_of_tested(one.jobs[0])
+    if decisions is None or people is None:
         return None
-    pairs, right = decisions
-    return accuracy_difference(people_of_each(pairs), right, np.zeros(len(pairs), dtype=bool))
+    return accuracy_difference(people, decisions[1], np.zeros(len(people), dtype=bool))
 
 
 def chance_of(job: Job) -> float | None:
     """The chance level of the test accuracy; None without both same and different test pairs."""
-    labels = [pair.label for pair in scored(job).pairs]
-    return chance_level(sum(labels), len(labels) - sum(labels))
+    tested = scored(job).tested
+    return chance_level(tested.same, tested.n - tested.same)
 
 
-def _decisions(one: Group) -> tuple[Pairs, NDArray[np.bool_]] | None:
+def _decisions(one: Group) -> tuple[PairSet, NDArray[np.bool_]] | None:
     """The test pairs of a group, and bool [jobs, P], which are predicted correctly; None if its jobs' pairs differ."""
     runs = [scored(job) for job in one.jobs]
-    pairs = runs[0].pairs
-    if not pairs or any(run.pairs != pairs for run in runs):
+    tested = runs[0].tested
+    if not tested.n or any(run.tested != tested for run in runs):
         return None
-    return pairs, np.stack([run.right for run in runs])
+    return tested, np.stack([run.right for run in runs])
 
 
 def largest_grid(groups: Sequence[Group], settings: Sequence[str]) -> Grid | None:

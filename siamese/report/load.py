@@ -103,6 +103,14 @@ def configuration_options(hydra: Mapping[str, Any]) -> list[str]:
     return options + (["--config-dir", sources["command-line"]] if "command-line" in sources else [])
 
 
+def run_files(folder: Path) -> list[Path]:
+    """All files and folders that `read_run` and the properties of `Run` depend on; some may be missing."""
+    paths = RunFolder(folder)
+    tables = [paths.history, paths.folds, paths.predictions, paths.excluded]
+    hydra = [folder / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml")]
+    return [folder / "result.json", paths.config, *tables, *hydra, folder / "fold_01", *folder.glob("fold_*")]
+
+
 def read_run(folder: Path) -> Run:
     """Read a run folder; missing and damaged files are skipped and listed in ``problems``."""
     problems: list[str] = []

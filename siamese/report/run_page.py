@@ -14,10 +14,11 @@ from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.data.lists import people_of_each
 from siamese.evaluation.intervals import share_interval
 from siamese.files import write_bytes_atomically, write_text_atomically
+from siamese.report.drawn import Drawn
 from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, load_photo, occlusion_map_file, pick_examples
 from siamese.report.figures import OUTCOME_TITLES, curves_figure, gallery_figure, predictions_figures, to_png
 from siamese.report.html import render_page
-from siamese.report.load import Run, read_run
+from siamese.report.load import Run, read_run, run_files
 from siamese.report.run_notes import notes
 from siamese.report.run_summary import summary
 from siamese.report.text import duration, fixed, interval, number, percent
@@ -49,15 +50,19 @@ class Rate(NamedTuple):
 def write_run_page(folder: Path) -> Path:
     """Write ``report.html`` and its PNG figures into a run folder, and return the path of the page.
 
-    The run need not be finished. The page is one file that needs neither the PNGs nor the network. PNGs of an earlier
+    The run need not be finished. A record of the files that the page is drawn from is written beside it, see
+    `siamese.report.drawn`. The page is one file that needs neither the PNGs nor the network. PNGs of an earlier
     page that no longer apply are deleted.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
     """
+    drawn = Drawn(folder)
+    for file in run_files(folder):
+        drawn.note(file)
     run = read_run(folder)
     # Cached: pairs share photos, and gallery.png and the page show the same ones.
-    photo = cache(partial(_photo, Path(run.result.image_root or folder)))
+    photo = cache(partial(_photo, Path(run.result.image_root or folder), drawn))
     figures = draw(run, photo)
     for name in PICTURES:
         if name in figures:
@@ -66,9 +71,19 @@ def write_run_page(folder: Path) -> Path:
             write_bytes_atomically(folder / f"{name}.png", png)
         else:
             (folder / f"{name}.png").unlink(missing_ok=True)
+        drawn.note(folder / f"{name}.png")
+    for pair in _gallery(run):
+        drawn.note(occlusion_map_file(folder, pair))
     page = folder / "report.html"
     write_text_atomically(page, render(run, figures, photo))
+    drawn.note(page)
+    drawn.save()
     return page
+
+
+def _gallery(run: Run) -> list[Prediction]:
+    """The pairs of the gallery."""
+    return [pair for group in pick_examples(_shown(run)) for pair in (*group.confident, *group.uncertain)]
 
 
 def draw(run: Run, photo: Callable[[str], Image.Image | None]) -> dict[str, Figure]:
@@ -127,8 +142,8 @@ def render(run: Run, figures: Mapping[str, Figure], photo: Callable[[str], Image
     )
 
 
-def _photo(root: Path, name: str) -> Image.Image | None:
-    return load_photo(root / name)
+def _photo(root: Path, drawn: Drawn, name: str) -> Image.Image | None:
+    return load_photo(drawn.note(root / name))
 
 
 def _shown(run: Run) -> list[Prediction]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.report.groups import Difference, Group, differences, group_jobs, show, varied
-from siamese.report.jobs import Job, read_evaluations, read_jobs, scored
+from siamese.report.jobs import Job, read_runs
+from siamese.report.scored import scored
 from siamese.report.text import ABSENT
 from siamese.text import count
 
@@ -40,18 +42,18 @@ class Comparison:
     groups: Sequence[Group]
     differences: Mapping[Group, Difference]
 
-    @property
+    @cached_property
     def is_named(self) -> bool:
         """Whether configurations have different names."""
         return len({one.title for one in self.groups}) > 1
 
-    @property
+    @cached_property
     def usual(self) -> dict[str, str]:
         """The most frequent value of each setting; that of the first group if no value is more frequent."""
         columns = zip(*(one.values for one in self.groups), strict=True)
         return {key: Counter(values).most_common(1)[0][0] for key, values in zip(self.settings, columns, strict=False)}
 
-    @property
+    @cached_property
     def is_wide(self) -> bool:
         """Whether one column lists the changed settings, because one column per setting would be too many."""
         return len(self.settings) > MOST_COLUMNS and len(self.groups) > 1
@@ -132,24 +134,28 @@ class Sweep:
         """The last two parts of its path."""
         return "/".join(self.folder.resolve().parts[-2:])
 
-    @property
+    @cached_property
     def sections(self) -> list[Comparison]:
         """The comparisons that have a section of their own: those of several runs, or the only one."""
         return [one for one in self.comparisons if len(one.jobs) > 1 or len(self.comparisons) == 1]
 
-    @property
+    @cached_property
     def alone(self) -> list[Comparison]:
         """The comparisons that are a single run, which no other run can be compared with."""
-        return [one for one in self.comparisons if one not in self.sections]
+        return [one for one in self.comparisons if len(one.jobs) < 2 and len(self.comparisons) > 1]
 
     def number(self, job: Job) -> int | None:
         """The number of the comparison that a job belongs to; None if it has not finished."""
-        return next((one.number for one in self.comparisons if job in one.jobs), None)
+        return self._numbers.get(job)
+
+    @cached_property
+    def _numbers(self) -> dict[Job, int]:
+        return {job: one.number for one in self.comparisons for job in one.jobs}
 
 
 def read_sweep(folder: Path) -> Sweep:
     """Read the runs below a folder, and divide the finished ones into comparisons."""
-    jobs = read_jobs(folder)
+    jobs, evaluations = read_runs(folder)
     settings = varied(jobs)
     found: dict[Hashable, list[Job]] = {}
     for job in jobs:
@@ -163,25 +169,26 @@ def read_sweep(folder: Path) -> Sweep:
         own = settings if len(members) == 1 and len(settings) <= MOST_COLUMNS else varied(done)
         groups = group_jobs(done, own)
         comparisons.append(Comparison(number, title, done, own, groups, differences(groups)))
-    return Sweep(folder, jobs, settings, comparisons, read_evaluations(folder))
+    return Sweep(folder, jobs, settings, comparisons, evaluations)
 
 
 def _key(job: Job) -> Hashable:
     """Equal for jobs that can be compared: the validation and test pairs; without these, data set and protocol."""
     pairs = scored(job)
-    return (pairs.validated, pairs.pairs) if pairs.pairs else (job.result.dataset, job.result.protocol)
+    return (pairs.validated, pairs.tested) if pairs.tested.n else (job.result.dataset, job.result.protocol)
 
 
 def _titles(members: Sequence[Sequence[Job]]) -> list[str]:
     """A title for each comparison that says how it differs from the others."""
     titles = [tested_on(jobs) for jobs in members]
-    tests = [scored(jobs[0]).pairs if jobs else () for jobs in members]
+    tests = [scored(jobs[0]).tested if jobs else None for jobs in members]
     found = []
     for i, title in enumerate(titles):
         alike = [jobs[0] for jobs, other in zip(members, titles, strict=True) if jobs and other == title]
         keys = [key for key in varied(alike) if key.startswith(("data.", "protocol."))]
         parts = [title, *(f"{key}={show(members[i][0].settings.get(key))}" for key in keys)]
-        if tests[i] and (first := tests.index(tests[i])) < i:
+        test = tests[i]
+        if test is not None and test.n and (first := tests.index(test)) < i:
             parts.append(f"test pairs as in comparison {first + 1}, but other validation pairs")
         elif (first := titles.index(title)) < i:
             parts.append(f"other test pairs than in comparison {first + 1}")
@@ -194,13 +201,13 @@ def tested_on(jobs: Sequence[Job]) -> str:
     if not jobs:
         return ""
     result, pairs = jobs[0].result, scored(jobs[0])
-    sizes = [("test", len(pairs.pairs) or result.n_test), ("validation", len(pairs.validated) or result.n_val)]
+    sizes = [("test", pairs.tested.n or result.n_test), ("validation", pairs.validated.n or result.n_val)]
     people = result.n_test_people if result.protocol == "oneshot" else None
     parts = [
         " and ".join(dict.fromkeys(titled(job.result.dataset, DATASETS) for job in jobs if job.result.dataset)),
         titled(result.protocol, PROTOCOLS) if result.protocol else "",
         f"{people:,} test people" if people else "",
         *(count(size, f"{name} pair") for name, size in sizes if size and not people),
-        "" if pairs.pairs or people else "pairs not recorded",
+        "" if pairs.tested.n or people else "pairs not recorded",
     ]
     return " · ".join(part for part in parts if part)

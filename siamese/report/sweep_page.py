@@ -17,8 +17,9 @@ from siamese.files import write_text_atomically
 from siamese.report.figures import Overlaid, overlaid_curves_figure, overlaid_roc_figure, palette, shade, themed, to_svg
 from siamese.report.groups import Grid, Group, accuracy_interval, best_on_test, largest_grid, show
 from siamese.report.html import render_page
-from siamese.report.jobs import Job, history, read_evaluations, read_jobs, scored
+from siamese.report.jobs import Job, history, read_runs
 from siamese.report.load import configuration_options
+from siamese.report.scored import scored
 from siamese.report.sweep import Comparison, Sweep, read_sweep
 from siamese.report.sweep_summary import accuracy, summary, summary_of
 from siamese.report.sweep_tables import (
@@ -42,6 +43,9 @@ from siamese.report.sweep_tables import (
 from siamese.report.text import duration, interval, percent
 from siamese.text import count, shell_words
 
+MOST_DRAWN = 40
+"""Most configurations of a comparison whose curves are drawn. More can hardly be told apart, and take seconds."""
+
 HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "loss")))
 
 
@@ -53,7 +57,7 @@ def write_sweep_page(folder: Path) -> Path | None:
     Returns:
         the page; None if there are no runs.
     """
-    if not read_jobs(folder) and not read_evaluations(folder):
+    if not any(read_runs(folder)):
         return None
     with FileLock(folder / ".report.lock"):
         sweep = read_sweep(folder)
@@ -68,7 +72,7 @@ def render(sweep: Sweep) -> str:
     jobs, evaluations = sweep.jobs, sweep.evaluations
     statuses = [job.status for job in jobs]
     tally = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses))]
-    colors = [color for one in sweep.sections for color in palette(len(one.groups))]
+    colors = [color for one in sweep.sections for color in _colors(len(one.groups))]
     number = {job: i for i, one in enumerate(_groups(sweep)) for job in one.jobs}
     longest = max((job.result.train_seconds or 0 for job in jobs), default=0)
     return render_page(
@@ -95,18 +99,26 @@ def render(sweep: Sweep) -> str:
     )
 
 
+def _colors(groups: int) -> list[str | None]:
+    """A colour for each configuration of a comparison that is drawn, None for the others."""
+    drawn = min(groups, MOST_DRAWN)
+    return [*palette(drawn), *[None] * (groups - drawn)]
+
+
 def _groups(sweep: Sweep) -> list[Group]:
     """The groups of all sections. A group's index is its number in the page's scripts and figures."""
     return [group for one in sweep.sections for group in one.groups]
 
 
-def _comparison_view(sweep: Sweep, one: Comparison, colors: Sequence[str]) -> dict[str, Any]:
+def _comparison_view(sweep: Sweep, one: Comparison, colors: Sequence[str | None]) -> dict[str, Any]:
     """A section of the page."""
     first = _groups(sweep).index(one.groups[0]) if one.groups else 0
-    number = {job: i for i, group in enumerate(one.groups, start=first) for job in group.jobs}
+    drawn = one.groups[:MOST_DRAWN]
+    number = {job: i for i, group in enumerate(drawn, start=first) for job in group.jobs}
     runs = [
         Overlaid(number[job], history(job), job.result.best_epoch, scored(job).tpr) for job in one.jobs if job in number
     ]
+    shown = [color or "" for color in colors]
     curves = f"Learning curves of comparison {one.number}; the tables list the results"
     roc = f"ROC of comparison {one.number}; the tables list the areas under the curves"
     return {
@@ -122,18 +134,18 @@ def _comparison_view(sweep: Sweep, one: Comparison, colors: Sequence[str]) -> di
             for i, group in enumerate(one.groups)
             if (found := one.differences.get(group)) is not None
         ],
+        "drawn": len(drawn),
         "settings": one.settings_table() if one.is_wide else None,
         "heat_maps": _heat_maps(one),
-        "curves": to_svg(overlaid_curves_figure(runs, colors), curves) if any(run.history for run in runs) else None,
-        "roc": to_svg(overlaid_roc_figure(runs, colors), roc)
-        if any(not np.isnan(run.tpr[0]) for run in runs)
-        else None,
+        "curves": to_svg(overlaid_curves_figure(runs, shown), curves) if any(run.history for run in runs) else None,
+        "roc": to_svg(overlaid_roc_figure(runs, shown), roc) if any(not np.isnan(run.tpr[0]) for run in runs) else None,
     }
 
 
-def _numbered(index: int, first: int, colors: Sequence[str]) -> dict[str, Any]:
-    """Rank within its comparison, number on the page, and colour of a configuration."""
-    return {"rank": index + 1, "group": first + index, "color": themed(colors[first + index])}
+def _numbered(index: int, first: int, colors: Sequence[str | None]) -> dict[str, Any]:
+    """Rank of a configuration within its comparison; its number on the page and its colour if it is drawn."""
+    color = colors[first + index]
+    return {"rank": index + 1, "group": None if color is None else first + index, "color": color and themed(color)}
 
 
 def _status(statuses: Sequence[str]) -> str:
@@ -203,7 +215,7 @@ def _interval(one: Group) -> str:
     return f"95 % CI: {ends}; {seeds}" if ends else seeds
 
 
-def _group_view(comparison: Comparison, index: int, first: int, colors: Sequence[str]) -> dict[str, Any]:
+def _group_view(comparison: Comparison, index: int, first: int, colors: Sequence[str | None]) -> dict[str, Any]:
     """A row of the table of configurations."""
     one = comparison.groups[index]
     figures = []
@@ -221,17 +233,20 @@ def _group_view(comparison: Comparison, index: int, first: int, colors: Sequence
     }
 
 
-def _job_view(sweep: Sweep, job: Job, number: int | None, colors: Sequence[str], longest: float) -> dict[str, Any]:
+def _job_view(
+    sweep: Sweep, job: Job, number: int | None, colors: Sequence[str | None], longest: float
+) -> dict[str, Any]:
     """A row of the table of jobs."""
     result = job.result
     seconds = result.train_seconds
+    color = None if number is None else colors[number]
     return {
         "name": job.name,
         "title": job.title,
         "href": _href(job),
         "status": job.status,
-        "group": number,
-        "color": None if number is None else themed(colors[number]),
+        "group": None if color is None else number,
+        "color": color and themed(color),
         "comparison": sweep.number(job),
         "values": _job_cells(sweep, job),
         "seed": job.seed,

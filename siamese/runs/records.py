@@ -17,11 +17,12 @@ Every writer replaces the whole file at once. A damaged file is an error. For th
 from __future__ import annotations
 
 import csv
-import io
+import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -180,7 +181,7 @@ class Result(BaseModel):
 
     def figure(self, key: str) -> float | None:
         """Return the number under a key of the file such as ``test/acc``; None if it is absent or not a number."""
-        value = self.as_dict().get(key)
+        value = self._extra[key] if key in self._extra else getattr(self, _fields().get(key, ""), None)
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return value if is_number else None
 
@@ -213,9 +214,14 @@ class Result(BaseModel):
         return self.model_extra or {}
 
 
+@cache
+def _fields() -> dict[str, str]:
+    """Key of ``result.json`` -> name of the field of `Result`."""
+    return {field.alias or name: name for name, field in Result.model_fields.items()}
+
+
 def _is_documented(key: str) -> bool:
-    known = {field.alias or name for name, field in Result.model_fields.items()}
-    return key in known or any(re.fullmatch(pattern, key) for pattern, *_ in KEY_PATTERNS)
+    return key in _fields() or any(re.fullmatch(pattern, key) for pattern, *_ in KEY_PATTERNS)
 
 
 def read_result(file: Path, problems: list[str] | None = None) -> Result | None:
@@ -356,14 +362,21 @@ def read_predictions(file: Path, problems: list[str] | None = None) -> list[Pred
         ConfigError: it is missing or damaged (without ``problems``).
     """
 
-    def parse(row: dict[str, str]) -> Prediction:
-        flags = int(row["label"]), int(row["predicted"])
-        numbers = float(row["score"]), float(row["probability"])
-        if not set(flags) <= {0, 1} or not all(map(math.isfinite, numbers)) or None in row.values():
-            raise ValueError(row)
-        return Prediction(row["split"], row["image1"], row["image2"], flags[0], *numbers, flags[1])
+    return _read_rows(file, _prediction, problems)
 
-    return _read_rows(file, parse, problems)
+
+def iterate_predictions(file: Path) -> Iterator[Prediction]:
+    """Yield the pairs of a ``predictions.csv`` one by one; skip what is missing or damaged."""
+    return _rows(file, _prediction, [])
+
+
+def _prediction(row: dict[str, str]) -> Prediction:
+    label, predicted = int(row["label"]), int(row["predicted"])
+    score, probability = float(row["score"]), float(row["probability"])
+    is_finite = math.isfinite(score) and math.isfinite(probability)
+    if not {label, predicted} <= {0, 1} or not is_finite or None in row.values():
+        raise ValueError(row)
+    return Prediction(row["split"], row["image1"], row["image2"], label, score, probability, predicted)
 
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:
@@ -471,24 +484,35 @@ def read_text(file: Path, problems: list[str]) -> str:
 
 def _read_rows(file: Path, parse: Callable[[dict[str, str]], Row], problems: list[str] | None) -> list[Row]:
     found: list[str] = []
-    text = read_text(file, found)
-    rows: list[Row] = []
-    damaged = 0
-    try:
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            try:
-                rows.append(parse(row))
-            except (KeyError, ValueError, TypeError):
-                damaged += 1
-    except csv.Error as error:
-        found.append(f"{file.name} cannot be read to the end: {_first_line(error)}.")
-    if damaged:
-        found.append(f"{file.name}: {damaged} damaged {'row was' if damaged == 1 else 'rows were'} ignored.")
+    rows = list(_rows(file, parse, found))
     if problems is None and found:
         raise ConfigError(f"{file.parent}: {found[0].rstrip('.')}; restore the file or choose another folder")
     if problems is not None:
         problems += found
     return rows
+
+
+def _rows(file: Path, parse: Callable[[dict[str, str]], Row], problems: list[str]) -> Iterator[Row]:
+    """Yield the rows of a CSV file that can be parsed, without holding them in memory."""
+    damaged = 0
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            reader = csv.reader(lines)
+            columns = next(reader, [])
+            for cells in filter(None, reader):
+                row: dict[str, Any] = dict(itertools.zip_longest(columns, cells[: len(columns)]))
+                try:
+                    yield parse(row)
+                except (KeyError, ValueError, TypeError):
+                    damaged += 1
+    except FileNotFoundError:
+        problems.append(f"{file.name} is missing.")
+    except csv.Error as error:
+        problems.append(f"{file.name} cannot be read to the end: {_first_line(error)}.")
+    except (OSError, ValueError) as error:
+        problems.append(f"{file.name} cannot be read: {_first_line(error)}.")
+    if damaged:
+        problems.append(f"{file.name}: {damaged} damaged {'row was' if damaged == 1 else 'rows were'} ignored.")
 
 
 def _unreadable(file: Path, error: Exception) -> ConfigError:

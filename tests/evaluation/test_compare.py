@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from siamese.evaluation.compare import accuracy_difference, mcnemar
+from siamese.evaluation.people import NumberedPeople
+
+
+def test_people_that_are_prepared_once_give_the_same_interval() -> None:
+    rng = np.random.default_rng(0)
+    people = [(f"p{a}", f"p{b}") for a, b in rng.integers(0, 12, (300, 2))]
+    first, second = rng.random((2, 300)) < 0.8, rng.random((3, 300)) < 0.7
+    assert accuracy_difference(NumberedPeople(people), first, second) == accuracy_difference(people, first, second)
 
 
 def test_mcnemar_by_hand() -> None:
@@ -26,6 +36,14 @@ def test_mcnemar_is_a_probability_and_symmetric(decisions: list[tuple[bool, bool
     found, mirrored = mcnemar(first, second), mcnemar(second, first)
     assert 0 < found.p <= 1
     assert (found.only_first, found.only_second, found.p) == (mirrored.only_second, mirrored.only_first, mirrored.p)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(1, 0), (3, 5), (40, 61), (480, 520), (900, 1300)])
+def test_mcnemar_is_exact_for_many_pairs(only_first: int, only_second: int) -> None:
+    n = only_first + only_second
+    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
+    first = np.arange(n) < only_first
+    assert mcnemar(first, ~first).p == pytest.approx(2 * tail / 2**n, rel=1e-11)
 
 
 def test_mcnemar_rejects_at_its_level() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from siamese.report import sweep_page
 from siamese.report.groups import Group, largest_grid, spread, varied
 from siamese.report.jobs import read_jobs
 from siamese.report.sweep_page import write_sweep_page
@@ -439,6 +440,18 @@ def test_page_draws_a_line_for_every_finished_run(grid: Path) -> None:
     lines = re.findall(r'id="g(\d+)-(\d|roc)-\d+"', page_of(grid))
     assert len(lines) == 8 * 5  # four panels and the ROC
     assert {group for group, _ in lines} == {"0", "1", "2", "3"}
+
+
+def test_figures_show_the_best_configurations_only(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "All finished runs, one colour" in page_of(grid)
+    monkeypatch.setattr(sweep_page, "MOST_DRAWN", 3)
+    page = page_of(grid)
+    assert {*re.findall(r'id="g(\d+)-(?:\d|roc)-\d+"', page)} == {"0", "1", "2"}
+    assert page.count("The runs of the 3 configurations with the highest validation accuracy") == 2
+    assert page.count('aria-pressed="false"') == 2 * 3  # the legends
+    assert {*re.findall(r'<tr data-group="(\d+)"', page)} == {"0", "1", "2"}  # other rows highlight nothing
+    assert len(re.findall(r"<td[^>]*>4</td>", page)) >= 1  # but they are in the tables
+    assert page.count('<td class="status') == 10
 
 
 def test_heat_maps_are_the_grid_of_both_settings(grid: Path) -> None:
