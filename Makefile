@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
 LOCKED_EXTRAS := dev export mlflow wandb search page heic faces index docs browser audit
-.PHONY: help env env-locked lock demo best test-unit test test-all test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
+.PHONY: help env env-locked lock demo best test-unit test test-all test-cluster test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(READY)  ## unit and integration tests (minutes)
 
 test-all: $(READY)  ## all tests; those on the real LFW run if LFW_ROOT or ../shared/lfw holds it
 	$(BIN)/python -m pytest -n auto
+
+test-cluster: $(READY)  ## tests that start SLURM (needs root, and Debian's slurm-wlm and munge; minutes)
+	$(BIN)/python -m pytest -m cluster --durations=0 --durations-min=1
 
 test-lowest:  ## `make test` with the lowest versions that pyproject.toml allows (in .venv-lowest)
 	$(PYTHON) -m venv .venv-lowest

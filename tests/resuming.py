@@ -7,9 +7,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import read_rows, without_times
 
+from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
 
 KOCH = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
@@ -49,3 +51,26 @@ def assert_equal(one: Path, other: Path) -> None:
     assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
     rows = [[without_times(row) for row in read_rows(run / "history.csv")] for run in (one, other)]
     assert rows[0] == rows[1]
+
+
+def assert_close(one: Path, two: Path, scored: bool = True) -> None:
+    """Compare finished runs of one process and of two, whose sums are rounded differently.
+
+    Args:
+        one: folder of the run of one process.
+        two: that of two processes.
+        scored: also compare what depends on a calibration fitted to the scores.
+    """
+    results = [json.loads((run / "result.json").read_text()) for run in (one, two)]
+    for key in ("val/loss", "val/auc", "test/loss", "test/auc", "threshold") if scored else ():
+        assert results[1][key] == pytest.approx(results[0][key], rel=2e-3), key
+    for key in ("n_val", "n_test", "epochs", *(["best_epoch"] if scored else [])):
+        assert results[1][key] == results[0][key], key
+    for first, second in zip(*(read_history(run / "history.csv") for run in (one, two)), strict=True):
+        assert second["train/loss"] == pytest.approx(first["train/loss"], rel=2e-3)
+        assert second["val/loss"] == pytest.approx(first["val/loss"], rel=2e-3 if scored else 2e-2)
+    weights = [torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for run in (one, two)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=2e-2, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+    lines = [(run / "predictions.csv").read_text().splitlines() for run in (one, two)]
+    assert len(lines[0]) == len(lines[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -23,14 +24,17 @@ class JobFailedError(Exception):
 
 def end(error: BaseException, hint: str = "") -> NoReturn:
     """Print the reason as one line and end the process with the exit code of ``error``."""
-    if isinstance(error, Interrupted):
-        code = error.code
-        if error.signal == REQUEUE and is_first() and not requeue():
-            print("warning: SLURM refused to requeue this job", file=sys.stderr)
-    else:
-        code = 2 if isinstance(error, UserError) or is_composition_error(error) else 1
-    print(f"error: {reason(error)}{hint}", file=sys.stderr, flush=True)
-    raise SystemExit(code) from None
+    if not isinstance(error, Interrupted):
+        print(f"error: {reason(error)}{hint}", file=sys.stderr, flush=True)
+        raise SystemExit(2 if isinstance(error, UserError) or is_composition_error(error) else 1) from None
+    queue_again = error.signal == REQUEUE and is_first()
+    text = "interrupted by SIGUSR1; asking SLURM to queue this job again" if queue_again else f"{error}{hint}"
+    print(f"error: {text}", file=sys.stderr, flush=True)  # first: SLURM ends srun, which forwards it, at once
+    if queue_again:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it, but this process is ending anyway
+        if not requeue():
+            print(f"warning: SLURM refused; {error}{hint}", file=sys.stderr)
+    raise SystemExit(error.code) from None
 
 
 def reason(error: BaseException) -> str:

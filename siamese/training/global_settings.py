@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ EXPECTED_WARNINGS = (
     ".*recommended to use `self.log.*sync_dist=True.*",  # every process has the figures of all pairs already
 )
 """Warnings of Lightning about choices that are made on purpose."""
+
+NO_SRUN = ".*`srun` command is available.*"
+"""A warning of Lightning on every machine with SLURM. In a SLURM job it is right: only srun passes signals on."""
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def global_settings() -> Iterator[None]:
     fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
-            for message in EXPECTED_WARNINGS:
+            for message in (*EXPECTED_WARNINGS, *([] if "SLURM_JOB_ID" in os.environ else [NO_SRUN])):
                 warnings.filterwarnings("ignore", message=message)
             for logger in loggers:
                 logger.setLevel(logging.WARNING)

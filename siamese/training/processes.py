@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -33,6 +34,11 @@ GRACE = 20.0
 SAVING_MAY_TAKE = 120.0
 """The same after a signal: helpers end earlier than the first process, which still saves a checkpoint."""
 
+LOST = (
+    "lost the connection to another process of this run; see the output of that process, and give resume=true to "
+    "continue from the last checkpoint"
+)
+
 FIRST_PROCESS = "SIAMESE_FIRST_PROCESS"
 """Environment variable of a helper: process id of the process that started it."""
 
@@ -43,13 +49,17 @@ def helpers_and_signals(config: TrainConfig, folder: RunFolder) -> Iterator[None
 
     Raises:
         Interrupted: a signal arrived.
-        TrainingError: a helper died.
+        TrainingError: another process died.
     """
     with signals.deferred(shared=config.trainer.processes > 1), helpers(config, folder):
         try:
             yield
         except SIGTERMException:  # raised by Lightning for a signal before its handlers are replaced
             raise signals.Interrupted(signal.SIGTERM) from None
+        except RuntimeError as error:
+            if started_outside(config.trainer.processes) and re.search("gloo|nccl", str(error), re.IGNORECASE):
+                raise TrainingError(LOST) from error
+            raise
         finally:
             leave()
 
