@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -99,8 +100,9 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
     names = sorted({name for pair in listed for name in (pair.image1, pair.image2)})
     embedded, unusable = embed_photos(verifier, root, names)
     rows = {name: row for row, name in enumerate(embedded.names)}
-    usable = [(rows[a], rows[b]) for a, b, _ in listed if a in rows and b in rows]
-    following = verifier.compare_each(embedded.embeddings, np.array(usable).reshape(-1, 2), embedded.photos)
+    pairs = ((rows[a], rows[b]) for a, b, _ in listed if a in rows and b in rows)
+    usable = np.fromiter(itertools.chain.from_iterable(pairs), np.int64).reshape(-1, 2)
+    following = verifier.compare_each(embedded.embeddings, usable, embedded.photos)
     labelled: list[Pair] = []
     correct: list[bool] = []
     identical = unlike = 0

@@ -37,7 +37,7 @@ from siamese.inference.gallery_files import (
     replacing_folder,
     stamp_of,
 )
-from siamese.text import shell_words
+from siamese.text import count, shell_words
 
 if TYPE_CHECKING:
     from siamese.data.images import Prepared
@@ -58,10 +58,13 @@ CANDIDATES = 1000
 """Least photos that an index proposes. The head of the run scores them all."""
 
 COPIED = 4096
-"""Photos that are copied at once from an earlier gallery."""
+"""Photos that are copied at once from an earlier gallery, or whose vectors for the index are computed at once."""
 
-PROBED = 64
-"""Cells of an index that are searched."""
+LEAST_INDEXED = 10_000
+"""Photos from which an index is built."""
+
+PROBED = 4
+"""An index searches one of so many of its cells."""
 
 MEASURED = 200
 """Photos of the gallery with which the recall of an index is measured."""
@@ -170,7 +173,7 @@ class Gallery:
         index = None
         if "recall" in facts and not exact:
             faiss = import_faiss()
-            index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP)
+            index = faiss.read_index(str(folder / INDEX))
         return cls(embeddings, columns, facts, index)
 
     def identify(
@@ -202,7 +205,7 @@ class Gallery:
 
         from siamese.scoring.search import prepare_queries, score_queries
 
-        queries = prepare_queries(verifier.network.head, torch.from_numpy(np.array(z_QD)).to(verifier.device))
+        queries = prepare_queries(verifier.network.head, torch.from_numpy(z_QD).to(verifier.device))
         scores_QN = np.empty((len(z_QD), len(self)), np.float32)
         for rows, z_BD in self.blocks():
             z, terms = (torch.from_numpy(one).to(verifier.device) for one in (z_BD, self.columns["terms"][rows]))
@@ -234,7 +237,18 @@ class Gallery:
         """Yield photos of the gallery as blocks of another one."""
         for first in range(0, len(rows), COPIED):
             some = rows[first : first + COPIED]
-            yield Embedded([self.name(row) for row in some], [*map(self._described, some)], self.embeddings[some])
+            yield Embedded([self.name(row) for row in some], [*map(self._described, some)], self.rows(some))
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the embeddings of some photos, read from the file, if it is one, as by `blocks`."""
+        if not isinstance(self.embeddings, np.memmap):
+            return self.embeddings[rows]
+        found = np.empty((len(rows), self.embeddings.shape[1]), np.float32)
+        with open(str(self.embeddings.filename), "rb", buffering=0) as file:  # noqa: PTH123 - a name or a path
+            for row, z_D in zip(rows.tolist(), found, strict=True):
+                file.seek(self.embeddings.offset + row * z_D.nbytes)
+                file.readinto(z_D.data)
+        return found
 
     def _candidates(
         self, verifier: Verifier, z_QD: NDArray[np.float32], top: int
@@ -256,16 +270,19 @@ class Gallery:
     def build_index(self, verifier: Verifier, file: Path) -> None:
         """Build an approximate index and measure its recall; it is written only if the recall suffices.
 
-        The index is an inverted file (Sivic and Zisserman 2003), of vectors with 8 bits per dimension. ``recall`` of
-        the facts has recall@1 and recall@10: the share of the 1 and 10 most similar photos of the gallery that are
-        among the candidates, for photos of the gallery itself.
+        The index is an inverted file of product codes (Jegou, Douze and Schmid 2011) with 2 bits per dimension.
+        ``recall`` of the facts has recall@1 and recall@10: the share of the 1 and 10 most similar photos of the gallery
+        that are among the candidates, for photos of the gallery itself.
         """
+        if len(self) < LEAST_INDEXED:
+            log.info("no index: comparing with the whole gallery is as fast for %s", count(len(self), "photo"))
+            return
         faiss = import_faiss()
-        cells = max(1, min(round(2 * len(self) ** 0.5), len(self) // 40))
-        sample = np.unique(np.linspace(0, len(self) - 1, min(len(self), 64 * cells)).astype(np.int64))
-        vectors = self._vectors(verifier, self.embeddings[sample])
-        index = faiss.index_factory(vectors.shape[1], f"IVF{cells},SQ8")
-        index.nprobe = min(PROBED, cells)
+        cells = round(2 * len(self) ** 0.5)
+        sample = np.unique(np.linspace(0, len(self) - 1, min(len(self), 50 * cells)).astype(np.int64))
+        vectors = self._vectors(verifier, self.rows(sample))
+        index = faiss.index_factory(vectors.shape[1], f"IVF{cells},PQ{vectors.shape[1] // 2}x4fs")
+        index.nprobe = max(1, cells // PROBED)
         index.train(vectors)
         for _, z_BD in self.blocks():
             index.add(self._vectors(verifier, z_BD))
@@ -286,7 +303,7 @@ class Gallery:
         asked = np.unique(np.linspace(0, len(self) - 1, min(len(self), MEASURED)).astype(np.int64))
         hits, possible = {1: 0, 10: 0}, {1: 0, 10: 0}
         for some in np.array_split(asked, -(-len(asked) // TOGETHER)):
-            z_QD = self.embeddings[some]
+            z_QD = self.rows(some)
             nearest = self.nearest(verifier, z_QD, min(CANDIDATES, len(self)))
             for row, scores_N, found in zip(some, self.scores(verifier, z_QD), nearest, strict=True):
                 scores_N[row] = -np.inf
@@ -301,12 +318,12 @@ class Gallery:
 
         from siamese.scoring.search import index_vectors
 
-        z = torch.from_numpy(np.array(z_BD)).to(verifier.device)
-        vectors: NDArray[np.float32] = index_vectors(verifier.network.head, z, queries).cpu().numpy()
-        return vectors
+        blocks = (block.to(verifier.device) for block in torch.from_numpy(z_BD).split(COPIED))
+        vectors = np.concatenate([index_vectors(verifier.network.head, z, queries).cpu().numpy() for z in blocks])
+        return np.pad(vectors, ((0, 0), (0, vectors.shape[1] % 2)))  # a code is for two dimensions
 
     def _only(self, rows: NDArray[np.int64]) -> Gallery:
-        return Gallery(self.embeddings[rows], {"terms": self.columns["terms"][rows]})
+        return Gallery(self.rows(rows), {"terms": self.columns["terms"][rows]})
 
     def _rank(
         self, verifier: Verifier, asked: Described, z_D: NDArray[np.float32], rows: NDArray[np.int64],
@@ -325,7 +342,7 @@ class Gallery:
         same = verifier.decision.predict(scores)
         best = rows[best_of_each(self.columns["person"][rows], scores, top + SPARE)]
         photos = [asked, *map(self._described, best)]
-        embeddings = np.concatenate([z_D[None], self.embeddings[best]])
+        embeddings = np.concatenate([z_D[None], self.rows(best)])
         answers = verifier.compare(embeddings, [(0, k + 1) for k in range(len(best))], photos)
         matches = [Match(self.person(row), self.name(row), answer) for row, answer in zip(best, answers, strict=True)]
         order = sorted(range(len(best)), key=lambda k: -matches[k].verification.score)[:top]
