@@ -209,6 +209,15 @@ def gallery(options: Options) -> Report:
     return measure_gallery(options.run, Path(options.root) / LAYOUTS[options.data].images, options.size, options.folder)
 
 
+def growth(options: Options) -> Report:
+    """seconds and memory to load --images photos, drawn in --folder: first, again, one changed, other split"""
+    if options.folder is None:
+        raise SystemExit("error: growth needs --folder FOLDER with room for 45 KB an image")
+    from benchmarks.growth import measure_growth
+
+    return measure_growth(options.folder, [int(number) for number in options.images.split(",")])
+
+
 def startup(options: Options) -> Report:
     """seconds until a command responds, and the time of a run with caches that is neither training nor scoring"""
     python = sys.executable
@@ -264,8 +273,8 @@ def _overhead(options: Options, arguments: list[str]) -> float:
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "train": train, "losses": losses, "profile": profile, "data": data, "eval": evaluation, "latency": latency,
-    "domain": domain, "alignment": alignment, "copies": copies, "few": few, "gallery": gallery, "startup": startup,
-    "sweep": sweep, "pages": pages,
+    "domain": domain, "alignment": alignment, "copies": copies, "few": few, "gallery": gallery, "growth": growth,
+    "startup": startup, "sweep": sweep, "pages": pages,
 }  # fmt: skip
 
 
@@ -296,12 +305,13 @@ def main() -> None:
         "--run", type=Path, help="folder of a finished run, for latency, domain, alignment, few and gallery"
     )
     parser.add_argument("--size", type=int, default=1_000_000, help="photos of gallery")
-    parser.add_argument("--folder", type=Path, help="where gallery writes it, or where it is from an earlier call")
+    parser.add_argument("--folder", type=Path, help="where gallery and growth write; what is there is used again")
     parser.add_argument(
         "--people", default="val", choices=["val", "test"], help="people for few: of the validation or of the test set"
     )
     parser.add_argument("--jobs", type=int, default=500, help="recorded jobs for pages")
     parser.add_argument("--pairs", type=int, default=400, help="test pairs of each recorded job for pages")
+    parser.add_argument("--images", default="10000,100000", help="numbers of photos for growth")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     options = parser.parse_args()
     if options.data == "synthetic":
@@ -314,7 +324,7 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "benchmark": options.benchmark,
-            "options": vars(options) | {key: str(getattr(options, key)) for key in ("json", "run", "folder")},
+            "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
         }
         options.json.write_text(
             json.dumps({**record, "machine": environment, **figures}, indent=2) + "\n", encoding="utf-8"

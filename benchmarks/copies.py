@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.common import table
-from siamese.data.copies import find_copies, thumbnail
+from siamese.data.copies import find_copies
+from siamese.data.images import thumbnail
 from siamese.evaluation.intervals import wilson
 
 KNOWN = {"Carlos_Beltran_0001 = Raul_Ibanez_0001", "Bart_Hendricks_0001 = Ricky_Ray_0001"}

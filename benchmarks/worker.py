@@ -156,7 +156,7 @@ def _plain_losses(data: str, root: str, batch: int, steps: int, optimizer: str, 
         network = network.to(memory_format=torch.channels_last)
     parameters = network.parameters()
     step = torch.optim.Adam(parameters, lr=1e-4) if optimizer == "adam" else torch.optim.SGD(parameters, 1e-4, 0.9)
-    x = dataset.pixels.float() / 255
+    x = dataset.pixels.to("cpu").float() / 255
     loader: Any = PairDataModule(dataset, batch, seed=0).train_dataloader()
     criterion, found, epoch = torch.nn.BCELoss(), list[float](), 0
     while True:
@@ -190,7 +190,7 @@ def plain(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
 
     dataset = data_set(data, root)
     pairs = dataset.train
-    taken = plain_loop(dataset.pixels, pairs.indices, pairs.labels, batch, steps, device())
+    taken = plain_loop(dataset.pixels.to("cpu"), pairs.indices, pairs.labels, batch, steps, device())
     return {"seconds": taken[WARM_UP:]}
 
 
@@ -338,6 +338,30 @@ def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:
         "seconds": taken, "pairs": len(indices), "images": len(torch.unique(indices)),
         "largest_difference": difference, "largest_logit": float(abs(scores["once"]).max()),
     }  # fmt: skip
+
+
+def growth(root: str, cache: str, seed: int) -> dict[str, Any]:
+    """Time what a run of ``data=folder`` does before it trains, and reading random batches then."""
+    import torch
+
+    from siamese.runs.folder import RunFolder
+    from siamese.scoring.run_data import load_run_data
+
+    config = configuration(
+        "folder", root, f"data.cache={cache}", "protocol=holdout", "protocol.setting=unrestricted", "objective=ntxent",
+        "data.color=true", "data.image_size=112", f"data.split_seed={seed}",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as run:
+        started = time.perf_counter()
+        data = load_run_data(config, RunFolder(Path(run)))
+        taken = time.perf_counter() - started
+    rows = torch.randint(len(data.pixels), (64, 128), generator=torch.Generator().manual_seed(0))
+    started = time.perf_counter()
+    for batch in rows:
+        data.pixels[batch]
+    rate = rows.numel() / (time.perf_counter() - started)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"seconds": taken, "images": len(data.pixels), "read_per_second": rate, "peak_child_mib": round(children)}
 
 
 def decoding(data: str, root: str) -> dict[str, Any]:

@@ -38,3 +38,13 @@ def either(words: Iterable[str]) -> str:
     """Join words: ``a, b or c``."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def duration(seconds: float) -> str:
+    """37.8 s, 12 min 5 s, 2 h 3 min."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -25,7 +25,7 @@ KERNELS = {
 def pixels_of(content: bytes, described: dict[str, Any], face: int = 1, detector_file: str = "") -> Image:
     """Follow the steps of a description, from the content of a file to uint8 [C, H, W]."""
     steps = {step["step"]: step for step in described["steps"]}
-    image, scale = decoded(content, steps["decode"])
+    image, scale = decoded(content, steps["decode"], steps["crop"]["crop"])
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.ndim == 3 and image.shape[2] == 4:
@@ -45,13 +45,18 @@ def pixels_of(content: bytes, described: dict[str, Any], face: int = 1, detector
     return image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
-def decoded(content: bytes, step: dict[str, Any]) -> tuple[Image, float]:
+def decoded(content: bytes, step: dict[str, Any], crop: float | None) -> tuple[Image, float]:
     """Decode a file, without turning it; also how many times smaller than the photo the image is."""
     bytes_N = np.frombuffer(content, np.uint8)
     image = cv2.imdecode(bytes_N, cv2.IMREAD_UNCHANGED)
     pixels, scale = image.shape[0] * image.shape[1], 1.0
-    if content.startswith(b"\xff\xd8") and pixels > step["reduce_above"]:
-        fraction = next((by for by in step["reduce_by"] if pixels <= step["reduce_above"] * by * by), 8)
+    fraction = next((by for by in step["reduce_by"] if pixels <= step["most_pixels"] * by * by), 8)
+    if step["reduce_above"] is not None and pixels > step["reduce_above"]:
+        side = shorter = min(image.shape[:2])
+        if crop is not None:
+            side = crop if isinstance(crop, int) else max(1, round(crop * shorter))
+        fraction = max(fraction, *(by for by in step["reduce_by"] if by == 1 or side // by >= step["least_side"]))
+    if content.startswith(b"\xff\xd8") and fraction > 1:
         flag = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}[fraction]
         reduced = cv2.imdecode(bytes_N, flag | cv2.IMREAD_IGNORE_ORIENTATION)
         image, scale = reduced, max(image.shape) / max(reduced.shape)

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from siamese.text import count, to_json
+from siamese.text import count, duration, to_json
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,11 @@ def test_json_for_any_terminal(encoding: str, monkeypatch: pytest.MonkeyPatch) -
     shown = terminal.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
     assert json.loads(shown) == names
     assert ("李娜" in shown) == (encoding == "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (37.75, "37.8 s"), (59.97, "1 min 0 s"), (3599.4, "59 min 59 s"), (7381, "2 h 3 min")],
+)
+def test_duration(seconds, shown):
+    assert duration(seconds) == shown

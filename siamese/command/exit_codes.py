@@ -45,6 +45,10 @@ def reason(error: BaseException) -> str:
         return str(composition_error(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.filename or 'the disk'}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return (
+            f"out of memory{': ' if str(error) else ''}{one_line(error)}; end other programs, or use a larger machine"
+        )
     return f"{type(error).__name__}: {one_line(error)}"
 
 

@@ -25,6 +25,7 @@ from siamese.command.orphans import end_with_sweep
 from siamese.command.overrides import shell_word
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
 from siamese.config.protocol import OneShotProtocol
+from siamese.data.own import reading_once
 from siamese.errors import TrainingError, UserError
 from siamese.runs.finished import with_start
 from siamese.runs.folder import RunFolder
@@ -107,7 +108,8 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
         end(error)
     end_with_sweep()
     try:
-        return run(folder)
+        with reading_once():
+            return run(folder)
     except (Exception, Interrupted) as error:
         if not folder.is_done:  # a finished run stays finished, for example if drawing its page fails
             with contextlib.suppress(OSError):  # for example a full disk: still print the reason below

@@ -134,6 +134,10 @@ def _call(options: argparse.Namespace) -> None:
             from siamese.command.download import download
 
             print(download(options.name, options.root))
+        case "cache":
+            from siamese.command.cache import cache
+
+            print(cache(options.folder, options.prune))
         case "data":
             from siamese.command.describe_data import describe_data
 
@@ -208,6 +212,16 @@ def _add_data(add: AddParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="where to store it (default LFW_ROOT, or data/lfw if that is not set)",
+    )
+
+    cache = add("cache", help="list what the cache of decoded images holds")
+    cache.add_argument(
+        "folder", type=Path, nargs="?", default=Path("data/cache"), help="the folder data.cache (default data/cache)"
+    )
+    cache.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove images whose files changed or are gone; first connect drives that hold photos",
     )
 
     data = add("data", help="summarise a data set and list its problems")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +13,7 @@ from tqdm import tqdm
 
 from siamese.errors import ConfigError, DataError
 from siamese.inference.gallery_files import Embedded
+from siamese.parallel import in_order
 from siamese.text import count
 
 if TYPE_CHECKING:
@@ -80,7 +78,7 @@ def embed_in_blocks(
     parts = (names[first : first + HANDED_OVER] for first in range(0, len(names), HANDED_OVER))
     block: list[tuple[str, Prepared, Described]] = []
     with tqdm(desc="embedding", total=len(names), unit="image", leave=False, disable=_no_bar()) as bar:
-        for part in in_order(read, parts, CHUNK // HANDED_OVER):
+        for part in in_order(read, parts):
             for name, photo in part:
                 if isinstance(photo, str):
                     unusable[name] = photo
@@ -101,21 +99,6 @@ def embed_photos(verifier: Verifier, root: Path, names: Sequence[str]) -> tuple[
     embeddings = np.concatenate([verifier.embed([]), *(block.embeddings for block in blocks)])
     used = [name for block in blocks for name in block.names]
     return Embedded(used, [photo for block in blocks for photo in block.photos], embeddings), unusable
-
-
-def in_order(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """Yield ``function`` of each item, in order, computed by threads that are at most ``ahead`` items in front."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(verifier: Verifier, file: Path) -> tuple[Prepared, Described] | str:

@@ -16,14 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from siamese.data.images import SIDE
 from siamese.data.union_find import connected_components
-
-SIDE = 32
-"""Side of a thumbnail, pixels."""
 
 ALIKE = 0.93
 """Least correlation of the gradients of copies."""
@@ -47,11 +44,6 @@ BLOCK = 512
 """Images, or pairs, that are compared at a time."""
 
 Grey = NDArray[np.uint8]
-
-
-def thumbnail(image: Image.Image) -> Grey:
-    """Return what is compared of an upright photo: all of it, grey, uint8 [SIDE, SIDE]."""
-    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def find_copies(thumbnails: Sequence[Grey] | Grey, progress: bool = False) -> list[list[int]]:

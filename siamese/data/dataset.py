@@ -1,4 +1,4 @@
-"""The images and pairs of one protocol in memory: a uint8 array of all images, and pairs as rows of that array.
+"""The images and pairs of one protocol: a uint8 array of all images, on disk, and pairs as rows of that array.
 
 Shapes: N images, P pairs, C channels, H = W pixels.
 """
@@ -21,6 +21,7 @@ from siamese.data.copies import copies_across
 from siamese.data.image_cache import ImageArray, load_images
 from siamese.data.lists import Pair, People, identities, people_of
 from siamese.data.own import OwnPairs
+from siamese.data.pixels import Images
 from siamese.data.protocol import VIEW1, Listed, read_listed
 from siamese.data.sampling import Ints
 from siamese.data.sources import image_root, prepare_data
@@ -69,7 +70,8 @@ class PairDataset:
 
     Attributes:
         images: names of the decoded images, and the excluded files.
-        pixels: uint8 [N, C, H, W], the images in the order of ``images.names``; training moves them to its device.
+        pixels: uint8 [N, C, H, W], the images in the order of ``images.names``; on a GPU if training moved
+            them there.
         train, val, test: the listed pairs of each split.
         people: the rows of the images of each training person; None in the restricted setting.
         cohort: rows for `siamese.models.backends.CohortHead`: one image of each person that may be used for training,
@@ -79,7 +81,7 @@ class PairDataset:
     """
 
     images: ImageArray
-    pixels: Tensor
+    pixels: Images
     train: PairSet
     val: PairSet
     test: PairSet
@@ -139,7 +141,7 @@ def load_dataset(
         people = _with_enough_images(everybody, 1 if sampling is None else sampling.min_images, root)
         cohort = np.array([rows[0] for rows in everybody])
     found = PairDataset(
-        images, torch.from_numpy(images.pixels), train, PairSet.of(val_pairs, row),
+        images, images.pixels, train, PairSet.of(val_pairs, row),
         PairSet.of(usable[listed.test_list], row), people, cohort, listed.own,
     )  # fmt: skip
     _warn_about_copies(found, data)

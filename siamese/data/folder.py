@@ -176,17 +176,20 @@ def _walk(root: Path, name: str) -> tuple[list[str], list[Skipped], int]:
     photos = []
     undecodable = 0
     try:
-        for file in _visible_files(root):
-            photo = file.relative_to(root)
-            system = next((part for part in photo.parts[:-1] if part.lower() in SYSTEM_FOLDERS), "")
+        for folder, names in _visible_files(root):
+            system = next((part for part in folder.split("/") if part.lower() in SYSTEM_FOLDERS), "")
             if system:
-                skipped[f"in {system}"] += 1
-            elif file.suffix.lower() not in read:
-                skipped[file.suffix.lower()] += 1
-            elif _is_utf8(photo.as_posix()):
-                photos.append(photo.as_posix())
-            else:
-                undecodable += 1
+                skipped[f"in {system}"] += len(names)
+                continue
+            for name in names:
+                ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - for a million files
+                photo = f"{folder}/{name}" if folder else name
+                if ending not in read:
+                    skipped["" if ending == "." else ending] += 1
+                elif _is_utf8(photo):
+                    photos.append(photo)
+                else:
+                    undecodable += 1
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
     if undecodable:
@@ -221,21 +224,20 @@ def _in_words(skipped: Skipped) -> str:
     return f"{count(number, f'{kind} file')} ({remedy or 'no photos'})"
 
 
-def _visible_files(root: Path) -> Iterator[Path]:
-    """Yield the files below ``root`` in a fixed order, without hidden files and folders."""
+def _visible_files(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield folders, relative to ``root``, and the names of their files, in a fixed order, without what is hidden."""
 
     def fail(error: OSError) -> None:  # os.walk would skip a folder that it cannot read
         raise error
 
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith("."):
+    start = len(os.path.join(root, ""))  # noqa: PTH118 - ends with a separator, also for /
+    for top in sorted(name for name in os.listdir(root) if not name.startswith(".")):  # noqa: PTH208
+        if not (root / top).is_dir():
+            yield "", [top]
             continue
-        if not entry.is_dir():
-            yield entry
-            continue
-        for folder, folders, names in os.walk(entry, onerror=fail):
+        for folder, folders, names in os.walk(root / top, onerror=fail):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+            yield Path(folder[start:]).as_posix(), sorted(name for name in names if not name.startswith("."))
 
 
 def _is_utf8(name: str) -> bool:

@@ -1,48 +1,53 @@
-"""The decoded images of a data set as one uint8 array, cached on disk."""
+"""The decoded images of a data set, kept on disk: an image is decoded again only if its file or an option changes.
+
+There is a folder for each image folder and set of options, with shards of images (`siamese.data.shards`). Which images
+a run uses makes no difference to it, so another split or protocol finds what earlier runs decoded.
+"""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from siamese.config.data import ImageOptions
-from siamese.data.copies import Grey, find_copies, thumbnail
-from siamese.data.images import open_image, prepare_upright, upright, why_unusable
+from siamese.data.copies import find_copies
+from siamese.data.decoding import decode_images
+from siamese.data.images import SIDE
+from siamese.data.pixels import Pixels
+from siamese.data.shards import LARGEST, DamagedError, Shard, ShardWriter, Stat, shard_files
 from siamese.errors import DataError
+from siamese.files import remove_unfinished, replacing, write_text_atomically
 
 log = logging.getLogger(__name__)
-
-PERMANENT = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
-"""Error numbers that are the file's fault (Pillow's errors have none). After any other, the file is tried again."""
 
 MOST_SEARCHED = 30_000
 """Most images that are searched for copies: half a minute on two cores, and the time grows with the square."""
 
-CHUNK = 64
-"""Images that a thread decodes at a time."""
+MOST_SMALL = 16
+"""Most shards that are less than half full. More are merged, so that their number does not grow with every change."""
 
-FORMAT = 4
-"""Version of the cache. Raise it if decoding changes: old entries are then rebuilt."""
+FORMAT = 5
+"""Version of the cache. Raise it if decoding changes: older shards are then not used."""
 
+GONE = -1
+"""Size and time in place of those of a file that cannot be found."""
 
-Decoded = tuple[NDArray[np.uint8], Grey]
-"""The network's input of an image, uint8 [C, H, W], and its thumbnail for `siamese.data.copies`."""
+KEY = "folder.json"
+"""File that says which image folder and options the shards beside it belong to."""
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,159 +57,264 @@ class ImageArray:
     Attributes:
         names: file names relative to the image folder, sorted; only files that could be decoded.
         pixels: uint8 [N, C, H, W] in the order of ``names``; C is 1 (grey) or 3 (RGB).
+        digests: `siamese.files.file_digest` of each file.
         excluded: file name -> why it could not be used.
         copies: groups of file names, each of copies of one photo; None if not searched (`MOST_SEARCHED`).
     """
 
     names: list[str]
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
+    digests: list[str]
     excluded: dict[str, str]
     copies: list[list[str]] | None
 
 
-def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
-    """Decode the named images below ``root``, or read them from the cache if nothing has changed.
+class _Found(NamedTuple):
+    """Where the images of N names are.
 
-    The cache holds one entry for each combination of folder, names and options. If the size or modification time of any
-    file differs, the entry is stale and is replaced. A file that fails for a reason that may pass (an I/O error, a
-    missing permission) is excluded this time, and nothing is cached. An entry is built in a temporary folder that is
-    renamed when complete, so an interrupted build leaves no readable entry. If several processes need the same entry,
-    one builds it and the others wait.
+    Attributes:
+        place: int64 [N, 2], shard and row of each name; -1 if it is in none.
+        failed: name -> why an earlier attempt could not decode it.
+        stale: numbers of the shards in which nothing is of use any more.
+    """
+
+    place: Ints
+    failed: dict[str, str]
+    stale: list[int]
+
+
+def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
+    """Find the named images below ``root`` in the cache, after decoding those that are not there.
+
+    An image is decoded again if the size or modification time of its file changed. A file that fails for a reason that
+    may pass (an I/O error, a missing permission) is excluded this time, and tried again the next time. If the process
+    ends early, what it has decoded is kept. If several processes need images of the same folder, one decodes and the
+    others wait.
 
     Args:
         root: the image folder.
         names: file names relative to ``root``; duplicates are ignored.
-        options: size, colour, crop, interpolation and the cache folder.
+        options: size, colour, alignment, crop, interpolation and the cache folder.
         progress: show a progress bar if standard error is a terminal.
 
     Raises:
-        DataError: the cache folder cannot be written.
+        DataError: the cache folder cannot be written, or a process that decodes was killed.
     """
     names = sorted(set(names))
-    slot = Path(options.cache) / _slot(root, names, options)
-    signature = _signature(root, names)
+    stats = _file_stats(root, names)
+    folder = cache_folder(root, options)
+    shape = (options.channels, options.image_size, options.image_size)
+    with _explained(options):
+        _create(folder, root, options)
+        lock = FileLock(folder / "lock")
+        with lock:
+            shards = open_shards(folder)
+            if len(small := list(filter(is_small, shards))) > MOST_SMALL:
+                merge(folder, root, small)
+                shards = open_shards(folder)
+            found = _find(names, stats, shards)
+            excluded = found.failed
+            missing = [k for k in np.flatnonzero(found.place[:, 0] < 0).tolist() if names[k] not in excluded]
+            if missing:
+                excluded = excluded | _decode(
+                    root, folder, [names[k] for k in missing], stats[missing], options, progress
+                )
+                shards = open_shards(folder)
+                found = _find(names, stats, shards)
+            for number in found.stale:
+                shards[number].remove()
+            rows = np.flatnonzero(found.place[:, 0] >= 0)
+            place, used = found.place[rows], [names[k] for k in rows.tolist()]
+
+            def repair(number: int, reason: str) -> Shard:
+                with _explained(options), lock:
+                    return rebuild(root, shards[number], options, reason)
+
+            digests = [shards[shard].digests[row] for shard, row in place.tolist()]
+            copies = _copies(folder, used, digests, place, shards, repair, progress)
+    return ImageArray(used, Pixels(shape, shards, place, repair), digests, excluded, copies)
+
+
+@contextmanager
+def _explained(options: ImageOptions) -> Iterator[None]:
     try:
-        slot.mkdir(parents=True, exist_ok=True)
-        with FileLock(slot / "lock"):
-            found = _read(slot / signature)
-            if found is None:
-                log.info("decoding images: %s; later runs read them from %s", f"{len(names):,}", options.cache)
-                found, lasting = _build(root, names, options, progress)
-                if lasting:
-                    _write(slot, signature, found)
+        yield
     except OSError as error:
         raise DataError(
             f"data.cache={options.cache}: {error}; set data.cache to a folder that can be written"
         ) from None
-    return found
 
 
-def _slot(root: Path, names: Sequence[str], options: ImageOptions) -> str:
-    """The folder name for all that determines the entry but the files' content."""
-    pixels = [options.image_size, options.color, options.align, options.crop, options.interpolation]
-    key = [FORMAT, str(root.resolve()), *pixels]
-    return _digest(json.dumps([key, list(names)]))
+def cache_folder(root: Path, options: ImageOptions) -> Path:
+    """The folder of the shards of an image folder with these options."""
+    digest = hashlib.sha256(json.dumps(_key(root, options)).encode()).hexdigest()[:16]
+    return Path(options.cache) / digest
 
 
-def _signature(root: Path, names: Sequence[str]) -> str:
-    """A digest of the files' sizes and modification times."""
-    stats: list[tuple[int, int] | None] = []
-    for name in names:
+def _key(root: Path, options: ImageOptions) -> dict[str, object]:
+    """All that determines an image but its file."""
+    fields = ("image_size", "color", "align", "crop", "interpolation")
+    return {"format": FORMAT, "root": str(root.resolve()), **{field: getattr(options, field) for field in fields}}
+
+
+def _create(folder: Path, root: Path, options: ImageOptions) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / KEY).exists():
+        write_text_atomically(folder / KEY, json.dumps(_key(root, options)))
+
+
+def _file_stats(root: Path, names: Sequence[str]) -> Ints:
+    """Size and modification time of each file, int64 [N, 2]; `GONE` if it cannot be found."""
+    stats = np.full((len(names), 2), GONE, np.int64)
+    for k, name in enumerate(names):
         try:
-            stat = os.stat(root / name)  # noqa: PTH116 - thousands of files: Path.stat takes 1.5 times as long
-            stats.append((stat.st_size, stat.st_mtime_ns))
+            stat = os.stat(f"{root}/{name}")  # noqa: PTH116 - Path.stat takes 1.5 times as long
+            stats[k] = stat.st_size, stat.st_mtime_ns
         except (OSError, ValueError):
-            stats.append(None)
-    return _digest(json.dumps(stats))
+            pass
+    return stats
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _by_name(names: Sequence[str], stats: Ints) -> dict[str, Stat]:
+    return {name: (size, time) for name, (size, time) in zip(names, stats.tolist(), strict=True)}
 
 
-def _build(root: Path, names: Sequence[str], options: ImageOptions, progress: bool) -> tuple[ImageArray, bool]:
-    """Decode all images; also return whether the result may be cached (no failure that may pass)."""
-    may_pass: list[str] = []
-
-    def attempt(name: str) -> Decoded | str:
+def open_shards(folder: Path) -> list[Shard]:
+    """Open the shards in a folder whose lock is held; remove damaged ones and the rest of a process that was killed."""
+    shards = []
+    for index in shard_files(folder):
         try:
-            return decode_with_thumbnail(root / name, options)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-            if isinstance(error, OSError) and error.errno not in PERMANENT:
-                may_pass.append(name)
-            return why_unusable(error)
-
-    # Pillow releases the interpreter lock while decoding and resizing. Handing over single images would cost as much as
-    # the threads gain.
-    chunks = [names[first : first + CHUNK] for first in range(0, len(names), CHUNK)]
-    decoded: list[Decoded | str] = []
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(desc="decoding", total=len(names), unit="image", leave=False, disable=None if progress else True) as bar,
-    ):
-        for part in pool.map(lambda chunk: [attempt(name) for name in chunk], chunks):
-            decoded += part
-            bar.update(len(part))
-    good = [(name, image) for name, image in zip(names, decoded, strict=True) if not isinstance(image, str)]
-    bad = {name: reason for name, reason in zip(names, decoded, strict=True) if isinstance(reason, str)}
-    side = options.image_size
-    empty = np.zeros((0, options.channels, side, side), np.uint8)
-    pixels = np.stack([image for _, (image, _) in good]) if good else empty
-    used = [name for name, _ in good]
-    copies = None
-    if len(used) <= MOST_SEARCHED:
-        groups = find_copies([small for _, (_, small) in good], progress)
-        copies = [[used[row] for row in group] for group in groups]
-    return ImageArray(used, pixels, bad, copies), not may_pass
+            shards.append(Shard(index))
+        except DamagedError as error:
+            log.warning("%s is damaged (%s); its images are decoded again", index, error)
+            index.unlink()
+    complete = {shard.pixels for shard in shards}
+    for pixels in folder.glob("*.pixels"):
+        if pixels not in complete:
+            pixels.unlink()
+    remove_unfinished(folder)
+    return shards
 
 
-def decode_with_thumbnail(file: Path, options: ImageOptions) -> Decoded:
-    """Read an image file as the network's input and as a thumbnail; raises as `siamese.data.images.decode`."""
-    with open_image(file) as image:
-        longer = max(image.size)
-        whole = upright(image)
-        return prepare_upright(whole, longer / max(whole.size), options).pixels, thumbnail(whole)
+def _find(names: Sequence[str], stats: Ints, shards: Sequence[Shard]) -> _Found:
+    position = {name: k for k, name in enumerate(names)}
+    stats = np.concatenate([stats, [[GONE, GONE]]])  # for position -1, of names that are not asked for
+    place = np.full((len(names), 2), -1, np.int64)
+    failed = {}
+    stale = []
+    for number, shard in enumerate(shards):
+        at = np.fromiter((position.get(name, -1) for name in shard.names), np.int64, len(shard))
+        same = (shard.stats == stats[at]).all(1)
+        place[at[same], 0], place[at[same], 1] = number, np.flatnonzero(same)
+        useful = bool((same | (at < 0)).any())
+        for name, (stat, reason) in shard.failed.items():
+            k = position.get(name)
+            if k is not None and stat == tuple(stats[k].tolist()):
+                failed[name] = reason
+            useful |= k is None or name in failed
+        if not useful:
+            stale.append(number)
+    return _Found(place, failed, stale)
 
 
-def _write(slot: Path, signature: str, images: ImageArray) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix="building-", dir=slot))
-    try:
-        with (temporary / "pixels.npy").open("xb") as file:
-            # np.save would report a full disk as a mismatch of two numbers.
-            pixels = np.ascontiguousarray(images.pixels)
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
-            file.write(pixels.data)
-        crc = _checksum(images.pixels)
-        index = {"names": images.names, "excluded": images.excluded, "copies": images.copies, "crc32": crc}
-        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        for old in slot.iterdir():
-            # This process holds the lock, so every other entry is stale or left by a build that was killed.
-            if old.is_dir() and old.name != temporary.name:  # by name: mkdtemp returns absolute paths from Python 3.12
-                shutil.rmtree(old)
-        temporary.rename(slot / signature)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+def _decode(
+    root: Path, folder: Path, names: Sequence[str], stats: Ints, options: ImageOptions, progress: bool
+) -> dict[str, str]:
+    """Decode images into new shards; return the names of those that cannot be used, and why."""
+    log.info("decoding images: %s; later runs read them from %s", f"{len(names):,}", options.cache)
+    stat = _by_name(names, stats)
+    failed: dict[str, str] = {}
+    with ShardWriter(folder, (options.channels, options.image_size, options.image_size)) as writer:
+        for part in decode_images(root, names, options, progress):
+            writer.add(part.names, [stat[name] for name in part.names], part.digests, part.pixels, part.thumbnails)
+            failed |= part.failed
+            for name in part.failed.keys() - part.may_pass:
+                if stat[name] != (GONE, GONE):
+                    writer.fail(name, stat[name], part.failed[name])
+    return failed
 
 
-def _read(entry: Path) -> ImageArray | None:
-    """Read an entry; None if it is absent or damaged."""
-    try:
-        index: dict[str, Any] = json.loads((entry / "index.json").read_text(encoding="utf-8"))
-        # Memory-mapped, so that concurrent runs share the pages. Copy on write, because torch requires writable arrays.
-        pixels: NDArray[np.uint8] = np.load(entry / "pixels.npy", mmap_mode="c")
-        if len(pixels) == len(index["names"]) and _checksum(pixels) == index["crc32"]:
-            return ImageArray(index["names"], pixels, index["excluded"], index["copies"])
-        reason = "wrong checksum"
-    except FileNotFoundError:
+def rebuild(root: Path, shard: Shard, options: ImageOptions, reason: str) -> Shard:
+    """Decode the images of a damaged shard again, to the same rows; the caller holds the lock of its folder.
+
+    Raises:
+        DataError: an image changed since the shard was written, so that it cannot be restored.
+    """
+    log.warning("%s is damaged (%s); decoding its images again: %s", shard.pixels, reason, f"{len(shard):,}")
+    thumbnails = []
+    with replacing(shard.pixels) as temporary, temporary.open("xb") as file:
+        for part in decode_images(root, shard.names, options):
+            for name, image in zip(part.names, part.pixels, strict=True):
+                if part.failed or zlib.crc32(image) != shard.crcs[file.tell() // shard.bytes_each]:
+                    shard.remove()
+                    raise DataError(
+                        f"{root / next(iter(part.failed), name)}: changed since it was decoded, and {shard.pixels} is "
+                        "damaged; run the same command again"
+                    )
+                file.write(image.data)
+            thumbnails.append(part.thumbnails.tobytes())
+        file.write(b"".join(thumbnails))
+    return Shard(shard.index)
+
+
+def in_use(root: Path, shards: Sequence[Shard]) -> list[set[str]]:
+    """The names in each shard whose file has not changed, each in the last shard that has it.
+
+    Args:
+        root: the image folder.
+        shards: in the order in which they were written.
+    """
+    latest = {name: number for number, shard in enumerate(shards) for name in (*shard.names, *shard.failed)}
+    names = list(latest)
+    current = _by_name(names, _file_stats(root, names))
+    used: list[set[str]] = [set() for _ in shards]
+    for number, shard in enumerate(shards):
+        stats = dict(zip(shard.names, map(tuple, shard.stats.tolist()), strict=True))
+        stats |= {name: stat for name, (stat, _) in shard.failed.items()}
+        used[number] = {name for name, stat in stats.items() if latest[name] == number and current[name] == stat}
+    return used
+
+
+def merge(folder: Path, root: Path, shards: Sequence[Shard]) -> None:
+    """Write shards as few large ones, without what is not used; the caller holds the lock of their folder."""
+    with ShardWriter(folder, shards[0].shape) as writer:
+        for shard, used in zip(shards, in_use(root, shards), strict=True):
+            for row, image, thumbnail in shard.images():
+                if (name := shard.names[row]) in used:
+                    size, time = shard.stats[row].tolist()
+                    writer.add([name], [(size, time)], [shard.digests[row]], image[None], thumbnail[None])
+            for name in used & shard.failed.keys():
+                writer.fail(name, *shard.failed[name])
+    for shard in shards:
+        shard.remove()
+
+
+def is_small(shard: Shard) -> bool:
+    """Whether a shard is less than half full."""
+    return 2 * len(shard) * shard.bytes_each < LARGEST
+
+
+def _copies(
+    folder: Path, names: Sequence[str], digests: Sequence[str], place: Ints, shards: list[Shard],
+    repair: Callable[[int, str], Shard], progress: bool,
+) -> list[list[str]] | None:  # fmt: skip
+    """Groups of copies of one photo among some images, from a file if these images have been searched before."""
+    if len(names) > MOST_SEARCHED:
         return None
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        reason = str(error)
-    log.warning("%s is damaged (%s); rebuilding it", entry, reason)
-    return None
-
-
-def _checksum(pixels: NDArray[np.uint8]) -> int:
-    return zlib.crc32(np.ascontiguousarray(pixels).data)
+    key = hashlib.sha256(json.dumps([list(names), list(digests)]).encode()).hexdigest()[:16]
+    file = folder / f"copies-{key}.json"
+    with suppress(FileNotFoundError, ValueError):
+        known: list[list[str]] = json.loads(file.read_text(encoding="utf-8"))
+        return known
+    small = np.zeros((len(names), SIDE, SIDE), np.uint8)
+    for number in np.unique(place[:, 0]).tolist():
+        here = place[:, 0] == number
+        try:
+            thumbnails = shards[number].thumbnails()
+        except DamagedError as error:
+            shards[number] = repair(number, str(error))
+            thumbnails = shards[number].thumbnails()
+        small[here] = thumbnails[place[here, 1]]
+    groups = [[names[row] for row in group] for group in find_copies(small, progress)]
+    write_text_atomically(file, json.dumps(groups))
+    return groups

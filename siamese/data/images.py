@@ -1,8 +1,8 @@
 """How a photo becomes the network's input: open, turn upright, make grey or RGB, crop, resize.
 
-`crop_box` is the only place that decides which part of a photo the network sees; `siamese.data.image_cache` decodes
-all images of a data set and keeps the result on disk. If you change how images are decoded or cropped, raise ``FORMAT``
-there; otherwise old pixels are used.
+`crop_box` is the only place that decides which part of a photo the network sees; `siamese.data.image_cache` keeps the
+decoded images of a data set on disk. If you change how images are decoded or cropped, raise ``FORMAT`` there; otherwise
+old pixels are used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,15 @@ LARGEST = 134_000_000
 LARGEST_WHOLE = 32_000_000
 """Most pixels of a JPEG that is decoded whole. A larger one is decoded at a fraction of its size."""
 
+REDUCED_FROM, GAP = 1_000_000, 3
+"""A JPEG of more pixels than the first is decoded at a fraction of its size if what the network sees of it then still
+has more pixels on each side than the network's input, by the second factor."""
+
 LONGEST = 100_000
 """Most pixels on one side: Pillow keeps a pointer to each row, 1.6 GB for a column of 100 million pixels."""
+
+SIDE = 32
+"""Side of a thumbnail in which `siamese.data.copies` searches for copies, pixels."""
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -100,6 +107,18 @@ def decode(file: Path | BytesIO, options: ImageOptions) -> NDArray[np.uint8]:
         return prepare(image, options).pixels
 
 
+def decode_with_thumbnail(file: Path, options: ImageOptions) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read an image file as the network's input, and as a `thumbnail`; raises as `decode`."""
+    with open_image(file) as image:
+        whole, scale = _upright_for(image, options)
+        return prepare_upright(whole, scale, options).pixels, thumbnail(whole)
+
+
+def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    """Return what is compared of an upright photo to find copies: all of it, grey, uint8 [SIDE, SIDE]."""
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
 def open_upright(path: Path, at_least: int | None = None) -> Image.Image:
     """Open a photo as the network sees it before cropping and resizing: upright, 8 bits, transparency on white.
 
@@ -112,9 +131,7 @@ def open_upright(path: Path, at_least: int | None = None) -> Image.Image:
         as `decode`.
     """
     with open_image(path) as image:
-        if at_least is not None:
-            image.draft(None, (at_least, at_least))
-        return upright(image)
+        return upright(image, 1 if at_least is None else min(image.size) // at_least)
 
 
 def open_image(file: Path | BytesIO) -> Image.Image:
@@ -144,9 +161,18 @@ def prepare(image: Image.Image, options: ImageOptions, face: int = 1) -> Prepare
 
     Of an animation, the first frame is used. With ``data.align``, ``face`` is the number of the face to align, by size.
     """
-    longer = max(image.size)
-    image = upright(image)
-    return prepare_upright(image, longer / max(image.size), options, face)
+    whole, scale = _upright_for(image, options)
+    return prepare_upright(whole, scale, options, face)
+
+
+def _upright_for(image: Image.Image, options: ImageOptions) -> tuple[Image.Image, float]:
+    """Decode a photo in no more detail than needed; also return the ``scale`` of `prepare_upright`."""
+    longer, reduce = max(image.size), 1
+    if options.align is None and image.width * image.height > REDUCED_FROM:
+        left, top, right, bottom = crop_box(image.size, options)
+        reduce = min(right - left, bottom - top) // (GAP * options.image_size)
+    whole = upright(image, reduce)
+    return whole, longer / max(whole.size)
 
 
 def prepare_upright(image: Image.Image, scale: float, options: ImageOptions, face: int = 1) -> Prepared:
@@ -170,15 +196,17 @@ def prepare_upright(image: Image.Image, scale: float, options: ImageOptions, fac
     return Prepared(pixels, faces, face if faces else None)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image, reduce: int = 1) -> Image.Image:
     """Decode an opened photo, turned by its EXIF orientation, with 8 bits per band, on white; raises as `decode`.
 
-    A JPEG of more than `LARGEST_WHOLE` pixels is decoded at a half, a quarter or an eighth of its size.
+    A JPEG is decoded at a half, a quarter or an eighth of its size if it has more than `LARGEST_WHOLE` pixels, or if it
+    may be as small as one part in ``reduce`` on each side.
     """
     if max(image.size) > LONGEST:
         raise ValueError(f"{image.width} x {image.height} pixels, more than {LONGEST:,} on a side")
-    if image.width * image.height > LARGEST_WHOLE:
-        scale = next((scale for scale in (2, 4) if image.width * image.height <= LARGEST_WHOLE * scale**2), 8)
+    needed = next((scale for scale in (1, 2, 4) if image.width * image.height <= LARGEST_WHOLE * scale**2), 8)
+    scale = max(needed, next((scale for scale in (8, 4, 2) if scale <= reduce), 1))
+    if scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
     if image.width * image.height > LARGEST:
         raise ValueError(f"{image.width} x {image.height} pixels, more than {LARGEST:,}; save it in a smaller size")

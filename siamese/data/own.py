@@ -5,8 +5,10 @@ Imports no torch, so that data is checked quickly before a run starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +38,19 @@ class OwnPairs(NamedTuple):
     val_people: People
 
 
+_found: ContextVar[dict[str, OwnPairs] | None] = ContextVar("own photos", default=None)
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Context in which `read_own` reads a folder or list only once, however often a run asks for it."""
+    token = _found.set({})
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
 def read_own(data: FolderData | PairsData, test_only: bool = False) -> OwnPairs:
     """Find or read the user's own photos and divide them into training, validation and test.
 
@@ -47,6 +62,16 @@ def read_own(data: FolderData | PairsData, test_only: bool = False) -> OwnPairs:
     Raises:
         DataError: the folder or the list is missing or malformed, or has too few people or pairs for three sets.
     """
+    found = _found.get()
+    if found is None:
+        return _read_own(data, test_only)
+    key = f"{test_only} {data.model_dump_json()}"
+    if key not in found:
+        found[key] = _read_own(data, test_only)
+    return found[key]
+
+
+def _read_own(data: FolderData | PairsData, test_only: bool) -> OwnPairs:
     if isinstance(data, PairsData):
         return _own_list(data, test_only)
     people = find_people(Path(data.root))
@@ -70,7 +95,7 @@ def _own_list(data: PairsData, test_only: bool) -> OwnPairs:
     return OwnPairs(train, val, test, None, test_people, {})
 
 
-def memberships(own: OwnPairs, val: Iterable[Pair], root: Path) -> list[Membership]:
+def memberships(own: OwnPairs, val: Iterable[Pair], root: Path, digests: Mapping[str, str]) -> list[Membership]:
     """Return image, person, set and content of each image that a run uses, sorted by image: ``split.csv``.
 
     Args:
@@ -78,6 +103,7 @@ def memberships(own: OwnPairs, val: Iterable[Pair], root: Path) -> list[Membersh
         val: the validation pairs, which may have been split off the training pairs. Their images count as validation
             images.
         root: the folder that image names are relative to.
+        digests: `siamese.files.file_digest` of the images where it is known.
     """
     found: dict[str, tuple[str, str]] = {}
     pairs = {"train": own.train, "test": own.test, "val": list(val)}
@@ -88,5 +114,5 @@ def memberships(own: OwnPairs, val: Iterable[Pair], root: Path) -> list[Membersh
         found |= {image: (person[image], split) for pair in part for image in pair[:2]}
     images = sorted(found)
     with ThreadPoolExecutor() as pool:  # a network drive answers slowly
-        digests = pool.map(lambda image: file_digest(root / image), images)
-    return [Membership(image, *found[image], digest) for image, digest in zip(images, digests, strict=True)]
+        contents = pool.map(lambda image: digests.get(image) or file_digest(root / image), images)
+    return [Membership(image, *found[image], digest) for image, digest in zip(images, contents, strict=True)]

@@ -68,10 +68,13 @@ def _steps(options: ImageOptions) -> list[dict[str, Any]]:
     return [
         {
             "step": "decode",
-            "do": "read the first frame. Ignore colour profiles, except of Lab images, which become sRGB. A JPEG with "
-            "more pixels than reduce_above is decoded at the first fraction in reduce_by that gives at most that many "
-            "(or the last), with the scaled inverse DCT; later sizes in pixels of the photo refer to the full size",
-            "reduce_above": images.LARGEST_WHOLE, "reduce_by": [2, 4, 8],
+            "do": "read the first frame. Ignore colour profiles, except of Lab images, which become sRGB. A JPEG is "
+            "decoded at the larger of two fractions, with the scaled inverse DCT: the first in reduce_by that gives at "
+            "most most_pixels (or the last); and, if it has more pixels than reduce_above, the last in reduce_by at "
+            "which the shorter side of what the step crop leaves has at least least_side pixels (or the first). "
+            "Later sizes in pixels of the photo refer to the full size",
+            "reduce_by": [1, 2, 4, 8], "most_pixels": images.LARGEST_WHOLE,
+            "reduce_above": None if options.align else images.REDUCED_FROM, "least_side": images.GAP * side,
         },
         {"step": "depth", "do": "more than 8 bits: keep the upper 8 bits (value >> (bits - 8)); 1 bit: 0 and 255",
          "bits": 8},

@@ -16,6 +16,7 @@ from siamese.config.data import FolderData
 from siamese.config.protocol import OneShotProtocol
 from siamese.data.image_cache import load_images
 from siamese.data.lists import People
+from siamese.data.pixels import Images
 from siamese.data.protocol import read_test_people
 from siamese.data.sources import image_root
 from siamese.errors import DataError
@@ -50,7 +51,7 @@ class OneshotImages(NamedTuple):
     """
 
     people: list[list[int]]
-    pixels: list[Tensor]
+    pixels: list[Images]
     excluded: dict[str, str]
 
 
@@ -136,17 +137,17 @@ def load_test_images(runs: list[FinishedRun], people: People) -> OneshotImages:
     names = [name for name in listed if name not in excluded]
     number = {name: index for index, name in enumerate(names)}
     rows = [[number[name] for name in images if name in number] for images in people.values()]
-    pixels = []
+    pixels: list[Images] = []
     for array in arrays:
         row = {name: index for index, name in enumerate(array.names)}
-        pixels.append(torch.from_numpy(array.pixels[[row[name] for name in names]]))
+        pixels.append(array.pixels.only([row[name] for name in names]))
     usable = [images for images in rows if images]
     sizes = count(len(usable), "person", "people"), count(len(names), "image"), count(len(excluded), "image")
     log.info("%s, %s; %s excluded", *sizes)
     return OneshotImages(usable, pixels, excluded)
 
 
-def load_member(run: FinishedRun, refit: bool, pixels: Tensor, folder: RunFolder) -> Member:
+def load_member(run: FinishedRun, refit: bool, pixels: Images, folder: RunFolder) -> Member:
     """Load a run and embed all test images with it."""
     device, bf16 = pick_device(run.config), recorded_arithmetic(run.result).bf16
     if refit:
@@ -168,7 +169,7 @@ def mean_logits(members: list[Member], pairs: Tensor) -> NDArray[np.float64]:
     return mean
 
 
-def pixel_scores(pixels: Tensor, pairs: Tensor) -> NDArray[np.float32]:
+def pixel_scores(pixels: Images, pairs: Tensor) -> NDArray[np.float32]:
     """The negative Euclidean distance of both images of each pair, [P]."""
     distances = [
         torch.linalg.vector_norm((pixels[chunk[:, 0]].float() - pixels[chunk[:, 1]].float()).flatten(1), dim=1)

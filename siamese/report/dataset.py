@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from siamese.config.data import DataConfig, FolderData, PairsData
-from siamese.data.copies import Grey, find_copies, thumbnail
+from siamese.data.copies import Grey, find_copies
 from siamese.data.folder import skipped_files
-from siamese.data.images import open_image, upright, why_unusable
+from siamese.data.images import open_image, thumbnail, upright, why_unusable
 from siamese.data.lists import Pair, People, identities, image_name, read_pairs, read_people
 from siamese.data.own import read_own
 from siamese.data.protocol import TEST_LIST, TEST_PEOPLE_LIST, TRAIN_LIST, TRAIN_PEOPLE_LIST

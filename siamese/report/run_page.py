@@ -21,9 +21,9 @@ from siamese.report.html import render_page
 from siamese.report.load import Run, read_run, run_files
 from siamese.report.run_notes import notes
 from siamese.report.run_summary import summary
-from siamese.report.text import duration, fixed, interval, number, percent
+from siamese.report.text import fixed, interval, number, percent
 from siamese.runs.records import Prediction, Result
-from siamese.text import count
+from siamese.text import count, duration
 
 PICTURES = ("curves", "roc", "scores", "reliability", "confusion", "gallery")
 MAX_EXCLUDED = 500

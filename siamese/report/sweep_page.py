@@ -40,8 +40,8 @@ from siamese.report.sweep_tables import (
     why_not_on_test,
     write_tables,
 )
-from siamese.report.text import duration, interval, percent
-from siamese.text import count, shell_words
+from siamese.report.text import interval, percent
+from siamese.text import count, duration, shell_words
 
 MOST_DRAWN = 40
 """Most configurations of a comparison whose curves are drawn. More can hardly be told apart, and take seconds."""

@@ -47,16 +47,6 @@ def probability(value: float) -> str:
     return f"p = {value:.3f}"
 
 
-def duration(seconds: float) -> str:
-    """37.8 s, 12 min 5 s, 2 h 3 min."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def photo_title(name: str) -> str:
     """Abdullah_Gul/Abdullah_Gul_0013.jpg -> Abdullah Gul 13; unchanged if it is not named as in LFW."""
     match = _LFW_NAME.fullmatch(name)

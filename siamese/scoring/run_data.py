@@ -42,11 +42,11 @@ def load_run_data(
         excluded=folder.excluded if writes else None,
     )  # fmt: skip
     if writes:
-        root = image_root(config.data)
+        root, digests = image_root(config.data), dict(zip(data.images.names, data.images.digests, strict=True))
         if data.own is None:
-            write_memberships(folder.split, memberships(_used(data), data.val.pairs, root))
+            write_memberships(folder.split, memberships(_used(data), data.val.pairs, root, digests))
         else:
-            record_memberships(memberships(data.own, data.val.pairs, root), folder, trained or folder, root)
+            record_memberships(memberships(data.own, data.val.pairs, root, digests), folder, trained or folder, root)
         folder.record(**_sizes(data), n_excluded=len(data.images.excluded))
     _warn_about_few_images(config, data)
     trained_on = f"{len(data.train):,} training"

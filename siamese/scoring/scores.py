@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from siamese.data.dataset import to_float
+from siamese.data.pixels import Images
 from siamese.models.backends import CohortHead, LdaHead, PldaHead
 from siamese.models.siamese import SiameseNetwork
 from siamese.scoring.device import exact_convolutions
@@ -21,7 +22,7 @@ FACTORED = 1 << 25
 
 @torch.inference_mode()
 def score_pairs(
-    network: SiameseNetwork, pixels: Tensor, indices: Tensor, device: torch.device, bf16: bool = False
+    network: SiameseNetwork, pixels: Images, indices: Tensor, device: torch.device, bf16: bool = False
 ) -> NDArray[np.float32]:
     """Score pairs of images.
 
@@ -98,7 +99,7 @@ def _score_by_factors(head: LdaHead | PldaHead, z_ND: Tensor, indices: Tensor) -
 
 @torch.inference_mode()
 def embed_images(
-    network: SiameseNetwork, pixels: Tensor, rows: Tensor, device: torch.device, bf16: bool = False
+    network: SiameseNetwork, pixels: Images, rows: Tensor, device: torch.device, bf16: bool = False
 ) -> Tensor:
     """Embed images, `CHUNK` at a time.
 

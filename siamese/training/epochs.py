@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from siamese.report.text import duration
 from siamese.runs.records import HistoryRow
+from siamese.text import duration
 
 SHOWN = ("train/loss", "val/loss", "val/acc")
 """Figures in the line of an epoch; ``history.csv`` has all."""

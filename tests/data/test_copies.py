@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from siamese.config.load import compose_train
 from siamese.data import copies
-from siamese.data.copies import copies_across, find_copies, thumbnail
+from siamese.data.copies import copies_across, find_copies
 from siamese.data.dataset import load_dataset
-from siamese.data.images import open_upright
+from siamese.data.images import open_upright, thumbnail
 
 SIZE = (240, 200)
 

@@ -1,22 +1,30 @@
-"""The cache of decoded images: hits, stale and damaged entries, failures, concurrent processes."""
+"""The cache of decoded images: what is decoded again, damaged shards, failures, concurrent processes."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import multiprocessing
+import os
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from configs import image_options
 from conftest import noise_photo
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from siamese.config.data import ImageOptions
-from siamese.data import image_cache
-from siamese.data.image_cache import decode_with_thumbnail, load_images
+from siamese.data import decoding, image_cache, shards
+from siamese.data.decoding import decode_images, decode_some
+from siamese.data.image_cache import load_images
+from siamese.data.images import decode
+from siamese.data.shards import shard_files
 from siamese.errors import DataError
 
 NAMES = ["0.png", "1.png", "2.png", "empty.jpg", "text.jpg", "cut.png", "folder.jpg", "gone.png"]
@@ -39,10 +47,23 @@ def options(tmp_path: Path, **changes: object) -> ImageOptions:
     return image_options(**{"image_size": 16, "cache": str(tmp_path / "cache"), **changes})
 
 
+def pixels(folder: Path, names: list[str], opts: ImageOptions) -> torch.Tensor:
+    return load_images(folder, names, opts).pixels.to("cpu")
+
+
+def expected(folder: Path, names: list[str], opts: ImageOptions) -> torch.Tensor:
+    return torch.from_numpy(np.stack([decode(folder / name, opts) for name in names]))
+
+
+def pixel_files(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache").glob("*/*.pixels"))
+
+
 def test_unusable_files_are_listed_with_their_reason(folder: Path, tmp_path: Path) -> None:
     loaded = load_images(folder, NAMES, options(tmp_path))
     assert loaded.names == ["0.png", "1.png", "2.png"]
     assert loaded.pixels.shape == (3, 1, 16, 16)
+    assert torch.equal(loaded.pixels.to("cpu"), expected(folder, loaded.names, options(tmp_path)))
     assert loaded.excluded["gone.png"] == "missing"
     assert "not an image" in loaded.excluded["empty.jpg"]
     assert "not an image" in loaded.excluded["text.jpg"]
@@ -50,128 +71,290 @@ def test_unusable_files_are_listed_with_their_reason(folder: Path, tmp_path: Pat
     assert "cannot be decoded" in loaded.excluded["folder.jpg"]
 
 
-def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    seen: list[Path] = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded from now on."""
+    seen: list[str] = []
 
-    def counting(path: Path, opts: ImageOptions) -> object:
-        seen.append(path)
-        return decode_with_thumbnail(path, opts)
+    def counting(root: Path, names: list[str], *rest: Any) -> Iterator[Any]:
+        seen.extend(names)
+        return decode_images(root, names, *rest)
 
-    monkeypatch.setattr(image_cache, "decode_with_thumbnail", counting)
+    monkeypatch.setattr(image_cache, "decode_images", counting)
     return seen
 
 
-def test_second_load_decodes_nothing_and_is_equal(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_load_decodes_nothing_and_is_equal(folder: Path, tmp_path: Path, decoded: list[str]) -> None:
     first = load_images(folder, NAMES, options(tmp_path))
-    seen = count_decodes(monkeypatch)
+    decoded.clear()
     second = load_images(folder, NAMES[::-1] + NAMES, options(tmp_path))
-    assert not seen
-    assert (second.names, second.excluded) == (first.names, first.excluded)
-    np.testing.assert_array_equal(second.pixels, first.pixels)
+    assert decoded == ["gone.png"], "a file that is not there is looked for again"
+    assert (second.names, second.excluded, second.copies) == (first.names, first.excluded, first.copies)
+    assert second.digests == first.digests
+    assert torch.equal(second.pixels.to("cpu"), first.pixels.to("cpu"))
 
 
 @pytest.mark.parametrize(
     "change", [{"image_size": 17}, {"color": True}, {"crop": 20}, {"interpolation": "nearest"}], ids=str
 )
-def test_every_option_has_its_own_entry(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+def test_every_option_has_its_own_images(
+    folder: Path, tmp_path: Path, decoded: list[str], change: dict[str, object]
 ) -> None:
-    plain = load_images(folder, NAMES, options(tmp_path))
-    seen = count_decodes(monkeypatch)
-    load_images(folder, NAMES, options(tmp_path, **change))
-    assert seen
-    seen.clear()
-    again = load_images(folder, NAMES, options(tmp_path))
-    assert not seen
-    np.testing.assert_array_equal(again.pixels, plain.pixels)
+    names = ["0.png", "1.png"]
+    plain = pixels(folder, names, options(tmp_path))
+    decoded.clear()
+    other = options(tmp_path, **change)
+    assert torch.equal(pixels(folder, names, other), expected(folder, names, other))
+    assert decoded == names
+    decoded.clear()
+    assert torch.equal(pixels(folder, names, options(tmp_path)), plain)
+    assert not decoded
 
 
-def test_changed_appeared_and_vanished_files_make_it_stale(folder: Path, tmp_path: Path) -> None:
-    before = load_images(folder, NAMES, options(tmp_path))
+@pytest.mark.parametrize("change", [{"split": "people"}, {"val_fraction": 0.5}, {"split_seed": 7}], ids=str)
+def test_what_decides_the_sets_decodes_nothing(
+    folder: Path, tmp_path: Path, decoded: list[str], change: dict[str, object]
+) -> None:
+    load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    decoded.clear()
+    load_images(folder, ["0.png", "1.png"], options(tmp_path, **change))
+    assert not decoded
+    assert len(pixel_files(tmp_path)) == 1
+
+
+def test_other_images_of_the_folder_cost_only_themselves(folder: Path, tmp_path: Path, decoded: list[str]) -> None:
+    """Another split or protocol uses other images; nothing is decoded or stored twice."""
+    load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    load_images(folder, ["1.png", "2.png", "3.png"], options(tmp_path))
+    found = pixels(folder, ["3.png", "0.png"], options(tmp_path))
+    assert decoded == ["0.png", "1.png", "2.png", "3.png"]
+    assert torch.equal(found, expected(folder, ["0.png", "3.png"], options(tmp_path)))
+    assert sum(path.stat().st_size for path in pixel_files(tmp_path)) == 4 * (16 * 16 + 32 * 32)
+
+
+def test_changed_appeared_and_vanished_files_cost_only_themselves(
+    folder: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    load_images(folder, NAMES, options(tmp_path))
     shutil.copyfile(folder / "3.png", folder / "0.png")
     shutil.copyfile(folder / "3.png", folder / "gone.png")
     (folder / "1.png").unlink()
+    decoded.clear()
     after = load_images(folder, NAMES, options(tmp_path))
     assert after.names == ["0.png", "2.png", "gone.png"]
     assert after.excluded["1.png"] == "missing"
-    assert not np.array_equal(after.pixels[0], before.pixels[0])
-    entries = [path for path in (tmp_path / "cache").glob("*/*") if path.is_dir()]
-    assert len(entries) == 1, "the stale entry was not removed"
+    assert sorted(decoded) == ["0.png", "1.png", "gone.png"]
+    assert torch.equal(after.pixels.to("cpu"), expected(folder, after.names, options(tmp_path)))
+    assert after.copies == [["0.png", "gone.png"]]
 
 
-def test_a_relative_cache_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = tempfile.mkdtemp
-    # As from Python 3.12 on.
-    monkeypatch.setattr(tempfile, "mkdtemp", lambda **options: str(Path(make(**options)).absolute()))
-    monkeypatch.chdir(tmp_path)
-    plain = load_images(folder, NAMES, options(Path()))
-    seen = count_decodes(monkeypatch)
-    np.testing.assert_array_equal(load_images(folder, NAMES, options(Path())).pixels, plain.pixels)
-    assert not seen
+def test_shards_without_a_use_go_and_small_ones_are_merged(folder: Path, tmp_path: Path) -> None:
+    """Hundreds of small changes must not leave hundreds of files, nor every old version of an image."""
+    names = [f"{k}.png" for k in range(4)]
+    load_images(folder, names, options(tmp_path))
+    for time in range(3 * image_cache.MOST_SMALL):
+        os.utime(folder / f"{time % 3}.png", (time, time))
+        assert torch.equal(pixels(folder, names, options(tmp_path)), expected(folder, names, options(tmp_path)))
+    files = pixel_files(tmp_path)
+    assert len(files) <= image_cache.MOST_SMALL + 1
+    assert [path.with_suffix(".json") for path in files] == list(shard_files(files[0].parent))
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "index", "leftover"])
-def test_damaged_entries_are_rebuilt(
-    folder: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+def test_a_relative_cache_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
-    before = load_images(folder, NAMES, options(tmp_path))
-    (entry,) = (path for path in (tmp_path / "cache").glob("*/*") if path.is_dir())
-    pixels = entry / "pixels.npy"
+    monkeypatch.chdir(tmp_path)
+    plain = pixels(folder, NAMES, options(Path()))
+    decoded.clear()
+    assert torch.equal(pixels(folder, NAMES, options(Path())), plain)
+    assert decoded == ["gone.png"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "index", "columns", "index is gone"])
+def test_shards_that_cannot_be_opened_are_decoded_again(
+    folder: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture, decoded: list[str]
+) -> None:
+    load_images(folder, ["0.png"], options(tmp_path))
+    before = pixels(folder, ["0.png", "1.png"], options(tmp_path))
+    _, second = pixel_files(tmp_path)
+    index = second.with_suffix(".json")
     if damage == "cut":
-        pixels.write_bytes(pixels.read_bytes()[:-10])
-    elif damage == "flip":
-        content = bytearray(pixels.read_bytes())
-        content[-5] ^= 1
-        pixels.write_bytes(content)
+        second.write_bytes(second.read_bytes()[:-10])
+    elif damage == "empty":
+        second.write_bytes(b"")
+    elif damage == "gone":
+        second.unlink()
     elif damage == "index":
-        (entry / "index.json").write_text("{")
-    else:  # left by a build that was killed
-        shutil.move(entry, entry.with_name("building-x"))
+        index.write_text("{")
+    elif damage == "columns":
+        index.write_text(index.read_text().replace('"crcs": [', '"crcs": [1, '))
+    else:  # left by a process that was killed
+        index.unlink()
+    decoded.clear()
     with caplog.at_level(logging.WARNING):
-        after = load_images(folder, NAMES, options(tmp_path))
-    np.testing.assert_array_equal(after.pixels, before.pixels)
-    assert ("is damaged" in caplog.text) == (damage != "leftover")
-    assert [path.name for path in entry.parent.iterdir() if path.is_dir()] == [entry.name]
+        after = pixels(folder, ["0.png", "1.png"], options(tmp_path))
+    assert torch.equal(after, before)
+    assert decoded == ["1.png"], "the other shard is not damaged"
+    assert ("is damaged" in caplog.text) == (damage != "index is gone")
+    assert len(pixel_files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("at", [5, -5], ids=["image", "thumbnail"])
+def test_a_flipped_bit_is_noticed_at_first_use(
+    folder: Path, tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture, decoded: list[str]
+) -> None:
+    load_images(folder, ["0.png"], options(tmp_path))
+    before = load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    whole = before.pixels.to("cpu")
+    flip(pixel_files(tmp_path)[1], at)
+    for file in (tmp_path / "cache").glob("*/copies-*"):
+        file.unlink()
+    decoded.clear()
+    after = load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    assert decoded == (["1.png"] if at < 0 else []), "a start reads no images, only thumbnails to search for copies"
+    assert after.copies == before.copies
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(after.pixels[torch.tensor([1, 0])], whole[[1, 0]])
+    assert caplog.text.count("is damaged") == 1
+    assert decoded == ["1.png"]
+
+
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+def test_damage_that_cannot_be_mended_is_an_error_once(folder: Path, tmp_path: Path, change: str) -> None:
+    found = load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    flip(pixel_files(tmp_path)[0], 5)
+    if change == "other":
+        shutil.copyfile(folder / "3.png", folder / "0.png")
+    else:
+        (folder / "0.png").unlink()
+    with pytest.raises(DataError, match=r"0\.png: changed since it was decoded.*run the same command again"):
+        found.pixels[torch.tensor([0])]
+    again = load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    assert torch.equal(again.pixels.to("cpu"), expected(folder, again.names, options(tmp_path)))
 
 
 def test_failures_that_may_pass_are_not_cached(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_one = decoding.decode_with_thumbnail
+
     def failing(path: Path, options: ImageOptions) -> object:
         if path.name == "0.png":
             raise OSError(errno.EIO, "Input/output error")
-        return decode_with_thumbnail(path, options)
+        return decode_one(path, options)
 
-    monkeypatch.setattr(image_cache, "decode_with_thumbnail", failing)
+    monkeypatch.setattr(decoding, "decode_with_thumbnail", failing)
     assert "Input/output error" in load_images(folder, ["0.png", "1.png"], options(tmp_path)).excluded["0.png"]
-    monkeypatch.setattr(image_cache, "decode_with_thumbnail", decode_with_thumbnail)
+    monkeypatch.setattr(decoding, "decode_with_thumbnail", decode_one)
     assert load_images(folder, ["0.png", "1.png"], options(tmp_path)).excluded == {}
 
     def starved(path: Path, options: ImageOptions) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(image_cache, "decode_with_thumbnail", starved)
+    monkeypatch.setattr(decoding, "decode_with_thumbnail", starved)
     with pytest.raises(MemoryError):
         load_images(folder, ["0.png", "2.png"], options(tmp_path))
 
 
-def test_failed_build_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["ended", "full"])
+def test_what_was_decoded_before_the_end_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: BaseException, decoded: list[str]
+) -> None:
+    monkeypatch.setattr(decoding, "CHUNK", 1)
+    monkeypatch.setattr(shards, "LONGEST_SECONDS", 0)  # each image is a shard
+    names = [f"{k}.png" for k in range(4)]
+
+    def ended(*arguments: Any) -> Iterator[Any]:
+        for k, part in enumerate(decode_images(*arguments)):
+            if k == 3:
+                raise kind
+            yield part
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "decode_images", ended)
+        with pytest.raises((KeyboardInterrupt, DataError), match=r"^$|data\.cache=.*No space left.*set data\.cache"):
+            load_images(folder, names, options(tmp_path))
+    load_images(folder, names, options(tmp_path))
+    assert decoded == ["3.png"]
+
+
+def test_a_full_disk_leaves_nothing_behind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", fail)
+    monkeypatch.setattr(shards, "write_text_atomically", fail)
     with pytest.raises(DataError, match=r"data\.cache=.*No space left"):
         load_images(folder, NAMES, options(tmp_path))
-    assert not [path for path in (tmp_path / "cache").glob("*/*") if path.is_dir()]
+    monkeypatch.undo()
+    load_images(folder, NAMES, options(tmp_path))
+    assert len(pixel_files(tmp_path)) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 5), min_size=2, max_size=2), max_size=12))
+def test_indexing_gives_what_indexing_a_tensor_gives(
+    many: tuple[image_cache.ImageArray, torch.Tensor], rows: list[list[int]]
+) -> None:
+    images, reference = many
+    wanted = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
+    for index in (wanted, wanted.flatten()):
+        found = images.pixels[index]
+        assert found.dtype == torch.uint8
+        assert torch.equal(found, reference[index])
+    some = images.pixels.only([5, 0, 3])
+    assert (len(some), some.shape) == (3, (3, 3, 9, 9))
+    assert torch.equal(some.to("cpu"), reference[[5, 0, 3]])
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[image_cache.ImageArray, torch.Tensor]:
+    """Six colour images in three shards."""
+    root = tmp_path_factory.mktemp("many")
+    opts = options(root, image_size=9, color=True)
+    names = [noise_photo(root / f"{k}.png", k).name for k in range(6)]
+    for first in (2, 0, 4):
+        load_images(root, names[first : first + 2], opts)
+    return load_images(root, names, opts), expected(root, names, opts)
+
+
+def test_progress_is_logged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(decoding, "REPORT_SECONDS", 0)
+    monkeypatch.setattr(decoding, "CHUNK", 2)
+    with caplog.at_level(logging.INFO):
+        load_images(folder, [f"{k}.png" for k in range(4)], options(tmp_path))
+    assert "decoded 2 of 4 images, " in caplog.text
+    assert " a second; " in caplog.text
+
+
+@pytest.mark.integration
+def test_processes_and_threads_give_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "CHUNK", 2)
+    threads = list(decode_images(folder, NAMES, options(tmp_path)))
+    monkeypatch.setattr(decoding, "PROCESSES_FROM", 0)
+    monkeypatch.setattr(decoding, "cores", lambda: 2)
+    processes = list(decode_images(folder, NAMES, options(tmp_path)))
+    for one, other in zip(threads, processes, strict=True):
+        assert one.names == other.names
+        assert (one.failed, one.may_pass, one.digests) == (other.failed, other.may_pass, other.digests)
+        assert np.array_equal(one.pixels, other.pixels)
+        assert np.array_equal(one.thumbnails, other.thumbnails)
+    assert one.failed == decode_some(folder, options(tmp_path), NAMES[-2:]).failed
 
 
 def _load_in_process(arguments: tuple[Path, Path]) -> int:
     folder, tmp_path = arguments
-    return int(load_images(folder, NAMES, options(tmp_path)).pixels.sum())
+    return int(pixels(folder, NAMES, options(tmp_path)).sum())
 
 
 @pytest.mark.integration
 def test_concurrent_processes_get_the_same(folder: Path, tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         sums = pool.map(_load_in_process, [(folder, tmp_path)] * 4, chunksize=1)
-    assert set(sums) == {int(load_images(folder, NAMES, options(tmp_path)).pixels.sum())}
+    assert set(sums) == {int(pixels(folder, NAMES, options(tmp_path)).sum())}

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from siamese.config.data import ImageOptions
 from siamese.data import images
-from siamese.data.images import LARGEST, LONGEST, crop_box, decode, open_upright, why_unusable
+from siamese.data.images import LARGEST, LONGEST, crop_box, decode, open_upright, upright, why_unusable
 
 RNG = np.random.default_rng(0)
 FACE = RNG.integers(0, 256, (90, 90, 3), dtype=np.uint8)
@@ -353,3 +353,37 @@ def test_a_photo_smaller_than_the_crop_is_refused() -> None:
 def test_invalid_crops(crop: object) -> None:
     with pytest.raises(ValueError, match="neither a number of pixels"):
         options(crop=crop)
+
+
+@pytest.mark.parametrize(("crop", "seen"), [(None, (450, 338)), (0.7, (900, 675)), (2000, (900, 675))])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: float | None, seen: tuple[int, int], turned: bool
+) -> None:
+    """The pixels differ little, even of coloured noise. A photo of a megapixel or less is decoded whole."""
+    scene = Image.fromarray(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(
+        (3600, 2700), Image.Resampling.BICUBIC
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    scene.save(tmp_path / "large.jpg", exif=exif, quality=95)
+    scene.crop((1300, 850, 2300, 1850)).save(tmp_path / "small.jpg", quality=95)
+    options = image_options(image_size=105, color=True, crop=crop)
+    sizes = []
+
+    def seen_by(image: Image.Image) -> Image.Image:
+        sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr(images, "upright", lambda *how: seen_by(upright(*how)))
+    reduced = decode(tmp_path / "large.jpg", options).astype(int)
+    assert sizes == [seen[::-1] if turned else seen]
+    monkeypatch.setattr(images, "REDUCED_FROM", 10**9)
+    whole = decode(tmp_path / "large.jpg", options).astype(int)
+    assert abs(reduced - whole).mean() < 2
+    assert abs(reduced - whole).max() <= 20
+    monkeypatch.undo()
+    if crop != 2000:
+        plain = decode(tmp_path / "small.jpg", options)
+        monkeypatch.setattr(images, "REDUCED_FROM", 10**9)
+        assert np.array_equal(decode(tmp_path / "small.jpg", options), plain)

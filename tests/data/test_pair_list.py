@@ -108,7 +108,7 @@ def test_a_column_split_decides_the_sets(tmp_path: Path) -> None:
     assert listed.val == [Pair("val0a", "val0b", 0), Pair("val1a", "val1b", 1)]
     assert read_listed_pairs(pairs_data(file), test_only=True) == ([], [], listed.test)
     own = read_own(pairs_data(file))
-    members = {member.image: member.split for member in memberships(own, own.val or [], tmp_path)}
+    members = {member.image: member.split for member in memberships(own, own.val or [], tmp_path, {})}
     assert members == {image: image[:-2] for pair in (*listed.train, *listed.val, *listed.test) for image in pair[:2]}
 
 

@@ -58,7 +58,7 @@ FILES: dict[str, Callable[[Image.Image], bytes]] = {
     "16 bits": lambda photo: encoded(Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 251), "PNG"),
     "CMYK": lambda photo: encoded(photo.convert("CMYK"), "JPEG"),
     "WebP": lambda photo: encoded(photo, "WEBP"),
-    "large": lambda photo: encoded(photo.resize((6200, 5500)), "JPEG"),
+    "large": lambda photo: encoded(photo.resize((6200, 5512)), "JPEG"),
 }
 
 

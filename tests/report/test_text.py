@@ -16,14 +16,6 @@ def test_probability(value, shown):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.04, "0.0 s"), (37.75, "37.8 s"), (59.97, "1 min 0 s"), (3599.4, "59 min 59 s"), (7381, "2 h 3 min")],
-)
-def test_duration(seconds, shown):
-    assert text.duration(seconds) == shown
-
-
-@pytest.mark.parametrize(
     ("name", "shown"),
     [
         ("Abdullah_Gul/Abdullah_Gul_0013.jpg", "Abdullah Gul 13"),

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from configs import section
 
 from siamese.data.dataset import PairDataset, load_dataset, to_float
-from siamese.training.data_module import BatchLoader, GroupBatch, PairBatch, PairDataModule
+from siamese.data.image_cache import load_images
+from siamese.data.pixels import Pixels
+from siamese.training.data_module import (
+    BatchLoader,
+    GroupBatch,
+    GroupIndices,
+    PairBatch,
+    PairDataModule,
+    PairIndices,
+    on_device,
+)
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["restricted", "unrestricted"])
 def dataset(request: pytest.FixtureRequest, tiny_data: dict[str, object]) -> PairDataset:
-    return load_dataset(section("data", **tiny_data), section("protocol", name="view1", setting=request.param))
+    data = load_dataset(section("data", **tiny_data), section("protocol", name="view1", setting=request.param))
+    data.pixels = data.pixels.to("cpu")  # in memory, as on a GPU
+    return data
 
 
 def module(dataset: PairDataset, **options: Any) -> PairDataModule:
@@ -53,6 +68,52 @@ def test_images_are_gathered_as_floats(dataset: PairDataset, groups: bool) -> No
         assert torch.equal(batch.groups[:4] == batch.groups[4:], batch.label == 1)
     else:
         assert len(batch.label) == 0
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_images_read_from_disk_give_the_same_batches(
+    dataset: PairDataset, tiny_data: dict[str, object], groups: bool
+) -> None:
+    """Also if an epoch is interrupted while a thread is some batches ahead."""
+    stored = load_images(Path(str(tiny_data["root"])) / "lfw", dataset.images.names, section("data", **tiny_data))
+    assert isinstance(stored.pixels, Pixels)
+    in_memory, on_disk = (
+        module(data, groups=groups, limit_batches=3)
+        for data in (dataset, dataclasses.replace(dataset, pixels=stored.pixels))
+    )
+    for make in (PairDataModule.train_dataloader, PairDataModule.val_dataloader):
+        one, other = make(in_memory), make(on_disk)
+        assert not isinstance(next(iter(other)), PairIndices | GroupIndices)
+        other.load_state_dict({"given": 0})
+        for epoch in range(2):
+            for loader in (one, other):
+                getattr(loader.sampler, "set_epoch", int)(epoch)
+            expected = [in_memory.transfer_batch_to_device(batch, CPU, 0) for batch in one]
+            found = []
+            for batch in other:
+                found.append(on_disk.transfer_batch_to_device(batch, CPU, 0))
+                if len(found) == 1:
+                    break
+            resumed = make(on_disk)
+            resumed.load_state_dict(other.state_dict())
+            getattr(resumed.sampler, "set_epoch", int)(epoch)
+            found += [on_disk.transfer_batch_to_device(batch, CPU, 0) for batch in resumed]
+            other.load_state_dict({"given": 0})
+            assert len(found) == len(expected)
+            for one_batch, other_batch in zip(found, expected, strict=True):
+                assert all(map(torch.equal, one_batch, other_batch))
+
+
+def test_images_that_do_not_fit_stay_on_disk(dataset: PairDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision alone; `tests/training/test_gpu.py` trains on a GPU."""
+    gpu = torch.device("cuda")
+    images = Pixels((1, 4, 4), [], np.zeros((10, 2), np.int64), lambda number, reason: pytest.fail(reason))
+    monkeypatch.setattr(Pixels, "to", lambda self, device: torch.empty(self.shape))
+    for free, fits in ((320, True), (319, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**9))
+        assert (on_device(images, gpu) is not images) == fits
+    assert on_device(images, CPU) is images
+    assert on_device(dataset.pixels, gpu) is dataset.pixels
 
 
 def test_evaluation_batches_are_the_pairs_in_order(dataset: PairDataset) -> None:

@@ -290,9 +290,8 @@ def test_training_equals_a_plain_loop(tiny_config: Make, tmp_path: Path) -> None
 
     def epoch(loader: Any, train: bool) -> tuple[float, float]:
         losses, right, pairs = 0.0, 0, 0
-        for indices, labels in loader:
-            image1, image2 = (data.pixels[rows].float() / 255 for rows in indices.T)
-            probability = torch.sigmoid(network(image1, image2))
+        for image1, image2, labels in loader:
+            probability = torch.sigmoid(network(image1.float() / 255, image2.float() / 255))
             loss = torch.nn.BCELoss()(probability, labels.float())
             if train:
                 adam.zero_grad()

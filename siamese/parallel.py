@@ -1,0 +1,73 @@
+"""Apply a function to many items on all cores: in order, and only a few items ahead of what is used."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from siamese.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+MOST_WORKERS = 16
+"""Most threads or processes: more do not help one process that takes their results, and each takes 80 MB."""
+
+AHEAD = 3
+"""Items that are begun before their results are used, for each worker."""
+
+
+def in_order(
+    function: Callable[[Item], Found], items: Iterable[Item], processes: bool = False, workers: int | None = None
+) -> Iterator[Found]:
+    """Yield ``function(item)`` for each item, in order; items may be endless.
+
+    Args:
+        function: called in the workers; for processes it and its arguments must be picklable.
+        items: taken one by one, a few ahead.
+        processes: use processes instead of threads: for functions that hold the interpreter lock, and for so many items
+            that the second it takes to start them does not matter.
+        workers: how many; None: `cores`.
+
+    Raises:
+        DataError: a process was killed.
+        Exception: what ``function`` raised; later items are then not begun.
+    """
+    number = workers or cores()
+    with _processes(number) if processes else ThreadPoolExecutor(number) as pool:
+        waiting: deque[Future[Found]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > AHEAD * number:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenExecutor:
+            raise DataError(
+                "one of the processes that read images was killed, perhaps because memory ran out; run the same "
+                "command again, which goes on where it ended"
+            ) from None
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def cores() -> int:
+    """The number of workers: the cores that this process may use, at most `MOST_WORKERS`."""
+    from loky import cpu_count
+
+    return min(int(cpu_count()), MOST_WORKERS)
+
+
+def _processes(number: int) -> Executor:
+    # The standard library's would run the main script of the user again, unless it guards against that.
+    from loky import ProcessPoolExecutor
+
+    pool: Executor = ProcessPoolExecutor(number)
+    return pool

@@ -1,0 +1,68 @@
+"""``siamese cache``: what is listed, and what is removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from configs import image_options
+from conftest import noise_photo
+
+from siamese.command.cache import cache
+from siamese.command.main import main
+from siamese.data.image_cache import load_images
+
+
+def stored(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*/*.pixels"))
+
+
+def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [noise_photo(tmp_path / f"photos/{k}.png", k).name for k in range(40)]
+    gone = noise_photo(tmp_path / "other/0.png")
+    small, large = (image_options(image_size=side, cache=str(tmp_path / "cache")) for side in (16, 64))
+    folder = tmp_path / "cache"
+    for options in (small, large):
+        load_images(tmp_path / "photos", names, options)
+    load_images(gone.parent, [gone.name], small)
+    os.utime(tmp_path / "photos/3.png", (1, 1))
+    load_images(tmp_path / "photos", names, small)
+    (tmp_path / "photos/4.png").unlink()
+    shutil.rmtree(gone.parent)
+    (folder / "0123456789abcdef/fedcba9876543210").mkdir(parents=True)
+    (folder / "0123456789abcdef/lock").touch()
+    (folder / "0123456789abcdef/fedcba9876543210/pixels.npy").write_bytes(bytes(10**6))
+    (folder / "mine").mkdir()
+    (folder / "arithmetic-0.json").touch()
+
+    def line(text: str) -> str:
+        (found,) = (one for one in text.splitlines() if text and all(word in one for word in words))
+        return found
+
+    text = cache(folder, prune=False)
+    words = ["39 images of", "photos, 16 x 16 grey"]
+    assert f"of which {2 * (16**2 + 32**2) / 1e6:.1f} MB unused" in line(text)
+    words = ["1.0 MB, unused: 0123456789abcdef (of another version)"]
+    assert line(text)
+    words = ["other is not there"]
+    assert line(text)
+    assert "to remove it: siamese cache --prune" in text
+    assert main(["cache", str(folder), "--prune"]) == 0
+    assert "removed: 1." in capsys.readouterr().out
+    assert stored(folder) == 39 * (16**2 + 32**2) + 38 * (64**2 + 32**2), "3.png changed: its large image is stale"
+    assert "unused: 0.0 MB" in cache(folder, prune=False)
+    assert sorted(path.name for path in folder.iterdir() if not path.joinpath("folder.json").exists()) == [
+        "arithmetic-0.json", "mine",
+    ]  # fmt: skip
+    names.remove("4.png")
+    fresh = image_options(image_size=16, cache=str(tmp_path / "again"))
+    images = (load_images(tmp_path / "photos", names, options).pixels.to("cpu") for options in (small, fresh))
+    assert torch.equal(*images)
+
+
+def test_a_cache_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", str(tmp_path / "none")]) == 2
+    assert "none: no such folder; give the folder of data.cache" in capsys.readouterr().err
