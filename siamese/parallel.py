@@ -18,6 +18,9 @@ Found = TypeVar("Found")
 MOST_WORKERS = 16
 """Most threads or processes: more do not help one process that takes their results, and each takes 80 MB."""
 
+READERS = 16
+"""Threads that read a few bytes of many files: a network drive answers slowly."""
+
 AHEAD = 3
 """Items that are begun before their results are used, for each worker."""
 

@@ -6,7 +6,6 @@ Imports no torch, so that data is checked quickly before a run starts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,6 +16,7 @@ from siamese.data.folder import divide_people, draw_pairs, find_people
 from siamese.data.lists import Pair, People, identities
 from siamese.data.pair_list import read_listed_pairs
 from siamese.files import file_digest
+from siamese.parallel import READERS, in_order
 from siamese.runs.records import Membership
 
 
@@ -113,6 +113,6 @@ def memberships(own: OwnPairs, val: Iterable[Pair], root: Path, digests: Mapping
     for split, part in pairs.items():
         found |= {image: (person[image], split) for pair in part for image in pair[:2]}
     images = sorted(found)
-    with ThreadPoolExecutor() as pool:  # a network drive answers slowly
-        contents = pool.map(lambda image: digests.get(image) or file_digest(root / image), images)
-    return [Membership(image, *found[image], digest) for image, digest in zip(images, contents, strict=True)]
+    rest = [image for image in images if image not in digests]
+    read = dict(zip(rest, in_order(lambda image: file_digest(root / image), rest, workers=READERS), strict=True))
+    return [Membership(image, *found[image], digests.get(image) or read[image]) for image in images]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +24,7 @@ from siamese.data.own import read_own
 from siamese.data.protocol import TEST_LIST, TEST_PEOPLE_LIST, TRAIN_LIST, TRAIN_PEOPLE_LIST
 from siamese.data.sources import check_data, image_root, title
 from siamese.data.split import validation_split
+from siamese.parallel import in_order
 from siamese.report.examples import load_photo
 from siamese.text import count
 
@@ -263,15 +262,8 @@ def contact_sheet(data: DataConfig, rows: int = 8, columns: int = 8, side: int =
 
 
 def _read_all(files: Sequence[Path], progress: bool) -> list[ImageFacts]:
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(desc="reading", total=len(files), unit="image", leave=False, disable=None if progress else True) as bar,
-    ):
-        found = []
-        for facts in pool.map(_read, files):
-            found.append(facts)
-            bar.update()
-    return found
+    found = in_order(_read, files)
+    return list(tqdm(found, "reading", len(files), unit="image", leave=False, disable=None if progress else True))
 
 
 def _read(file: Path) -> ImageFacts:

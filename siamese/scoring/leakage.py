@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from siamese.data.lists import people_of
@@ -12,6 +11,7 @@ from siamese.data.protocol import read_listed
 from siamese.data.sources import image_root
 from siamese.errors import ConfigError, DataError, UserError
 from siamese.files import file_digest
+from siamese.parallel import READERS, in_order
 from siamese.runs.finished import FinishedRun, find_run
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import read_config
@@ -91,8 +91,7 @@ def _check_content(run: FinishedRun, images: list[str], root: Path) -> None:
     used = {row.digest: row.image for row in members if row.split != "test" and row.digest}
     if not used:
         return
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda image: file_digest(root / image), images)
+    digests = in_order(lambda image: file_digest(root / image), images, workers=READERS)
     same = [(image, used[digest]) for image, digest in zip(images, digests, strict=True) if digest in used]
     if same:
         image, before = same[0]
