@@ -63,8 +63,12 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
     Raises:
         UserError: the folder holds another sweep; or no job can work, for the reason of the first one.
     """
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
-        raise ConfigError("torchrun starts the processes of one run, not of a sweep; leave out -m or torchrun")
+    if any(os.environ.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")):
+        raise ConfigError(
+            "torchrun and srun start the processes of one run, not of a sweep; on one machine, leave them out "
+            "(trainer=ddp starts processes itself); on several, give hydra/launcher=submitit_slurm "
+            "hydra.launcher.nodes=N hydra.launcher.tasks_per_node=M"
+        )
     check_hydra(config)
     folder = Path(config.hydra.sweep.dir)
     held = sorted(folder.glob("*/result.json"))

@@ -50,13 +50,13 @@ def train_job(cfg: Composed) -> float:
         is_helper = not is_main(config.trainer.processes)  # one of the processes that torchrun or SLURM started
         if not is_helper:
             folder.check(config)
-        if config.protocol.name == "view2" and config.protocol.fold is None:
-            from siamese.training.folds import train_folds as train
-        elif is_helper:
-            from siamese.training.helper import train_as_helper
+        if is_helper:
+            from siamese.training.processes.helper import train_as_helper
 
             train_as_helper(config, folder)
             return float("nan")
+        if config.protocol.name == "view2" and config.protocol.fold is None:
+            from siamese.training.folds import train_folds as train
         else:
             from siamese.training.train import train
 

@@ -153,7 +153,7 @@ def build_trainer(
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
         strategy=build_strategy(config, device),
-        use_distributed_sampler=False,  # `siamese.training.collective` divides each batch
+        use_distributed_sampler=False,  # `siamese.training.processes.collective` divides each batch
         precision="bf16-mixed" if arithmetic.bf16 else "32-true",
         max_epochs=config.max_epochs,
         deterministic=config.trainer.deterministic,

@@ -23,7 +23,7 @@ from siamese.data.dataset import PairDataset, PairSet, to_float
 from siamese.data.pixels import Images, Pixels
 from siamese.data.sampling import GroupBatchSampler, NamedPairSampler, PairBatchSampler, groups_of_pairs
 from siamese.parallel import in_order
-from siamese.training.collective import processes, share
+from siamese.training.processes.collective import processes, share
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from siamese.config.schema import TrainConfig
@@ -22,6 +24,7 @@ from siamese.runs.finished import FinishedRun, find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
 from siamese.runs.records import config_text, write_history
+from siamese.runs.signals import Interrupted, deferred
 from siamese.scoring.device import exact_convolutions, pick_device
 from siamese.scoring.facts import describe_run
 from siamese.scoring.networks import initial_network
@@ -36,7 +39,7 @@ from siamese.training.build import (
     log_profile,
 )
 from siamese.training.loggers import build_logger, log_configuration
-from siamese.training.processes import helpers_and_signals
+from siamese.training.processes.start import helpers
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +130,8 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
     resumed = folder.last if folder.last.exists() else None
     with (
         logging_redirect_tqdm(),
-        helpers_and_signals(config, folder),
+        deferred(shared=config.trainer.processes > 1),
+        helpers(config, folder),
         explained_failures(config, folder),
         exact_convolutions(session.device),
     ):
@@ -154,11 +158,14 @@ def explained_failures(config: TrainConfig, folder: RunFolder) -> Iterator[None]
     """Context of ``trainer.fit``: turn two of torch's errors into one line that says what to do.
 
     Raises:
+        Interrupted: SIGTERM arrived before Lightning's signal handlers were replaced.
         TrainingError: a batch does not fit into memory.
         DataError: the weights in ``last.ckpt`` do not fit the network.
     """
     try:
         yield
+    except SIGTERMException:
+        raise Interrupted(signal.SIGTERM) from None
     except (RuntimeError, MemoryError) as error:
         text = str(error).lower()
         if "error(s) in loading state_dict" in text:

@@ -14,7 +14,6 @@ from siamese.config.schema import TrainConfig
 from siamese.data.lists import people_of_each
 from siamese.data.protocol import count_folds
 from siamese.data.sources import prepare_data
-from siamese.errors import ConfigError
 from siamese.evaluation.intervals import mean_interval
 from siamese.evaluation.metrics import tar_at_far
 from siamese.evaluation.summary import summarise
@@ -27,7 +26,6 @@ from siamese.scoring.facts import describe_run
 from siamese.scoring.networks import recorded_decision
 from siamese.scoring.outcome import log_test_figures
 from siamese.scoring.precision import choose_arithmetic
-from siamese.training.processes import started_outside
 from siamese.training.train import train, write_page
 
 log = logging.getLogger(__name__)
@@ -46,10 +44,6 @@ def train_folds(
     Raises:
         UserError: the configured data or device cannot be used.
     """
-    if config.trainer.processes > 1 and started_outside(config.trainer.processes):
-        raise ConfigError(
-            "torchrun and SLURM start the processes of one training run; run each fold with protocol.fold=1, 2, ..."
-        )
     recorded = folder.result
     if recorded is not None and recorded.status == "done" and (why := folder.why_ended(config)) is not None:
         log.info("%s is already done", folder.path)
@@ -68,20 +62,26 @@ def train_folds(
     folds = count_folds(config.data)
     for fold in range(1, folds + 1):
         log.info("fold %d of %d", fold, folds)
-        train_fold(config, fold, RunFolder(folder.path / f"fold_{fold:02d}"), f"{label}-fold{fold}", swept)
+        train_fold(config, fold, folder, f"{label}-fold{fold}", swept)
     result = pool_folds(folder, started)
     write_page(folder, [], config, result)
     log_test_figures(result)
     return result
 
 
-def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, swept: Mapping[str, str] | None) -> None:
-    """Train and test the network of one fold; record a failure in the folder of the fold."""
+def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainConfig, RunFolder]:
+    """Return configuration and folder of one fold, numbered from 1."""
     protocol = config.protocol.model_copy(update={"fold": fold})
     of_fold = config.model_copy(update={"protocol": protocol, "resume": True})
-    folder.check(of_fold)
+    return of_fold, RunFolder(folder.path / f"fold_{fold:02d}")
+
+
+def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, swept: Mapping[str, str] | None) -> None:
+    """Train and test the network of one fold; record a failure in the folder of the fold."""
+    config, folder = fold_of(config, fold, folder)
+    folder.check(config)
     try:
-        train(of_fold, folder, label, {**(swept or {}), "protocol.fold": str(fold)})
+        train(config, folder, label, {**(swept or {}), "protocol.fold": str(fold)})
     except (Exception, Interrupted) as error:
         if not folder.is_done:
             with suppress(OSError):

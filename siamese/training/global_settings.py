@@ -15,6 +15,7 @@ EXPECTED_WARNINGS = (
     ".*exists and is not empty.*",  # the checkpoints of a resumed run
     ".*is smaller than the logging interval.*",  # figures are logged once per epoch
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
+    ".*nn.functional.all_gather is deprecated.*",  # also
     ".*recommended to use `self.log.*sync_dist=True.*",  # every process has the figures of all pairs already
 )
 """Warnings of Lightning about choices that are made on purpose."""

@@ -24,8 +24,8 @@ from siamese.evaluation.decision import choose_decision
 from siamese.evaluation.metrics import accuracy, auc, bce_with_logits
 from siamese.models.siamese import SiameseNetwork
 from siamese.objectives.pairs import BinaryCrossEntropy
-from siamese.training.collective import gather, share
 from siamese.training.data_module import GroupBatch, PairBatch
+from siamese.training.processes.collective import gather, share
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -152,7 +152,8 @@ class SiameseModule(L.LightningModule):
 
     def _loss_of_pairs(self, batch: PairBatch) -> Tensor:
         pairs = len(batch.label)
-        scores = gather(self(self._augmented(batch.image1, pairs), self._augmented(batch.image2, pairs)), pairs)
+        scores = self(self._augmented(batch.image1, pairs), self._augmented(batch.image2, pairs))
+        scores = gather(scores, pairs, self.all_gather)
         loss: Tensor = self.objective(scores, batch.label)
         if isinstance(self.objective, BinaryCrossEntropy):
             # Not by torchmetrics: it requires probability > threshold, and we require >=. A threshold that validation
@@ -166,7 +167,8 @@ class SiameseModule(L.LightningModule):
     def _loss_of_groups(self, batch: GroupBatch) -> Tensor:
         total = len(batch.groups)
         views = torch.cat([self._augmented(batch.images, total) for _ in range(self._views)])
-        z_MD = torch.cat([gather(z_mD, total) for z_mD in self.network.embed(views).chunk(self._views)])
+        parts = self.network.embed(views).chunk(self._views)
+        z_MD = torch.cat([gather(z_mD, total, self.all_gather) for z_mD in parts])
         loss: Tensor = self.objective(z_MD, batch.groups.repeat(self._views), batch.label)
         return loss
 
@@ -178,7 +180,7 @@ class SiameseModule(L.LightningModule):
 
     def _score(self, batch: PairBatch) -> None:
         scores = self(batch.image1, batch.image2).float()
-        self._scored.append((gather(scores, len(batch.label)), batch.label))
+        self._scored.append((gather(scores, len(batch.label), self.all_gather), batch.label))
 
     def _log_scored(self, split: str) -> None:
         scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._scored, strict=True))

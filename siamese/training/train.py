@@ -40,7 +40,7 @@ def train(
     An unfinished run in ``folder`` resumes from ``last.ckpt``, as does a finished one whose ``max_epochs`` or
     ``patience`` was raised; any other finished run is returned as recorded. The caller has checked with
     `RunFolder.check` that the folder may be used. If several processes train together, this is the first one; the
-    others call `siamese.training.helper.train_as_helper`.
+    others call `siamese.training.processes.helper.train_as_helper`.
 
     Args:
         config: what to train, on what data, and how.

@@ -157,3 +157,14 @@ def test_a_sweep_over_a_range_of_reals_is_refused(call: Run, tmp_path: Path) -> 
         "error: learning_rate=interval(1e-4,1e-3): a sweep needs a list of values; give choice(...) or range(...)\n",
     )
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_a_sweep_of_several_processes_names_the_launcher_to_use(
+    call: Run, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    done = call("train", "-m", "data=synthetic", "seed=0,1")
+    assert done.returncode == 2
+    assert "error: torchrun and srun start the processes of one run, not of a sweep; " in done.stderr
+    assert "hydra/launcher=submitit_slurm hydra.launcher.nodes=N hydra.launcher.tasks_per_node=M" in done.stderr

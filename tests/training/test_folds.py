@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, read_rows, run, without_times
+from conftest import ROOT, TINY, read_rows, run, without_times
 
 from siamese.config.schema import TrainConfig
-from siamese.errors import ConfigError
 from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result
@@ -76,10 +78,21 @@ def check_pooled(path: Path, pooled: dict[str, Any]) -> None:
     assert "View 2" in (path / "report.html").read_text()
 
 
-def test_torchrun_trains_one_fold_at_a_time(
-    embedding_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    config = embedding_config(protocol={"name": "view2"}, trainer={"accelerator": "cpu", "devices": 2})
-    with pytest.raises(ConfigError, match=r"torchrun and SLURM .* run each fold with protocol\.fold=1, 2"):
-        train_folds(config, RunFolder(tmp_path / "folds"))
+@pytest.mark.slow
+def test_torchrun_trains_all_folds_as_one_process_does(tiny_overrides: list[str], tmp_path: Path) -> None:
+    kept = [word for word in tiny_overrides if not word.startswith(("model.batchnorm", "trainer", "max_epochs"))]
+    sgd = ["model.batchnorm=false", "optimizer=sgd", "learning_rate=0.1", "max_epochs=1", "logger=csv"]
+    words = [str(ROOT / "train.py"), *kept, *sgd, "protocol=view2", "trainer=ddp", "trainer.accelerator=cpu"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for starter, more in ((torchrun, "hydra.run.dir=two"), ([], "hydra.run.dir=one")):
+        devices = [] if starter else ["trainer.devices=1"]
+        done = subprocess.run(
+            [sys.executable, *starter, *words, *devices, more], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "deprecated" not in done.stderr
+    one, two = (json.loads((tmp_path / run / "result.json").read_text()) for run in ("one", "two"))
+    assert two["folds"] == one["folds"] == 10
+    for key in ("val/loss", "test/loss", "test/auc"):
+        assert two[key] == pytest.approx(one[key], rel=1e-4), key

@@ -21,8 +21,8 @@ from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, DataError, TrainingError
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import read_history
-from siamese.training.collective import processes
-from siamese.training.helper import train_as_helper
+from siamese.training.processes.collective import processes
+from siamese.training.processes.helper import train_as_helper
 
 pytestmark = pytest.mark.integration
 

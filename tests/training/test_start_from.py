@@ -23,7 +23,7 @@ from siamese.runs.records import read_config, read_history
 from siamese.scoring.facts import describe_run
 from siamese.scoring.networks import initial_network, load_network
 from siamese.scoring.precision import Arithmetic
-from siamese.training.helper import train_as_helper
+from siamese.training.processes.helper import train_as_helper
 
 pytestmark = pytest.mark.integration
 

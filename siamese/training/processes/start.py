@@ -1,16 +1,12 @@
-"""Start, watch and end the processes that train one network together (see `siamese.training.collective`).
-
-The first process writes the run folder. It starts the others, the helpers (`siamese.training.helper`), unless torchrun
-or SLURM started them.
-"""
+"""Start, watch and end the helpers of a run: the processes that train together with the first one."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -20,13 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from siamese.config.schema import TrainConfig
 from siamese.errors import TrainingError, UserError
 from siamese.runs import signals
 from siamese.runs.folder import RunFolder
-from siamese.training.collective import leave
+from siamese.training.processes.collective import leave
 
 GRACE = 20.0
 """Seconds that the first process has to end by itself after a helper died; then it is ended."""
@@ -44,37 +39,38 @@ FIRST_PROCESS = "SIAMESE_FIRST_PROCESS"
 
 
 @contextlib.contextmanager
-def helpers_and_signals(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
-    """Context of ``trainer.fit``: start the helpers, and let the first signal wait until a checkpoint is saved.
+def helpers(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
+    """Context of ``trainer.fit`` with the helpers running; does nothing if a single process trains.
+
+    If torchrun or SLURM started the processes, they stay connected until they end, for the next fold of View 2.
 
     Raises:
-        Interrupted: a signal arrived.
-        TrainingError: another process died.
+        TrainingError: another process of the run died.
     """
-    with signals.deferred(shared=config.trainer.processes > 1), helpers(config, folder):
-        try:
+    processes = config.trainer.processes
+    if processes == 1:
+        yield
+    elif started_outside(processes):
+        atexit.register(leave)
+        with _explained_loss():
             yield
-        except SIGTERMException:  # raised by Lightning for a signal before its handlers are replaced
-            raise signals.Interrupted(signal.SIGTERM) from None
-        except RuntimeError as error:
-            if started_outside(config.trainer.processes) and re.search("gloo|nccl", str(error), re.IGNORECASE):
-                raise TrainingError(LOST) from error
-            raise
-        finally:
-            leave()
+    else:
+        with _own_helpers(processes, folder):
+            yield
 
 
 @contextlib.contextmanager
-def helpers(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
-    """Context with the helpers running; does nothing if there are none or if torchrun or SLURM started them.
-
-    Raises:
-        TrainingError: a helper died.
-    """
-    processes = config.trainer.processes
-    if processes == 1 or started_outside(processes):
+def _explained_loss() -> Iterator[None]:
+    try:
         yield
-        return
+    except RuntimeError as error:
+        if re.search("gloo|nccl", str(error), re.IGNORECASE):
+            raise TrainingError(LOST) from error
+        raise
+
+
+@contextlib.contextmanager
+def _own_helpers(processes: int, folder: RunFolder) -> Iterator[None]:
     environment = _environment(processes)
     started = [_start_helper(rank, environment, folder) for rank in range(1, processes)]
     threads = torch.get_num_threads()  # Lightning divides the cores among the processes
@@ -82,7 +78,10 @@ def helpers(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
     threading.Thread(target=_watch, args=(started, folder, over), daemon=True).start()
     try:
         with _environment_variables(environment):
-            yield
+            try:
+                yield
+            finally:
+                leave()
             for process in started:
                 process.wait(timeout=60)
     except Exception as error:
@@ -114,10 +113,10 @@ def _environment(processes: int) -> dict[str, str]:
 
 
 def _start_helper(rank: int, environment: dict[str, str], folder: RunFolder) -> subprocess.Popen[bytes]:
-    package = str(Path(__file__).resolve().parents[2])
+    package = str(Path(__file__).resolve().parents[3])
     found = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": found}
-    command = [sys.executable, "-m", "siamese.training.helper", str(folder.path.resolve())]
+    command = [sys.executable, "-m", "siamese.training.processes.helper", str(folder.path.resolve())]
     return subprocess.Popen(command, env=os.environ | environment | own)
 
 

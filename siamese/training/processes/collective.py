@@ -7,13 +7,13 @@ things differ: batch normalization uses the statistics of each share, and dropou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def processes() -> int:
@@ -28,12 +28,15 @@ def share(x_N: Tensor) -> Tensor:
     return x_N.tensor_split(processes())[dist.get_rank()]
 
 
-def gather(x: Tensor, total: int) -> Tensor:
+def gather(x: Tensor, total: int, all_gather: Callable[..., Any]) -> Tensor:
     """Concatenate the outputs of all processes, in order; each gradient goes back to the process it belongs to.
+
+    Every process has the same loss, so a gradient is summed over processes. DDP divides it by their number later.
 
     Args:
         x: [n, ...], outputs for this process's share.
         total: N, the sum of n over all processes.
+        all_gather: that of the LightningModule, for equal n only: [n, ...] -> [processes, n, ...].
 
     Returns:
         [N, ...]; ``x`` itself in a single process.
@@ -43,26 +46,8 @@ def gather(x: Tensor, total: int) -> Tensor:
         return x
     sizes = [len(part) for part in torch.empty(total).tensor_split(count)]
     padded = torch.cat([x, x.new_zeros(max(sizes) - len(x), *x.shape[1:])])
-    parts: Tensor = _AllGather.apply(padded)
+    parts = all_gather(padded, sync_grads=True)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
-
-
-class _AllGather(torch.autograd.Function):
-    """[n, ...] of each process -> [processes, n, ...]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(processes())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.stack(parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        # Every process has the same loss, so this sums it; DDP then divides by their number as it averages gradients.
-        g = g.contiguous()
-        dist.all_reduce(g)
-        return g[dist.get_rank()]
 
 
 def leave() -> None:
