@@ -51,6 +51,8 @@ NEEDS = {
     ("objective", "arcface"): ["protocol.setting=unrestricted"],
     ("objective", "cosface"): ["protocol.setting=unrestricted"],
     ("experiment", "own/few"): ["data.root=photos", "start_from=run"],
+    ("experiment", "own/objects"): ["data.root=photos"],
+    ("experiment", "own/letters"): ["data.root=photos"],
     ("protocol", "holdout"): ["data=folder", "data.root=photos"],
     ("data", "folder"): ["data.root=photos"],
     ("data", "pairs"): ["data.list=pairs.csv"],

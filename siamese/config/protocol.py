@@ -46,6 +46,11 @@ class OneShotProtocol(Section):
     )
     trials: int = Field(ge=1, description="number of trials for each N")
     seed: int = Field(ge=0, description="seed of the trials")
+    within: str | None = Field(
+        min_length=1,
+        description="draw all people of a trial from those whose names agree before the last occurrence of this text: "
+        "_ for characters called ALPHABET_CHARACTER; null: from all people",
+    )
 
 
 TrainProtocol = Annotated[View1Protocol | View2Protocol | HoldoutProtocol, Field(discriminator="name")]

@@ -34,7 +34,13 @@ class Trials(NamedTuple):
         return np.stack([queries, self.support.ravel()], axis=1)
 
 
-def draw_trials(people: Sequence[Sequence[int]], ways: int, trials: int, seed: int = 0) -> Trials:
+def draw_trials(
+    people: Sequence[Sequence[int]],
+    ways: int,
+    trials: int,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> Trials:
     """Draw random trials: first people, with equal probability, then their images.
 
     Args:
@@ -42,15 +48,24 @@ def draw_trials(people: Sequence[Sequence[int]], ways: int, trials: int, seed: i
         ways: N, number of people in a trial.
         trials: T, number of trials.
         seed: random seed; the trials also depend on ``ways``.
+        groups: the group of each person, such as the alphabet of a character. All people of a trial are of one group;
+            groups with fewer than ``ways`` people are left out.
 
     Raises:
-        ValueError: ``ways`` is below 2 or ``trials`` below 1, there are too few people, or none has two images.
+        ValueError: ``ways`` is below 2 or ``trials`` below 1, there are too few people (in every group), or none has
+            two images.
     """
     if ways < 2 or trials < 1:
         raise ValueError(f"ways={ways}, trials={trials}: give at least 2 ways and 1 trial")
     if len(people) < ways:
         raise ValueError(f"ways={ways}: there are only {count(len(people), 'person', 'people')}; give fewer ways")
-    repeated = [k for k, photos in enumerate(people) if len(photos) >= 2]
+    members: dict[Hashable, list[int]] = {}
+    for k in range(len(people)):
+        members.setdefault(None if groups is None else groups[k], []).append(k)
+    if (largest := max(map(len, members.values()))) < ways:
+        raise ValueError(f"ways={ways}: the largest group has {count(largest, 'person', 'people')}; give fewer ways")
+    place = {k: (group, n) for group in members.values() if len(group) >= ways for n, k in enumerate(group)}
+    repeated = [k for k, photos in enumerate(people) if len(photos) >= 2 and k in place]
     if not repeated:
         raise ValueError("no person has two images; a trial needs two images of one person")
     rng = np.random.default_rng([seed, ways])
@@ -58,10 +73,11 @@ def draw_trials(people: Sequence[Sequence[int]], ways: int, trials: int, seed: i
     for t in range(trials):
         target = repeated[rng.integers(len(repeated))]
         query[t], support[t, 0] = rng.choice(people[target], 2, replace=False)
-        # Drawn among the others: numbers from the target on are shifted by one.
-        others = rng.choice(len(people) - 1, ways - 1, replace=False)
-        for n, k in enumerate(others + (others >= target), start=1):
-            support[t, n] = rng.choice(people[k])
+        # Drawn among the others of the group: numbers from the target on are shifted by one.
+        group, own = place[target]
+        others = rng.choice(len(group) - 1, ways - 1, replace=False)
+        for n, k in enumerate(others + (others >= own), start=1):
+            support[t, n] = rng.choice(people[group[k]])
     return Trials(query, support)
 
 

@@ -45,12 +45,12 @@ class OneshotImages(NamedTuple):
     """The usable images of the test people.
 
     Attributes:
-        people: the rows of each person's images.
+        people: person -> the rows of their images.
         pixels: for each run uint8 [N, C, H, W], preprocessed as that run does; equal rows are the same image.
         excluded: images that at least one run could not use, with the reason.
     """
 
-    people: list[list[int]]
+    people: dict[str, list[int]]
     pixels: list[Images]
     excluded: dict[str, str]
 
@@ -67,12 +67,13 @@ class Member(NamedTuple):
 def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProtocol, folder: RunFolder) -> None:
     """Run the trials for each number of ways, and compare with the nearest image by pixels.
 
-    Write ``oneshot.csv`` and the keys ``oneshot/N/acc``, ``oneshot/N/acc_ci`` and ``oneshot/N/pixels``.
+    Write ``oneshot.csv`` and the keys ``oneshot/N/acc``, ``oneshot/N/acc_ci``, ``oneshot/N/pixels`` and
+    ``oneshot/within``.
 
     Args:
         runs: one run, or the members of an ensemble.
         refit: fit back end and calibration again instead of using those of the runs.
-        protocol: ways, trials and seed.
+        protocol: ways, trials and seed, and which people are in one trial.
         folder: folder of the evaluation.
 
     Raises:
@@ -88,15 +89,20 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
     folder.record(
         n_test_people=len(images.people), n_test_images=len(images.pixels[0]), n_excluded=len(images.excluded)
     )
-    person_of = {row: person for person, of_person in enumerate(images.people) for row in of_person}
-    result: dict[str, Any] = {}
+    person_of = {row: person for person, of_person in images.people.items() for row in of_person}
+    groups = (
+        None
+        if protocol.within is None
+        else [person.rpartition(protocol.within)[0] or person for person in images.people]
+    )
+    result: dict[str, Any] = {} if groups is None else {"oneshot/within": protocol.within}
     rows = []
     for ways in protocol.ways:
         try:
-            trials = draw_trials(images.people, ways, protocol.trials, protocol.seed)
+            trials = draw_trials(list(images.people.values()), ways, protocol.trials, protocol.seed, groups)
         except ValueError as error:
-            root = image_root(runs[0].config.data)
-            raise DataError(f"{root}: {error}; give other protocol.ways") from None
+            root, within = image_root(runs[0].config.data), "" if groups is None else " or another protocol.within"
+            raise DataError(f"{root}: {error}; give other protocol.ways{within}") from None
         pairs, targets = torch.from_numpy(trials.pairs), [person_of[row] for row in trials.query.tolist()]
         found = identification_accuracy(mean_logits(members, pairs).reshape(-1, ways), targets)
         nearest = identification_accuracy(pixel_scores(images.pixels[0], pairs).reshape(-1, ways), targets)
@@ -141,7 +147,7 @@ def load_test_images(runs: list[FinishedRun], people: People) -> OneshotImages:
     for array in arrays:
         row = {name: index for index, name in enumerate(array.names)}
         pixels.append(array.pixels.only([row[name] for name in names]))
-    usable = [images for images in rows if images]
+    usable = {person: images for person, images in zip(people, rows, strict=True) if images}
     sizes = count(len(usable), "person", "people"), count(len(names), "image"), count(len(excluded), "image")
     log.info("%s, %s; %s excluded", *sizes)
     return OneshotImages(usable, pixels, excluded)

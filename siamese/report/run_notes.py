@@ -24,12 +24,14 @@ def notes(run: Run) -> list[str]:
 def _oneshot(run: Run) -> str:
     if not run.result.ways:
         return ""
+    within = run.result.oneshot_within
+    alike = "" if within is None else f", whose names agree before the last “{within}” (protocol.within)"
     return (
         "An N-way trial takes a photo of a test person and compares it with another photo of that person and one photo "
-        "of each of N - 1 other test people, all drawn at random. The trial is won if the photo of the same person has "
-        "the highest score. The confidence intervals (Wilson) treat the trials as independent, although they share "
-        "photos; if people have five or more trials each on average, the intervals are over people. For comparison, "
-        "“Nearest pixels” chooses the photo with the smallest distance between the pixels."
+        f"of each of N - 1 other test people{alike}, all drawn at random. The trial is won if the photo of the same "
+        "person has the highest score. The confidence intervals (Wilson) treat the trials as independent, although "
+        "they share photos; if people have five or more trials each on average, the intervals are over people. For "
+        "comparison, “Nearest pixels” chooses the photo with the smallest distance between the pixels."
     )
 
 

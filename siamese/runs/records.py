@@ -119,6 +119,7 @@ class Result(BaseModel):
     n_train_images: int | None = _key("n_train_images", "training images (unrestricted setting)", "images", DATA)
     n_test_people: int | None = _key("n_test_people", "test people", "people", ONESHOT)
     n_test_images: int | None = _key("n_test_images", "test images", "images", ONESHOT)
+    oneshot_within: str | None = _key("oneshot/within", "`protocol.within`, if it is set", present=ONESHOT)
     n_excluded: int | None = _key("n_excluded", "image files that could not be used", "images", DATA)
 
     val_loss: float | None = _key("val/loss", "binary cross-entropy on the validation pairs", "nats")

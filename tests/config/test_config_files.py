@@ -65,7 +65,10 @@ def overrides_of(group: str, option: str, tiny: list[str], tiny_root: Path, fold
     if group == "data":
         return tiny
     if group == "experiment":
-        kept = [word for word in tiny if not (option.startswith("best/") and word.startswith("model."))]
+        if option.startswith("own/"):
+            tiny = overrides_of("data", "folder", tiny, tiny_root, folder)
+            tiny.remove("data=folder")
+        kept = [word for word in tiny if not (option.startswith(("best/", "own/")) and word.startswith("model."))]
         return [*kept, f"experiment={option}"]
     if group == "model" and option != "koch":
         return [*(word for word in tiny if not word.startswith("model.")), f"model={option}", "model.embedding_dim=8"]

@@ -175,6 +175,7 @@ def workplace(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         write_lfw_tree(folder / name, replace(OTHERS, seed=seed), workers=1)
     (folder / "OTHER_PHOTOS").symlink_to(folder / "others/lfw")
     phone_folder(folder / "mine/lfw", folder / "PHOTOS")
+    (folder / "CHARACTERS").symlink_to(folder / "mine/lfw")
     photos = sorted((tiny_root / "lfw").glob("*/*.jpg"))
     for name in ("a.jpg", "b.jpg", "photo.jpg"):
         shutil.copy(photos.pop(), folder / name)

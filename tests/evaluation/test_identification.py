@@ -28,6 +28,23 @@ def test_a_trial_has_another_image_of_its_person_and_one_of_each_other(ways):
     ]
 
 
+def test_people_of_a_trial_are_of_one_group():
+    groups = ["a", "b", "a", "b", "a", "c"]
+    who = PERSON[draw_trials(PEOPLE, 2, 300, groups=groups).support]
+    assert set(map(tuple, np.sort(who, axis=1).tolist())) == {(0, 2), (0, 4), (2, 4)}  # nobody of b has two images
+    assert set(PERSON[draw_trials(PEOPLE, 3, 300, groups=groups).support].ravel().tolist()) == {0, 2, 4}
+    with pytest.raises(ValueError, match="ways=4: the largest group has 3 people"):
+        draw_trials(PEOPLE, 4, 5, groups=groups)
+    one = ["one"] * 6  # no restriction: the same trials as without groups
+    assert draw_trials(PEOPLE, 3, 50, groups=one).pairs.tolist() == draw_trials(PEOPLE, 3, 50).pairs.tolist()
+
+
+def test_trials_are_those_of_before():
+    trials = draw_trials(PEOPLE, 3, 4, seed=1)
+    assert trials.query.tolist() == [4, 2, 4, 7]
+    assert trials.support.tolist() == [[5, 10, 2], [1, 6, 9], [5, 1, 6], [8, 3, 11]]
+
+
 def test_trials_follow_the_seed():
     first, again, other = (draw_trials(PEOPLE, 3, 50, seed).pairs.tolist() for seed in (7, 7, 8))
     assert first == again != other

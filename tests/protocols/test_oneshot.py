@@ -11,6 +11,7 @@ import pytest
 import torch
 from configs import eval_config
 from conftest import TINY, read_rows, without_times
+from strokes import write_alphabets
 
 from siamese.errors import DataError
 from siamese.protocols.evaluate import evaluate
@@ -20,8 +21,8 @@ from siamese.runs.folder import RunFolder
 PROTOCOL = {"name": "oneshot", "ways": [2, 5], "trials": 60}
 
 
-def evaluation(runs: list[Path], folder: Path, **protocol: Any) -> dict[str, Any]:
-    config = eval_config(run=[str(path) for path in runs], protocol={**PROTOCOL, **protocol})
+def evaluation(runs: list[Path], folder: Path, data: dict[str, Any] | None = None, **protocol: Any) -> dict[str, Any]:
+    config = eval_config(run=[str(path) for path in runs], data=data, protocol={**PROTOCOL, **protocol})
     return evaluate(config, RunFolder(folder)).as_dict()
 
 
@@ -44,6 +45,22 @@ def test_one_shot_of_one_run_and_of_two(
     assert "5-way" in (tmp_path / "eval/report.html").read_text()
     with pytest.raises(DataError, match=r"ways=50.*; give other protocol\.ways"):
         evaluation(runs[:1], tmp_path / "many", ways=[50])
+
+
+@pytest.mark.integration
+def test_trials_within_an_alphabet(embedding_run: Callable[..., tuple[Path, dict[str, Any]]], tmp_path: Path) -> None:
+    run = embedding_run(0)[0]
+    write_alphabets(tmp_path / "letters", alphabets=2, characters=5, drawings=2)
+    data = {"name": "folder", "root": str(tmp_path / "letters")}
+    within = evaluation([run], tmp_path / "within", data, ways=[5], within="_")
+    anywhere = evaluation([run], tmp_path / "anywhere", data, ways=[10])
+    assert within["oneshot/within"] == "_"
+    assert "oneshot/within" not in anywhere
+    assert "whose names agree before the last “_”" in (tmp_path / "within/report.html").read_text()
+    with pytest.raises(DataError, match=r"ways=6: the largest group has 5 people.* or another protocol\.within"):
+        evaluation([run], tmp_path / "many", data, ways=[6], within="_")
+    with pytest.raises(DataError, match=r"ways=5: the largest group has 1 person"):
+        evaluation([run], tmp_path / "none", data, ways=[5], within="@")
 
 
 def test_the_distance_of_pixels() -> None:
