@@ -40,7 +40,7 @@ def measure_growth(folder: Path, numbers: list[int]) -> tuple[str, dict[str, Any
         shutil.rmtree(cache, ignore_errors=True)
         load = {"root": str(photos), "cache": str(cache)}
         stages = {"first": worker("growth", **load, seed=0), "warm": worker("growth", **load, seed=0)}
-        changed = min(photos.iterdir()) / "07.jpg"
+        changed = photos / stages["first"]["example"]
         os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
         stages["one file changed"] = worker("growth", **load, seed=0)
         stages["other split"] = worker("growth", **load, seed=1)

@@ -361,7 +361,10 @@ def growth(root: str, cache: str, seed: int) -> dict[str, Any]:
         data.pixels[batch]
     rate = rows.numel() / (time.perf_counter() - started)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"seconds": taken, "images": len(data.pixels), "read_per_second": rate, "peak_child_mib": round(children)}
+    return {
+        "seconds": taken, "images": len(data.pixels), "read_per_second": rate, "peak_child_mib": round(children),
+        "example": data.images.names[0],
+    }  # fmt: skip
 
 
 def decoding(data: str, root: str) -> dict[str, Any]:
