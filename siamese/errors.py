@@ -32,7 +32,7 @@ class DataError(UserError):
 
 
 class TrainingError(Exception):
-    """Training cannot continue for another reason than invalid configuration or data; exit code 1."""
+    """Work cannot continue for another reason than invalid configuration or data; exit code 1."""
 
 
 def one_line(text: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from siamese.errors import DataError
+from siamese.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def in_order(
         workers: how many; None: `cores`.
 
     Raises:
-        DataError: a process was killed.
+        TrainingError: a process was killed.
         Exception: what ``function`` raised; later items are then not begun.
     """
     number = workers or cores()
@@ -52,8 +52,8 @@ def in_order(
             while waiting:
                 yield waiting.popleft().result()
         except BrokenExecutor:
-            raise DataError(
-                "one of the processes that read images was killed, perhaps because memory ran out; run the same "
+            raise TrainingError(
+                "one of the processes that share the work was killed, perhaps because memory ran out; run the same "
                 "command again, which goes on where it ended"
             ) from None
         finally:

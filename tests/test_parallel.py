@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from siamese.errors import DataError
+from siamese.errors import TrainingError
 from siamese.parallel import AHEAD, in_order
 
 
@@ -38,5 +38,5 @@ def test_an_error_ends_it_at_its_place() -> None:
 
 @pytest.mark.integration
 def test_a_process_that_is_killed_is_an_error_that_says_so() -> None:
-    with pytest.raises(DataError, match="killed, perhaps because memory ran out; run the same command again"):
+    with pytest.raises(TrainingError, match="killed, perhaps because memory ran out; run the same command again"):
         list(in_order(os._exit, [9], processes=True, workers=1))

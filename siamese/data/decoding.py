@@ -67,7 +67,7 @@ def decode_images(root: Path, names: Sequence[str], options: ImageOptions, progr
 
     Raises:
         MemoryError: an image needs more memory than there is.
-        DataError: as `siamese.parallel.in_order`.
+        TrainingError: as `siamese.parallel.in_order`.
     """
     chunks = (names[first : first + CHUNK] for first in range(0, len(names), CHUNK))
     processes = len(names) >= PROCESSES_FROM and cores() > 1

@@ -98,7 +98,8 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
         progress: show a progress bar if standard error is a terminal.
 
     Raises:
-        DataError: the cache folder cannot be written, or a process that decodes was killed.
+        DataError: the cache folder cannot be written.
+        TrainingError: a process that decodes was killed.
     """
     names = sorted(set(names))
     stats = _file_stats(root, names)
