@@ -21,6 +21,9 @@ MOST_WORKERS = 16
 READERS = 16
 """Threads that read a few bytes of many files: a network drive answers slowly."""
 
+IDLE_SECONDS = 10
+"""Seconds after which a process without work begins to end: it does not notice if the one that started it is killed."""
+
 AHEAD = 3
 """Items that are begun before their results are used, for each worker."""
 
@@ -72,5 +75,5 @@ def _processes(number: int) -> Executor:
     # The standard library's would run the main script of the user again, unless it guards against that.
     from loky import ProcessPoolExecutor
 
-    pool: Executor = ProcessPoolExecutor(number)
+    pool: Executor = ProcessPoolExecutor(number, timeout=IDLE_SECONDS)
     return pool
