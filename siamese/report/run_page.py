@@ -240,6 +240,8 @@ def _protocol(result: Result) -> str:
     parts = [titled(result.protocol, PROTOCOLS) if result.protocol else None]
     if result.protocol != "oneshot":
         parts.append(result.setting)
+    if result.oneshot_within:
+        parts.append(f"within “{result.oneshot_within}”")
     if result.outside_data is not None:
         parts.append("with outside data" if result.outside_data else "no outside data")
     return ", ".join(part for part in parts if part)

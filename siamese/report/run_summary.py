@@ -93,6 +93,7 @@ def _data(result: Result) -> str:
     """The data set, with protocol, setting and outside data."""
     title = _title(result.dataset or "an unknown data set")
     protocol = f"{result.ways[-1]}-way one-shot" if result.ways else titled(result.protocol or "", PROTOCOLS)
+    protocol += f" within “{result.oneshot_within}”" if result.oneshot_within else ""
     setting = "" if result.protocol == "oneshot" else result.setting or ""
     return title + _brackets(protocol, setting, "with outside data" if result.outside_data else "")
 

@@ -206,6 +206,7 @@ def tested_on(jobs: Sequence[Job]) -> str:
     parts = [
         " and ".join(dict.fromkeys(titled(job.result.dataset, DATASETS) for job in jobs if job.result.dataset)),
         titled(result.protocol, PROTOCOLS) if result.protocol else "",
+        f"within “{result.oneshot_within}”" if result.oneshot_within else "",
         f"{people:,} test people" if people else "",
         *(count(size, f"{name} pair") for name, size in sizes if size and not people),
         "" if pairs.tested.n or people else "pairs not recorded",

@@ -56,7 +56,9 @@ def test_trials_within_an_alphabet(embedding_run: Callable[..., tuple[Path, dict
     anywhere = evaluation([run], tmp_path / "anywhere", data, ways=[10])
     assert within["oneshot/within"] == "_"
     assert "oneshot/within" not in anywhere
-    assert "whose names agree before the last “_”" in (tmp_path / "within/report.html").read_text()
+    page = (tmp_path / "within/report.html").read_text()
+    assert "whose names agree before the last “_”" in page
+    assert " within “_”), the network" in page
     with pytest.raises(DataError, match=r"ways=6: the largest group has 5 people.* or another protocol\.within"):
         evaluation([run], tmp_path / "many", data, ways=[6], within="_")
     with pytest.raises(DataError, match=r"ways=5: the largest group has 1 person"):
