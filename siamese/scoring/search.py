@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from siamese.models.backends import CohortHead, LdaHead, PldaHead, normalized
 from siamese.models.siamese import CosineHead, EuclideanHead
+from siamese.scoring.scores import CHUNK
 
 
 class Queries(NamedTuple):
@@ -46,8 +47,8 @@ def image_terms(head: nn.Module, z_BD: Tensor) -> Tensor:
     """
     match head:
         case CohortHead():
-            terms = [image_terms(head.head, z_BD), *(column[:, None] for column in head.statistics(z_BD))]
-            return torch.cat(terms, 1).float()
+            statistics = map(torch.cat, zip(*map(head.statistics, z_BD.split(CHUNK)), strict=True))
+            return torch.cat([image_terms(head.head, z_BD), torch.stack([*statistics], 1)], 1).float()
         case LdaHead():
             projected_BD = (normalized(z_BD) - head.mean) @ head.projection
             return torch.stack([_one_over_length(z_BD), _one_over_length(projected_BD)], 1).float()
