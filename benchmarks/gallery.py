@@ -41,16 +41,19 @@ def measure_gallery(run: Path, images: Path, size: int, folder: Path | None) -> 
         written: dict[str, Any] = {}
         if not gallery.exists():
             written = _process("write", str(run), str(gallery), str(size), *map(str, photos))
-        ways = {
-            name: _process("ask", str(run), str(gallery), name, *map(str, photos[:20])) for name in ("exact", "index")
-        }
-    rows = [
-        [name, way["opened"], 1000 * way["first"], 1000 * way["median"], way["peak_mib"], way["before_mib"]]
-        for name, way in ways.items()
-    ]
-    columns = ["search", "opening, s", "first photo, ms", "each further photo, ms", "peak MiB", "before opening, MiB"]
+        asked = list(map(str, photos[:20]))
+        ways = {name: _process("ask", str(run), str(gallery), name, *asked) for name in ("exact", "index")}
+    parts = {
+        "opened": "opening, CPU s", "first": "first photo, CPU s", "median": "each further",
+        "embed": "of which embedding", "peak_mib": "peak MiB", "before_mib": "peak before opening",
+    }  # fmt: skip
+    rows = [[name, *(way[part] for part in parts)] for name, way in ways.items()]
+    columns = ["search", *parts.values()]
     text = table(columns, rows)
-    text += f"\n\n{size:,} photos; recall {ways['index']['recall']}; {written or 'written before'}."
+    text += f"\n\n{size:,} photos; recall {ways['index']['recall']}; "
+    text += (
+        f"writing: {written['seconds']:.0f} CPU s, peak {written['peak_mib']} MiB." if written else "Written before."
+    )
     return text, {"written": written, **ways}
 
 

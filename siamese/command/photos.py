@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,14 +22,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1024
-"""Photos in a block."""
+CHUNK = 128
+"""Photos in a block: as many as the network embeds at once."""
 
 HANDED_OVER = 16
 """Photos that a thread decodes at a time."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def load_verifier(run: Path, align: bool = False) -> Verifier:

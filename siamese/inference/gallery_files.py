@@ -104,13 +104,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def identity(verifier: Verifier) -> str:
     """A digest of all that decides the embeddings and scores: weights, back end, views and preprocessing."""
-    from siamese.runs.finished import PREPROCESSING  # which the verifier has imported; a command starts without it
+    from siamese.data.image_cache import FORMAT as DECODING  # the verifier has imported these; a command starts without
+    from siamese.runs.finished import PREPROCESSING
     from siamese.runs.folder import RunFolder
 
     run, network = RunFolder(verifier.run), verifier.network
     options = [getattr(verifier.options, key) for key in PREPROCESSING]
     views = [network.flip_average, network.crop_average, verifier.bf16]
-    key = json.dumps([file_digest(run.best), file_digest(run.backend), *options, *views])
+    key = json.dumps([DECODING, file_digest(run.best), file_digest(run.backend), *options, *views])
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
