@@ -52,15 +52,12 @@ def is_up_to_date(folder: Path) -> bool:
     """Whether the run page was drawn by this code, and no file has changed, appeared or disappeared since."""
     try:
         record = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        files: dict[str, list[int] | None] = record["files"]
-        drawn_here = (record["code"], record["folder"]) == (code_version(), str(folder.resolve()))
-    except (OSError, ValueError, KeyError, TypeError):
+        if (record["code"], record["folder"]) != (code_version(), str(folder.resolve())):
+            return False
+        recorded = {name: state if state is None else tuple(state) for name, state in record["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return drawn_here and all(_as_list(file_state(folder / name)) == state for name, state in files.items())
-
-
-def _as_list(state: tuple[int, ...] | None) -> list[int] | None:
-    return None if state is None else list(state)
+    return all(file_state(folder / name) == state for name, state in recorded.items())
 
 
 @cache

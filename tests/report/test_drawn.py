@@ -112,6 +112,8 @@ CHANGES: dict[str, Callable[[Path], object]] = {
         str(occlusion_map_file(run, read_run(run).predictions[0]).relative_to(run)))(run),
     "the record is damaged": lambda run: (run / drawn.FILE).write_text("{"),
     "the record is of another kind": lambda run: (run / drawn.FILE).write_text("[1]"),
+    "the record has no files": lambda run: (run / drawn.FILE).write_text(
+        json.dumps({**json.loads((run / drawn.FILE).read_text()), "files": [1]})),
 }  # fmt: skip
 
 
@@ -149,7 +151,7 @@ def test_a_file_that_changes_while_the_page_is_drawn_is_noticed(run: Path, monke
 
 
 @pytest.mark.parametrize("what", ["source", "library"])
-def test_other_code_draws_anew(run: Path, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_code_redraws(run: Path, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn.code_version.cache_clear()
     if what == "library":
         monkeypatch.setattr(drawn, "version", lambda name: "99" if name == "matplotlib" else "1")
