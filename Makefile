@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
 LOCKED_EXTRAS := dev export mlflow wandb search page heic faces index docs browser audit
-.PHONY: help env env-locked lock demo best test-unit test test-all test-cluster test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
+.PHONY: help env env-locked lock demo best test-unit test test-all test-cluster test-ray test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,15 @@ test: $(READY)  ## unit and integration tests (minutes)
 test-all: $(READY)  ## all tests; those on the real LFW run if LFW_ROOT or ../shared/lfw holds it
 	$(BIN)/python -m pytest -n auto
 
-test-cluster: $(READY)  ## tests that start SLURM (needs root, and Debian's slurm-wlm and munge; minutes)
+test-cluster: $(READY)  ## tests of SLURM (needs root, and Debian's slurm-wlm and munge) and of launchers of parallel jobs
 	$(BIN)/python -m pytest -m cluster --durations=0 --durations-min=1
+
+test-ray: $(READY)  ## tests of Ray's launcher (in .venv-ray, which adds it to the packages of .venv)
+	$(PYTHON) -m venv .venv-ray
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$(.venv-ray/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	.venv-ray/bin/python -m pytest tests/command/test_launchers.py -k ray --durations=0 --durations-min=1
 
 test-lowest:  ## `make test` with the lowest versions that pyproject.toml allows (in .venv-lowest)
 	$(PYTHON) -m venv .venv-lowest
