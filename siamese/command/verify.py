@@ -25,7 +25,7 @@ from siamese.command.photos import (
 from siamese.data.lists import Pair, people_of_each, read_table
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.intervals import LEAST_PEOPLE, share_interval
-from siamese.evaluation.people import are_few
+from siamese.evaluation.people import NumberedPeople, are_few
 from siamese.files import replacing
 from siamese.text import count
 
@@ -130,9 +130,9 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
 
 
 def _log_accuracy(pairs: list[Pair], correct: list[bool]) -> None:
-    people = people_of_each(pairs)
+    people = NumberedPeople(people_of_each(pairs))
     low, high = share_interval(correct, people)
-    number = count(len(set().union(*people)), "person", "people")
+    number = count(people.number, "person", "people")
     if math.isnan(low):
         interval = f"no confidence interval: these pairs show {number}; give pairs of at least {LEAST_PEOPLE} people"
     else:

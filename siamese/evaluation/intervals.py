@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from siamese.evaluation.metrics import as_scores, eer, midranks, roc_curve
-from siamese.evaluation.people import PairPeople, are_few, variance_over_people
+from siamese.evaluation.people import NumberedPeople, PairPeople, are_few, variance_over_people
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
 """A function of scores and labels, such as `siamese.evaluation.metrics.eer`."""
@@ -56,7 +56,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     return _wilson(successes / n, n, _normal_quantile(level))
 
 
-def share_interval(right: ArrayLike, people: PairPeople, level: float = 0.95) -> Interval:
+def share_interval(right: ArrayLike, people: PairPeople | NumberedPeople, level: float = 0.95) -> Interval:
     """Compute Wilson's interval of a share of pairs, such as the accuracy.
 
     Over people, N becomes the number of independent pairs with the same variance (Dean & Pagano 2015).
@@ -78,7 +78,9 @@ def share_interval(right: ArrayLike, people: PairPeople, level: float = 0.95) ->
     return _share_over_people(float(values.mean()), values, people, level)
 
 
-def _share_over_people(share: float, values: NDArray[np.float64], people: PairPeople, level: float) -> Interval:
+def _share_over_people(
+    share: float, values: NDArray[np.float64], people: PairPeople | NumberedPeople, level: float
+) -> Interval:
     """The interval of a share, from the influence of each pair on it: ``values``, whose mean does not matter."""
     variance, number = variance_over_people(people, values)
     if number < LEAST_PEOPLE:
@@ -97,7 +99,7 @@ def _wilson(p: float, n: float, z: float) -> Interval:
 
 
 def auc_interval(
-    scores: ArrayLike, labels: ArrayLike, people: PairPeople | None = None, level: float = 0.95
+    scores: ArrayLike, labels: ArrayLike, people: PairPeople | NumberedPeople | None = None, level: float = 0.95
 ) -> Interval:
     """Compute DeLong's interval of the AUC, clipped to [0, 1], in O(N log N).
 
@@ -154,7 +156,9 @@ def not_above_chance(ends: Sequence[float] | None, chance: float | None) -> str:
     return "chance level" if ends[1] >= chance else "below chance level"
 
 
-def mean_interval(values: ArrayLike, people: PairPeople | None = None, level: float = 0.95) -> Interval:
+def mean_interval(
+    values: ArrayLike, people: PairPeople | NumberedPeople | None = None, level: float = 0.95
+) -> Interval:
     """Compute Student's interval of a mean: ``mean +- t * s / sqrt(N)``.
 
     t is the quantile of Student's distribution with N - 1 degrees of freedom; over people, with one less than people.
@@ -186,7 +190,7 @@ def mean_interval(values: ArrayLike, people: PairPeople | None = None, level: fl
     return Interval(mean - half, mean + half)
 
 
-def eer_interval(scores: ArrayLike, labels: ArrayLike, people: PairPeople) -> Interval:
+def eer_interval(scores: ArrayLike, labels: ArrayLike, people: PairPeople | NumberedPeople) -> Interval:
     """Compute a 95 % confidence interval of the equal error rate.
 
     It is a bootstrap over pairs (`bootstrap_interval`); over people, Wilson's interval for as many independent pairs as

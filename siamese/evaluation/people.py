@@ -31,9 +31,9 @@ class NumberedPeople:
         return len(self.ends)
 
 
-def are_few(people: PairPeople) -> bool:
+def are_few(people: PairPeople | NumberedPeople) -> bool:
     """Whether the pairs come from few people: the people of a pair are, on average, in `OFTEN` pairs or more."""
-    known = NumberedPeople(people)
+    known = people if isinstance(people, NumberedPeople) else NumberedPeople(people)
     pairs_of = np.bincount(known.ends[:, 0], minlength=known.number)
     pairs_of += np.bincount(known.ends[known.apart, 1], minlength=known.number)
     return bool((pairs_of**2).sum() >= OFTEN * pairs_of.sum())

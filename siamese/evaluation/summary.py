@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from siamese.evaluation.calibration import brier, ece
 from siamese.evaluation.intervals import Interval, auc_interval, eer_interval, mean_interval, share_interval
 from siamese.evaluation.metrics import as_flags, auc, bce_with_logits, confusion, eer, sigmoid
-from siamese.evaluation.people import PairPeople, are_few
+from siamese.evaluation.people import NumberedPeople, PairPeople, are_few
 
 Figure = float | list[float] | str | None
 
@@ -37,6 +37,7 @@ def summarise(logits: ArrayLike, labels: ArrayLike, people: PairPeople, threshol
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie in [0, 1]: it is a probability")
+    known = NumberedPeople(people)
     losses = bce_with_logits(logits, labels)
     probabilities = sigmoid(logits)
     predicted = probabilities >= threshold
@@ -44,14 +45,14 @@ def summarise(logits: ArrayLike, labels: ArrayLike, people: PairPeople, threshol
     # AUC and EER need the logits: probabilities that the sigmoid rounds to 0 or 1 have lost their order.
     return {
         "loss": float(losses.mean()),
-        "loss_ci": _ends(mean_interval(losses, people)),
+        "loss_ci": _ends(mean_interval(losses, known)),
         "acc": counts.accuracy,
-        "acc_ci": _ends(share_interval(predicted == as_flags(labels, "labels"), people)),
+        "acc_ci": _ends(share_interval(predicted == as_flags(labels, "labels"), known)),
         "auc": _or_none(auc(logits, labels)),
-        "auc_ci": _ends(auc_interval(logits, labels, people)),
+        "auc_ci": _ends(auc_interval(logits, labels, known)),
         "eer": _or_none(eer(logits, labels)),
-        "eer_ci": _ends(eer_interval(logits, labels, people)),
-        "ci_over": "people" if are_few(people) else "pairs",
+        "eer_ci": _ends(eer_interval(logits, labels, known)),
+        "ci_over": "people" if are_few(known) else "pairs",
         "brier": brier(probabilities, labels),
         "ece": ece(probabilities, labels),
         **counts._asdict(),
