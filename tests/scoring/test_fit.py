@@ -1,0 +1,45 @@
+"""Back ends fitted in blocks of images or pairs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from configs import section
+from embeddings import D, faces, pairs
+
+from siamese.scoring import fit
+
+Z, GROUPS = faces(40, 3)
+
+
+@pytest.mark.parametrize("setting", ["people", "pairs"])
+@pytest.mark.parametrize(("name", "cohort"), [("lda", 0), ("plda", 0), ("plda", 10)])
+def test_blocks_change_no_score(setting, name, cohort, monkeypatch):
+    monkeypatch.setattr(fit, "embed_images", lambda network, pixels, rows, device, bf16: Z[rows])
+    config = SimpleNamespace(backend=section("backend", name=name, cohort=cohort))
+    network = SimpleNamespace(encoder=SimpleNamespace(embedding_dim=D))
+    people = [np.flatnonzero(GROUPS.numpy() == person) for person in range(40)]
+    different = np.random.default_rng(0).integers(len(Z), size=(80, 2))
+    same = np.stack([np.arange(0, 120, 3), np.arange(0, 120, 3) + 1], 1)
+    rows = torch.from_numpy(np.concatenate([different, same]))
+    train = SimpleNamespace(indices=rows, labels=(GROUPS[rows[:, 0]] == GROUPS[rows[:, 1]]).long())
+    data = SimpleNamespace(
+        pixels=None, people=people if setting == "people" else None, train=train, cohort=np.arange(0, 120, 3)
+    )
+    z1, z2, _ = pairs(*faces(20, 3, seed=9), number=50)
+    scores = []
+    for block in (1000, 8):
+        monkeypatch.setattr(fit, "BLOCK", block)
+        head = fit.fit_backend(config, network, data, torch.device("cpu"))
+        scores.append(head(z1, z2))
+    torch.testing.assert_close(scores[1], scores[0], rtol=1e-8, atol=1e-8)
+
+
+def test_a_person_is_in_one_block(monkeypatch):
+    monkeypatch.setattr(fit, "BLOCK", 5)
+    people = [np.arange(number) for number in (2, 3, 1, 9, 4, 1)]
+    found = [[len(images) for images in block] for block in fit._blocks_of_people(people)]
+    assert found == [[2, 3], [1], [9], [4, 1]]
