@@ -19,7 +19,7 @@ from siamese.command.photos import (
 )
 from siamese.data.folder import find_people, find_photos
 from siamese.errors import ConfigError, DataError
-from siamese.inference.gallery import Found, Gallery
+from siamese.inference.gallery import TOGETHER, Found, Gallery
 from siamese.inference.gallery_files import changed_folders, is_gallery
 from siamese.text import count, shell_words
 
@@ -62,22 +62,31 @@ def identify(
     opened = Gallery.load(gallery, verifier, exact) if people is None else _embed(verifier, gallery, people)
     if opened.facts:
         _warn_of_changes(gallery, opened.facts)
-    for photo in photos:
-        try:
-            asked = verifier.prepare(photo, number)
-        except DataError as error:
-            if len(photos) == 1:
-                raise
-            yield {"image": str(photo), "error": str(error)}
-            continue
-        warn_of_faces(str(photo), asked.faces, asked.face)
-        (found,) = opened.search(verifier, [asked], top, keep_identical)
-        _warn_of_copies(photo, found, keep_identical)
-        for name in found.changed:
-            log.warning("%s was changed or removed since it was embedded: %s", name, _again(gallery, opened.facts))
-        if not found.matches:
-            raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
-        yield _answer(verifier, opened, photo, asked, found, keep_identical) | {"run": str(run)}
+    for first in range(0, len(photos), TOGETHER):  # in one pass over the gallery
+        some = [(photo, _prepare(verifier, photo, number)) for photo in photos[first : first + TOGETHER]]
+        usable = [asked for _, asked in some if not isinstance(asked, DataError)]
+        following = iter(opened.search(verifier, usable, top, keep_identical))
+        for photo, asked in some:
+            if isinstance(asked, DataError):
+                if len(photos) == 1:
+                    raise asked
+                yield {"image": str(photo), "error": str(asked)}
+                continue
+            found = next(following)
+            warn_of_faces(str(photo), asked.faces, asked.face)
+            _warn_of_copies(photo, found, keep_identical)
+            for name in found.changed:
+                log.warning("%s was changed or removed since it was embedded: %s", name, _again(gallery, opened.facts))
+            if not found.matches:
+                raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
+            yield _answer(verifier, opened, photo, asked, found, keep_identical) | {"run": str(run)}
+
+
+def _prepare(verifier: Verifier, photo: Path, face: int | None) -> Prepared | DataError:
+    try:
+        return verifier.prepare(photo, face)
+    except DataError as error:
+        return error
 
 
 def _embed(verifier: Verifier, gallery: Path, people: dict[str, list[str]]) -> Gallery:

@@ -194,7 +194,8 @@ class Gallery:
         found = []
         for first in range(0, len(asked), TOGETHER):
             some = asked[first : first + TOGETHER]
-            z_QD = verifier.embed_prepared(some)
+            # One by one: rounding must not depend on the photos beside it.
+            z_QD = np.concatenate([verifier.embed_prepared([photo]) for photo in some])
             for photo, z_D, candidates in zip(some, z_QD, self._candidates(verifier, z_QD, top), strict=True):
                 found.append(self._rank(verifier, verifier.describe(photo), z_D, *candidates, top, keep_identical))
         return found

@@ -51,7 +51,9 @@ def test_a_written_gallery_answers_like_its_photos(
         assert lines[0][key] == first[key]
     for one, other in zip(lines[0]["matches"], first["matches"], strict=True):
         assert one == other | {key: pytest.approx(other[key], abs=1e-4) for key in ("probability", "score")}
-    assert lines[1]["image"] == str(asked[1])
+    assert [line["image"] for line in lines] == [*map(str, asked)]
+    (alone,) = answers(capsys, "identify", finished, tmp_path / "written", asked[1])
+    assert lines[1] == alone
     assert "not an image" in lines[2]["error"]
     verifier = Verifier.load(finished)
     (found,) = Gallery.load(tmp_path / "written", verifier).identify(verifier, [asked[0]], top=1)
