@@ -40,7 +40,8 @@ def test_help_names_every_benchmark() -> None:
     done = benchmark("--help")
     assert done.returncode == 0
     assert all(
-        name in done.stdout for name in ("train", "losses", "profile", "data", "eval", "latency", "startup", "sweep")
+        name in done.stdout
+        for name in ("train", "losses", "profile", "data", "eval", "latency", "startup", "sweep", "pages")
     )
 
 
@@ -61,3 +62,13 @@ def test_float32_losses_are_those_of_a_plain_loop(lfw_root: Path, tmp_path: Path
     assert len(figures["ours"]) == 20
     assert figures["ours"][0] == pytest.approx(figures["plain"][0], abs=1e-5)
     assert figures["largest_difference"]["ours"] < 4 * figures["largest_difference"]["plain_channels_last"]
+
+
+@pytest.mark.slow
+def test_report_of_a_recorded_sweep_draws_a_changed_job_only(tmp_path: Path) -> None:
+    file = tmp_path / "pages.json"
+    done = benchmark("pages", "--jobs", "3", "--pairs", "60", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    rows = {row[0]: row[-1] for row in json.loads(file.read_text())["rows"]}
+    found = [rows[f"siamese report, {what}"] for what in ("no run page exists", "nothing changed", "one job changed")]
+    assert found == ["3 drawn", "0 drawn", "1 drawn"]
