@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 600
 LOCKED_EXTRAS := dev export mlflow wandb search page heic faces index docs browser audit
-.PHONY: help env env-locked lock demo best test-unit test test-all test-cluster test-ray test-lowest test-highest lint audit docs fuzz format reproduction tensorboard clean
+.PHONY: help env env-locked lock demo best test-unit test test-all test-cluster test-ray test-lowest test-highest test-next lint audit docs fuzz format reproduction tensorboard clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,16 @@ test-highest:  ## `make test` with the highest versions that pyproject.toml allo
 	$(PYTHON) -m venv .venv-highest
 	.venv-highest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[dev]'
 	.venv-highest/bin/python -m pytest -n auto -m "not slow"
+
+NEXT := $(CURDIR)/build/next
+test-next: $(READY)  ## tests of configuration, command line and sweeps with Hydra 1.4 and OmegaConf 2.4, also before their release
+	$(PIP) --upgrade --no-deps --target $(NEXT) 'hydra-core~=1.4.0rc1' 'omegaconf~=2.4.1rc1' \
+		'hydra-joblib-launcher~=1.4.0rc1' 'hydra-submitit-launcher~=1.4.0rc1'
+	@ls $(NEXT) | grep dist-info
+	PYTHONPATH=$(NEXT) $(BIN)/python -m pytest -n auto -m "not slow" tests/config \
+		$(addprefix tests/command/test_,checks.py help.py hydra_app.py jobs.py main.py overrides.py search.py) \
+		tests/docs/test_docs.py::test_the_generated_pages_are_up_to_date
+	PYTHONPATH=$(NEXT) $(BIN)/python -m pytest -n auto --dist=load tests/command/test_launchers.py
 
 lint: $(READY)  ## check style (ruff), types (mypy), the direction of imports, and that the packages fit together
 	$(BIN)/ruff check .

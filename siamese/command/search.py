@@ -1,9 +1,9 @@
 """``siamese search``: Optuna proposes hyperparameters, ``train`` runs them, and unpromising trials are stopped early.
 
-Hydra's own Optuna plugin requires a very old release of Optuna. Here Optuna's storage, sampler and pruner are used
-directly, and each trial is an ordinary run folder. A search lives in one folder: ``search.db`` (Optuna's record) and
-one run folder per trial, named 0, 1, ... The same command resumes a stopped search, and several processes may work on
-one search at the same time.
+Hydra's own Optuna sweeper neither resumes a killed trial nor prunes; CONTRIBUTING.md compares them. Here Optuna's
+storage, sampler and pruner are used directly, and each trial is an ordinary run folder. A search lives in one folder:
+``search.db`` (Optuna's record) and one run folder per trial, named 0, 1, ... The same command resumes a stopped search,
+and several processes may work on one search at the same time.
 
 Optuna has no public way to continue a trial of a process that was killed. Such a trial is marked as failed, and a new
 trial with the same values takes over its run folder. So the number of the run folder, recorded as the trial's attribute

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -25,6 +26,14 @@ from siamese.config.section import Section
 from siamese.config.suggestions import suggest_option
 from siamese.errors import ConfigError, one_line
 from siamese.text import either, shell_words
+
+# Hydra 1.4 and OmegaConf 2.4 warn about these calls. Hydra 1.3 and OmegaConf 2.3 do not have what replaces them.
+for _message in (
+    "The version_base parameter is deprecated",
+    r"register_new_resolver\(\) is deprecated",
+    r"hydra\.utils\.instantiate\(\) resolved _target_='siamese\.command\.hydra_app\.Guard' with no",
+):
+    warnings.filterwarnings("ignore", message=_message)
 
 S = TypeVar("S", bound=Section)
 
@@ -107,7 +116,9 @@ def register_hydra(command: str) -> None:
 
     own = yaml.safe_load((configuration_folder() / f"{command}.yaml").read_text(encoding="utf-8"))["hydra"]
     node = OmegaConf.merge(OmegaConf.structured(HydraConf()), own)
-    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="hydra")
+    store = ConfigStore.instance()
+    del store.repo["hydra"]["config.yaml"]  # Hydra 1.4 warns if a configuration is replaced
+    store.store(group="hydra", name="config", node=node, provider="hydra")
 
 
 def register_help(tables: Callable[[dict[str, Any], dict[str, str | None]], str]) -> None:
