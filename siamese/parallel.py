@@ -59,6 +59,10 @@ def in_order(
                 "one of the processes that share the work was killed, perhaps because memory ran out; run the same "
                 "command again, which goes on where it ended"
             ) from None
+        except BaseException:
+            if processes:  # what they do is thrown away
+                pool.shutdown(kill_workers=True)  # type: ignore[call-arg]
+            raise
         finally:
             for one in waiting:
                 one.cancel()

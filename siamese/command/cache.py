@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from siamese.data.image_cache import FORMAT, KEY, in_use, merge, open_shards
+from siamese.data.image_cache import FORMAT, KEY, in_use, merge, read_shards
 from siamese.errors import ConfigError
 from siamese.text import count
 
@@ -31,18 +33,13 @@ def cache(folder: Path, prune: bool) -> str:
         key = _key(entry)
         if key is None:
             continue
-        if key.get("format") != FORMAT or not Path(key["root"]).is_dir():
-            size = waste = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
-            why = "of another version" if key.get("format") != FORMAT else f"{key['root']} is not there"
-            lines.append(f"{_size(size)}, unused: {entry.name} ({why})")
-            if prune:
-                shutil.rmtree(entry)
-        else:
-            images, size, waste = _examine(entry, Path(key["root"]), prune)
-            if prune:
-                size -= waste
-            rest = f", of which {_size(waste)} unused" if waste and not prune else ""
-            lines.append(f"{_size(size)}{rest}: {count(images, 'image')} of {key['root']}, {_options(key)}")
+        try:
+            with FileLock(entry / "lock", timeout=0):
+                line, size, waste = _old(entry, key, prune) if key["format"] < FORMAT else _examine(entry, key, prune)
+        except Timeout:
+            lines.append(f"{key['root']}, {_options(key)}: in use by a process that decodes images")
+            continue
+        lines.append(line)
         total, unused = total + size, unused + waste
     done = "removed" if prune else "unused"
     remedy = "; to remove it: siamese cache --prune" if unused and not prune else ""
@@ -50,23 +47,44 @@ def cache(folder: Path, prune: bool) -> str:
 
 
 def _key(entry: Path) -> dict[str, Any] | None:
-    """What an entry was made from; None if the folder is no part of the cache."""
-    if (entry / KEY).is_file():
+    """What an entry was made from; None if the folder is no entry of the cache, or of a later version."""
+    if re.fullmatch("[0-9a-f]{16}", entry.name) is None:
+        return None
+    with suppress(OSError, ValueError, AttributeError):
         key: dict[str, Any] = json.loads((entry / KEY).read_text(encoding="utf-8"))
-        return key
-    return {"format": None} if (entry / "lock").is_file() else None  # of format 4 and before
+        return key if {"root", "image_size"} < key.keys() and key.get("format", FORMAT + 1) <= FORMAT else None
+    return {"format": 4, "root": "", "image_size": 0} if any(entry.glob("*/pixels.npy")) else None
 
 
-def _examine(entry: Path, root: Path, prune: bool) -> tuple[int, int, int]:
-    """The number of images in use, the size of all, and the size of those that are not used, in bytes."""
-    with FileLock(entry / "lock"):
-        shards = open_shards(entry)
-        used = [len(names - shard.failed.keys()) for shard, names in zip(shards, in_use(root, shards), strict=True)]
-        kept = [number * shard.size // max(1, len(shard)) for shard, number in zip(shards, used, strict=True)]
-        size = sum(shard.size for shard in shards)
-        if prune and (chosen := [shard for shard, rest in zip(shards, kept, strict=True) if rest < shard.size]):
-            merge(entry, root, chosen)
-        return sum(used), size, size - sum(kept)
+def _old(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, int]:
+    """Describe an entry of an older version; also return its size, twice, in bytes."""
+    size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+    if prune:
+        shutil.rmtree(entry)
+    return f"{_size(size)}, unused: {entry.name} (of an older version)", 0 if prune else size, size
+
+
+def _examine(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, int]:
+    """Describe an entry; also return the size of its images, and of those that are not used, in bytes."""
+    shards = read_shards(entry, clean=prune)
+    used = in_use(Path(key["root"]), shards, missing_too=False)
+    kept = [
+        len(names - shard.failed.keys()) * shard.size // max(1, len(shard))
+        for shard, names in zip(shards, used, strict=True)
+    ]
+    size = sum(shard.size for shard in shards)
+    waste = size - sum(kept)
+    if prune:
+        wasteful = [k for k, shard in enumerate(shards) if kept[k] < shard.size]
+        if wasteful:
+            merge(entry, [shards[k] for k in wasteful], [used[k] for k in wasteful])
+        for file in entry.glob("copies-*.json"):
+            file.unlink()
+        size -= waste
+    images = sum(len(names - shard.failed.keys()) for shard, names in zip(shards, used, strict=True))
+    rest = f", of which {_size(waste)} unused" if waste and not prune else ""
+    gone = "" if Path(key["root"]).is_dir() else " (this folder is not there)"
+    return f"{_size(size)}{rest}: {count(images, 'image')} of {key['root']}{gone}, {_options(key)}", size, waste
 
 
 def _options(key: dict[str, Any]) -> str:

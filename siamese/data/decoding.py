@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from siamese.config.data import ImageOptions
-from siamese.data.images import SIDE, decode_with_thumbnail, why_unusable
+from siamese.data.images import SIDE, NeedsPackageError, decode_with_thumbnail, why_unusable
 from siamese.files import file_digest
 from siamese.parallel import cores, in_order
 from siamese.text import duration
 
 log = logging.getLogger(__name__)
 
-PERMANENT = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+PERMANENT = {None, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Error numbers that are the file's fault (Pillow's errors have none). After any other, the file is tried again."""
 
-CHUNK = 64
-"""Images that a worker decodes at a time. Handing over single images would cost as much as several workers gain."""
+CHUNK, CHUNK_BYTES = 64, 4 << 20
+"""Most images, and about the most bytes, that a worker decodes at a time. Handing over single images would cost as much
+as several workers gain; large chunks of large images would fill the memory."""
 
 PROCESSES_FROM = 10_000
 """Images from which they are decoded in processes. These take a second to start; but Pillow holds the interpreter lock
@@ -41,17 +42,18 @@ class Decoded(NamedTuple):
 
     Attributes:
         names: names of the files that could be decoded.
-        pixels: uint8 [N, C, H, W] in the order of ``names``.
-        thumbnails: uint8 [N, SIDE, SIDE], for `siamese.data.copies`.
+        stats: size in bytes and modification time in nanoseconds of each of ``names``.
         digests: `siamese.files.file_digest` of each of ``names``.
+        records: uint8 [N, C * H * W + SIDE * SIDE], the pixels of each of ``names`` and its thumbnail for
+            `siamese.data.copies`.
         failed: file name -> why it could not be used.
-        may_pass: those of ``failed`` that may succeed another time (an I/O error, a missing permission).
+        may_pass: those of ``failed`` that may succeed another time (an I/O error, a missing permission or package).
     """
 
     names: list[str]
-    pixels: NDArray[np.uint8]
-    thumbnails: NDArray[np.uint8]
+    stats: list[tuple[int, int]]
     digests: list[str]
+    records: NDArray[np.uint8]
     failed: dict[str, str]
     may_pass: set[str]
 
@@ -69,7 +71,8 @@ def decode_images(root: Path, names: Sequence[str], options: ImageOptions, progr
         MemoryError: an image needs more memory than there is.
         TrainingError: as `siamese.parallel.in_order`.
     """
-    chunks = (names[first : first + CHUNK] for first in range(0, len(names), CHUNK))
+    size = max(1, min(CHUNK, CHUNK_BYTES // (options.channels * options.image_size**2)))
+    chunks = (names[first : first + size] for first in range(0, len(names), size))
     processes = len(names) >= PROCESSES_FROM and cores() > 1
     started = reported = time.monotonic()
     done = 0
@@ -88,29 +91,31 @@ def decode_images(root: Path, names: Sequence[str], options: ImageOptions, progr
 
 def decode_some(root: Path, options: ImageOptions, names: Sequence[str]) -> Decoded:
     """Decode images one after the other; arguments and errors as for `decode_images`."""
-    good: list[str] = []
-    images: list[NDArray[np.uint8]] = []
-    thumbnails: list[NDArray[np.uint8]] = []
-    failed: dict[str, str] = {}
-    may_pass: set[str] = set()
+    size = options.channels * options.image_size**2
+    records = np.empty((len(names), size + SIDE**2), np.uint8)
+    found = Decoded([], [], [], records, {}, set())
     for name in names:
+        row = len(found.names)
         try:
+            before = _stat(root / name)
             image, thumbnail = decode_with_thumbnail(root / name, options)
+            digest = file_digest(root / name)
+            if not digest or _stat(root / name) != before:
+                raise OSError(errno.EAGAIN, "changed while it was read")
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-            if isinstance(error, OSError) and error.errno not in PERMANENT:
-                may_pass.add(name)
-            failed[name] = why_unusable(error)
+            if (isinstance(error, OSError) and error.errno not in PERMANENT) or isinstance(error, NeedsPackageError):
+                found.may_pass.add(name)
+            found.failed[name] = why_unusable(error)
         else:
-            good.append(name)
-            images.append(image)
-            thumbnails.append(thumbnail)
-    side = options.image_size
-    pixels, small = (
-        np.empty((len(good), options.channels, side, side), np.uint8),
-        np.empty((len(good), SIDE, SIDE), np.uint8),
-    )
-    for row, (image, thumbnail) in enumerate(zip(images, thumbnails, strict=True)):
-        pixels[row], small[row] = image, thumbnail
-    return Decoded(good, pixels, small, [file_digest(root / name) for name in good], failed, may_pass)
+            records[row, :size], records[row, size:] = image.reshape(-1), thumbnail.reshape(-1)
+            found.names.append(name)
+            found.stats.append(before)
+            found.digests.append(digest)
+    return found._replace(records=records[: len(found.names)])
+
+
+def _stat(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -181,9 +181,9 @@ def _walk(root: Path, name: str) -> tuple[list[str], list[Skipped], int]:
             if system:
                 skipped[f"in {system}"] += len(names)
                 continue
-            for name in names:
-                ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - for a million files
-                photo = f"{folder}/{name}" if folder else name
+            for file in names:
+                ending = os.path.splitext(file)[1].lower()  # noqa: PTH122 - for a million files
+                photo = f"{folder}/{file}" if folder else file
                 if ending not in read:
                     skipped["" if ending == "." else ending] += 1
                 elif _is_utf8(photo):
@@ -230,14 +230,14 @@ def _visible_files(root: Path) -> Iterator[tuple[str, list[str]]]:
     def fail(error: OSError) -> None:  # os.walk would skip a folder that it cannot read
         raise error
 
-    start = len(os.path.join(root, ""))  # noqa: PTH118 - ends with a separator, also for /
+    base = os.path.join(root, "")  # noqa: PTH118 - ends with a separator, also for / and .
     for top in sorted(name for name in os.listdir(root) if not name.startswith(".")):  # noqa: PTH208
         if not (root / top).is_dir():
             yield "", [top]
             continue
-        for folder, folders, names in os.walk(root / top, onerror=fail):
+        for folder, folders, names in os.walk(f"{base}{top}", onerror=fail):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            yield Path(folder[start:]).as_posix(), sorted(name for name in names if not name.startswith("."))
+            yield Path(folder[len(base) :]).as_posix(), sorted(name for name in names if not name.startswith("."))
 
 
 def _is_utf8(name: str) -> bool:

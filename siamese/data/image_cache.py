@@ -11,14 +11,14 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from siamese.config.data import ImageOptions
@@ -26,9 +26,10 @@ from siamese.data.copies import find_copies
 from siamese.data.decoding import decode_images
 from siamese.data.images import SIDE
 from siamese.data.pixels import Pixels
-from siamese.data.shards import LARGEST, DamagedError, Shard, ShardWriter, Stat, shard_files
+from siamese.data.shards import LARGEST, DamagedError, Shard, ShardWriter, shard_files
 from siamese.errors import DataError
 from siamese.files import remove_unfinished, replacing, write_text_atomically
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ MOST_SEARCHED = 30_000
 MOST_SMALL = 16
 """Most shards that are less than half full. More are merged, so that their number does not grow with every change."""
 
-FORMAT = 5
+FORMAT = 6
 """Version of the cache. Raise it if decoding changes: older shards are then not used."""
 
 GONE = -1
-"""Size and time in place of those of a file that cannot be found."""
+"""Size and time in place of those of a file that cannot be found; never those of an image in a shard."""
 
 KEY = "folder.json"
 """File that says which image folder and options the shards beside it belong to."""
@@ -73,14 +74,18 @@ class _Found(NamedTuple):
     """Where the images of N names are.
 
     Attributes:
-        place: int64 [N, 2], shard and row of each name; -1 if it is in none.
+        shards: the opened shards.
+        place: int64 [N, 2], number of the shard and row of each name; -1 if it is in none.
         failed: name -> why an earlier attempt could not decode it.
-        stale: numbers of the shards in which nothing is of use any more.
     """
 
+    shards: list[Shard]
     place: Ints
     failed: dict[str, str]
-    stale: list[int]
+
+    def missing(self, names: Sequence[str]) -> list[int]:
+        """The positions of the names that are still to be decoded."""
+        return [k for k in np.flatnonzero(self.place[:, 0] < 0).tolist() if names[k] not in self.failed]
 
 
 def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
@@ -102,38 +107,65 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
         TrainingError: a process that decodes was killed.
     """
     names = sorted(set(names))
-    stats = _file_stats(root, names)
     folder = cache_folder(root, options)
     shape = (options.channels, options.image_size, options.image_size)
+    lock = FileLock(folder / "lock")
     with _explained(options):
-        _create(folder, root, options)
-        lock = FileLock(folder / "lock")
-        with lock:
-            shards = open_shards(folder)
-            if len(small := list(filter(is_small, shards))) > MOST_SMALL:
-                merge(folder, root, small)
-                shards = open_shards(folder)
-            found = _find(names, stats, shards)
-            excluded = found.failed
-            missing = [k for k in np.flatnonzero(found.place[:, 0] < 0).tolist() if names[k] not in excluded]
-            if missing:
-                excluded = excluded | _decode(
-                    root, folder, [names[k] for k in missing], stats[missing], options, progress
-                )
-                shards = open_shards(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stats = _file_stats(root, names)
+        found = _find(names, stats, read_shards(folder))  # shards are never changed: no need to wait for the lock
+        excluded = found.failed
+        if found.missing(names):
+            with _waiting(lock, folder):
+                if not (folder / KEY).exists():
+                    write_text_atomically(folder / KEY, json.dumps(_key(root, options)))
+                shards = _tidy(folder, root)
+                stats = _file_stats(root, names)  # they may have changed during the wait
                 found = _find(names, stats, shards)
-            for number in found.stale:
-                shards[number].remove()
-            rows = np.flatnonzero(found.place[:, 0] >= 0)
-            place, used = found.place[rows], [names[k] for k in rows.tolist()]
+                excluded = found.failed
+                if missing := found.missing(names):
+                    excluded = excluded | _decode(root, folder, names, stats, missing, options, progress)
+                    found = _find(names, stats, read_shards(folder))
+        rows = np.flatnonzero(found.place[:, 0] >= 0)
+        place, used = found.place[rows], [names[k] for k in rows.tolist()]
+        digests = [found.shards[shard].digests[row] for shard, row in place.tolist()]
 
-            def repair(number: int, reason: str) -> Shard:
-                with _explained(options), lock:
-                    return rebuild(root, shards[number], options, reason)
+        def repair(shard: Shard, reason: str) -> Shard:
+            with _explained(options), _waiting(lock, folder):
+                return rebuild(root, shard, options, reason)
 
-            digests = [shards[shard].digests[row] for shard, row in place.tolist()]
-            copies = _copies(folder, used, digests, place, shards, repair, progress)
-    return ImageArray(used, Pixels(shape, shards, place, repair), digests, excluded, copies)
+        pixels = Pixels(shape, found.shards, place, repair)
+        copies = _copies(folder, used, digests, pixels, progress)
+    return ImageArray(used, pixels, digests, excluded, copies)
+
+
+@contextmanager
+def _waiting(lock: FileLock, folder: Path) -> Iterator[None]:
+    """Hold the lock; say so if another process has it for long."""
+    try:
+        lock.acquire(timeout=2)
+    except Timeout:
+        log.info("waiting for another process that decodes images into %s ...", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _tidy(folder: Path, root: Path) -> list[Shard]:
+    """Remove what killed processes left, damaged shards, and merge small ones; the caller holds the lock."""
+    shards = read_shards(folder, clean=True)
+    small = [shard for shard in shards if 2 * shard.size < LARGEST]
+    if len(small) <= MOST_SMALL:
+        return shards
+    log.info("merging %s of the image cache", count(len(small), "small file"))
+    used = in_use(root, shards, missing_too=True)
+    try:
+        merge(folder, small, [names for shard, names in zip(shards, used, strict=True) if shard in small])
+    except OSError as error:
+        log.warning("%s: could not merge small files of the image cache (%s)", folder, error)
+    return read_shards(folder)
 
 
 @contextmanager
@@ -158,12 +190,6 @@ def _key(root: Path, options: ImageOptions) -> dict[str, object]:
     return {"format": FORMAT, "root": str(root.resolve()), **{field: getattr(options, field) for field in fields}}
 
 
-def _create(folder: Path, root: Path, options: ImageOptions) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / KEY).exists():
-        write_text_atomically(folder / KEY, json.dumps(_key(root, options)))
-
-
 def _file_stats(root: Path, names: Sequence[str]) -> Ints:
     """Size and modification time of each file, int64 [N, 2]; `GONE` if it cannot be found."""
     stats = np.full((len(names), 2), GONE, np.int64)
@@ -176,129 +202,150 @@ def _file_stats(root: Path, names: Sequence[str]) -> Ints:
     return stats
 
 
-def _by_name(names: Sequence[str], stats: Ints) -> dict[str, Stat]:
-    return {name: (size, time) for name, (size, time) in zip(names, stats.tolist(), strict=True)}
+def read_shards(folder: Path, clean: bool = False) -> list[Shard]:
+    """Open the shards in a folder, except for damaged ones.
 
+    Args:
+        folder: their folder.
+        clean: the lock is held: remove damaged shards, and what a process that was killed left.
 
-def open_shards(folder: Path) -> list[Shard]:
-    """Open the shards in a folder whose lock is held; remove damaged ones and the rest of a process that was killed."""
+    Raises:
+        OSError: a shard cannot be opened for a reason that may pass.
+    """
     shards = []
     for index in shard_files(folder):
         try:
             shards.append(Shard(index))
         except DamagedError as error:
-            log.warning("%s is damaged (%s); its images are decoded again", index, error)
-            index.unlink()
-    complete = {shard.pixels for shard in shards}
-    for pixels in folder.glob("*.pixels"):
-        if pixels not in complete:
-            pixels.unlink()
-    remove_unfinished(folder)
+            if clean:
+                log.warning("%s is damaged (%s); its images are decoded again", index, error)
+                index.unlink(missing_ok=True)
+    if clean:
+        complete = {shard.pixels for shard in shards}
+        for pixels in folder.glob("*.pixels"):
+            if pixels not in complete:
+                pixels.unlink()
+        remove_unfinished(folder)
     return shards
 
 
-def _find(names: Sequence[str], stats: Ints, shards: Sequence[Shard]) -> _Found:
+def _find(names: Sequence[str], stats: Ints, shards: list[Shard]) -> _Found:
     position = {name: k for k, name in enumerate(names)}
-    stats = np.concatenate([stats, [[GONE, GONE]]])  # for position -1, of names that are not asked for
+    known = np.concatenate([stats, [[GONE, GONE]]])  # position -1 stands for names that are not asked for
     place = np.full((len(names), 2), -1, np.int64)
     failed = {}
-    stale = []
     for number, shard in enumerate(shards):
         at = np.fromiter((position.get(name, -1) for name in shard.names), np.int64, len(shard))
-        same = (shard.stats == stats[at]).all(1)
+        same = (shard.stats == known[at]).all(1) & (known[at, 0] != GONE)
         place[at[same], 0], place[at[same], 1] = number, np.flatnonzero(same)
-        useful = bool((same | (at < 0)).any())
         for name, (stat, reason) in shard.failed.items():
-            k = position.get(name)
-            if k is not None and stat == tuple(stats[k].tolist()):
+            if stat == tuple(known[position.get(name, -1)].tolist()):
                 failed[name] = reason
-            useful |= k is None or name in failed
-        if not useful:
-            stale.append(number)
-    return _Found(place, failed, stale)
+    return _Found(shards, place, failed)
 
 
 def _decode(
-    root: Path, folder: Path, names: Sequence[str], stats: Ints, options: ImageOptions, progress: bool
-) -> dict[str, str]:
-    """Decode images into new shards; return the names of those that cannot be used, and why."""
-    log.info("decoding images: %s; later runs read them from %s", f"{len(names):,}", options.cache)
-    stat = _by_name(names, stats)
+    root: Path, folder: Path, names: Sequence[str], stats: Ints, missing: Sequence[int], options: ImageOptions,
+    progress: bool,
+) -> dict[str, str]:  # fmt: skip
+    """Decode the missing images into new shards; return the names of those that cannot be used, and why.
+
+    ``stats`` gets those that the files had when they were decoded.
+    """
+    log.info("decoding images: %s; later runs read them from %s", f"{len(missing):,}", options.cache)
     failed: dict[str, str] = {}
+    position = {names[k]: k for k in missing}
     with ShardWriter(folder, (options.channels, options.image_size, options.image_size)) as writer:
-        for part in decode_images(root, names, options, progress):
-            writer.add(part.names, [stat[name] for name in part.names], part.digests, part.pixels, part.thumbnails)
+        for part in decode_images(root, list(position), options, progress):
+            writer.add(part.names, part.stats, part.digests, part.records)
+            stats[[position[name] for name in part.names]] = np.array(part.stats, np.int64).reshape(-1, 2)
             failed |= part.failed
             for name in part.failed.keys() - part.may_pass:
-                if stat[name] != (GONE, GONE):
-                    writer.fail(name, stat[name], part.failed[name])
+                size, time = stats[position[name]].tolist()
+                if size != GONE:
+                    writer.fail(name, (size, time), part.failed[name])
     return failed
 
 
 def rebuild(root: Path, shard: Shard, options: ImageOptions, reason: str) -> Shard:
-    """Decode the images of a damaged shard again, to the same rows; the caller holds the lock of its folder.
+    """Decode the damaged images of a shard again, to the same rows; the caller holds the lock of its folder.
 
     Raises:
         DataError: an image changed since the shard was written, so that it cannot be restored.
     """
-    log.warning("%s is damaged (%s); decoding its images again: %s", shard.pixels, reason, f"{len(shard):,}")
-    thumbnails = []
+    mended = shard.index.exists() and Shard(shard.index)  # another process may have been here
+    source = mended or shard
+    bad = [row for row in range(len(source)) if not source.is_sound(row)]
+    if mended and not bad:
+        return mended
+    log.warning("%s; decoding again what is damaged: %s", reason, count(len(bad), "image"))
+    row_of = {source.names[row]: row for row in bad}
     with replacing(shard.pixels) as temporary, temporary.open("xb") as file:
-        for part in decode_images(root, shard.names, options):
-            for name, image in zip(part.names, part.pixels, strict=True):
-                if part.failed or zlib.crc32(image) != shard.crcs[file.tell() // shard.bytes_each]:
-                    shard.remove()
-                    raise DataError(
-                        f"{root / next(iter(part.failed), name)}: changed since it was decoded, and {shard.pixels} is "
-                        "damaged; run the same command again"
-                    )
-                file.write(image.data)
-            thumbnails.append(part.thumbnails.tobytes())
-        file.write(b"".join(thumbnails))
+        for row in range(len(source)):
+            if source.names[row] not in row_of:
+                file.seek(row * source.size // len(source))
+                file.write(source.read(row).data)
+        for part in decode_images(root, list(row_of), options):
+            for name, record in zip(part.names, part.records, strict=True):
+                row = row_of.pop(name)
+                if zlib.crc32(record) != source.crcs[row]:
+                    row_of[name] = row
+                    break
+                file.seek(row * source.size // len(source))
+                file.write(record.data)
+            if row_of.keys() & {*part.names, *part.failed}:
+                break
+    if row_of:
+        shard.index.unlink(missing_ok=True)
+        raise DataError(
+            f"{root / next(iter(row_of))}: changed since it was decoded (or Pillow did), and {shard.pixels} is "
+            "damaged; "
+            "run the same command again"
+        )
+    if not shard.index.exists():
+        raise DataError(f"{shard.pixels}: removed from the cache while it was used; run the same command again")
     return Shard(shard.index)
 
 
-def in_use(root: Path, shards: Sequence[Shard]) -> list[set[str]]:
-    """The names in each shard whose file has not changed, each in the last shard that has it.
+def in_use(root: Path, shards: Sequence[Shard], missing_too: bool) -> list[set[str]]:
+    """The names in each shard whose file is what it was when it was decoded, each in the last such shard.
 
     Args:
         root: the image folder.
         shards: in the order in which they were written.
+        missing_too: count images whose file is not there; its drive may not be connected.
     """
-    latest = {name: number for number, shard in enumerate(shards) for name in (*shard.names, *shard.failed)}
-    names = list(latest)
-    current = _by_name(names, _file_stats(root, names))
-    used: list[set[str]] = [set() for _ in shards]
+    names = sorted({name for shard in shards for name in (*shard.names, *shard.failed)})
+    current = {name: (size, time) for name, (size, time) in zip(names, _file_stats(root, names).tolist(), strict=True)}
+    latest: dict[str, int] = {}
     for number, shard in enumerate(shards):
-        stats = dict(zip(shard.names, map(tuple, shard.stats.tolist()), strict=True))
-        stats |= {name: stat for name, (stat, _) in shard.failed.items()}
-        used[number] = {name for name, stat in stats.items() if latest[name] == number and current[name] == stat}
+        stats = {name: (size, time) for name, (size, time) in zip(shard.names, shard.stats.tolist(), strict=True)}
+        for name, stat in (stats | {name: stat for name, (stat, _) in shard.failed.items()}).items():
+            if stat == current[name] or (missing_too and current[name][0] == GONE):
+                latest[name] = number
+    used: list[set[str]] = [set() for _ in shards]
+    for name, number in latest.items():
+        used[number].add(name)
     return used
 
 
-def merge(folder: Path, root: Path, shards: Sequence[Shard]) -> None:
-    """Write shards as few large ones, without what is not used; the caller holds the lock of their folder."""
+def merge(folder: Path, shards: Sequence[Shard], used: Sequence[set[str]]) -> None:
+    """Write what is used of some shards to few large ones, and remove them; the caller holds the lock."""
     with ShardWriter(folder, shards[0].shape) as writer:
-        for shard, used in zip(shards, in_use(root, shards), strict=True):
-            for row, image, thumbnail in shard.images():
-                if (name := shard.names[row]) in used:
+        for shard, names in zip(shards, used, strict=True):
+            for row, name in enumerate(shard.names):
+                if name in names and shard.is_sound(row):
                     size, time = shard.stats[row].tolist()
-                    writer.add([name], [(size, time)], [shard.digests[row]], image[None], thumbnail[None])
-            for name in used & shard.failed.keys():
+                    writer.add([name], [(size, time)], [shard.digests[row]], shard.read(row)[None])
+            for name in names & shard.failed.keys():
                 writer.fail(name, *shard.failed[name])
     for shard in shards:
         shard.remove()
 
 
-def is_small(shard: Shard) -> bool:
-    """Whether a shard is less than half full."""
-    return 2 * len(shard) * shard.bytes_each < LARGEST
-
-
 def _copies(
-    folder: Path, names: Sequence[str], digests: Sequence[str], place: Ints, shards: list[Shard],
-    repair: Callable[[int, str], Shard], progress: bool,
-) -> list[list[str]] | None:  # fmt: skip
+    folder: Path, names: Sequence[str], digests: Sequence[str], pixels: Pixels, progress: bool
+) -> list[list[str]] | None:
     """Groups of copies of one photo among some images, from a file if these images have been searched before."""
     if len(names) > MOST_SEARCHED:
         return None
@@ -307,15 +354,8 @@ def _copies(
     with suppress(FileNotFoundError, ValueError):
         known: list[list[str]] = json.loads(file.read_text(encoding="utf-8"))
         return known
-    small = np.zeros((len(names), SIDE, SIDE), np.uint8)
-    for number in np.unique(place[:, 0]).tolist():
-        here = place[:, 0] == number
-        try:
-            thumbnails = shards[number].thumbnails()
-        except DamagedError as error:
-            shards[number] = repair(number, str(error))
-            thumbnails = shards[number].thumbnails()
-        small[here] = thumbnails[place[here, 1]]
+    small = pixels.thumbnails().reshape(-1, SIDE, SIDE) if names else np.empty((0, SIDE, SIDE), np.uint8)
     groups = [[names[row] for row in group] for group in find_copies(small, progress)]
-    write_text_atomically(file, json.dumps(groups))
+    with suppress(OSError):  # the cache may be read-only, or the disk full: the next run searches again
+        write_text_atomically(file, json.dumps(groups))
     return groups

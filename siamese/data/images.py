@@ -73,6 +73,10 @@ class NoFaceError(ValueError):
     """The face to align is not on the photo."""
 
 
+class NeedsPackageError(ValueError):
+    """The photo is of a type that an optional package reads."""
+
+
 class Prepared(NamedTuple):
     """A photo as the network's input.
 
@@ -144,7 +148,7 @@ def open_image(file: Path | BytesIO) -> Image.Image:
     else:  # reading would wait for a pipe, and never end for a device
         raise ValueError("not a regular file")
     if "HEIF" not in Image.OPEN and _is_heic(start):
-        raise ValueError("HEIC, which needs pillow-heif; in the clone run: pip install -e '.[heic]'")
+        raise NeedsPackageError("HEIC, which needs pillow-heif; in the clone run: pip install -e '.[heic]'")
     # `Image.open` would warn of the 108 megapixels of a phone, and refuse its 200. `upright` checks the size.
     for kind in FORMATS:
         # The errors that Pillow skips in `Image.open`, and KeyError for a format that it lacks.

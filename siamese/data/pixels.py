@@ -21,9 +21,10 @@ class Pixels:
     The checksum of an image is verified when it is first read.
 
     Args:
-        shards: the shards that hold the images, of equal shape.
+        shape: C, H, W.
+        shards: the shards that hold the images; a damaged one is replaced in this list.
         place: int64 [N, 2], the number of the shard of each image, and its row there.
-        repair: called with the number of a shard that is damaged and why; returns the same shard rebuilt.
+        repair: called with a damaged shard and the reason; returns the same shard rebuilt, or raises DataError.
 
     Attributes:
         shape: N, C, H, W.
@@ -33,11 +34,11 @@ class Pixels:
     device = torch.device("cpu")
 
     def __init__(
-        self, shape: tuple[int, int, int], shards: Sequence[Shard], place: NDArray[np.int64],
-        repair: Callable[[int, str], Shard],
+        self, shape: tuple[int, int, int], shards: list[Shard], place: NDArray[np.int64],
+        repair: Callable[[Shard, str], Shard],
     ) -> None:  # fmt: skip
         self.shape = torch.Size((len(place), *shape))
-        self._shards = list(shards)
+        self._shards = shards
         self._place = place
         self._repair = repair
         self._checked = np.zeros(len(place), bool)
@@ -48,9 +49,9 @@ class Pixels:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Return images uint8 [..., C, H, W] for rows int64 [...]; raises DataError if a shard cannot be rebuilt."""
         wanted = rows.reshape(-1).tolist()
-        found = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        found = np.empty((len(wanted), self.shape[1:].numel()), np.uint8)
         for image, row in zip(found, wanted, strict=True):
-            self._read(row, image)
+            image[:] = self._read(row)[: len(image)]
         return torch.from_numpy(found).reshape(*rows.shape, *self.shape[1:])
 
     def to(self, device: torch.device | str) -> Tensor:
@@ -65,15 +66,21 @@ class Pixels:
         _, channels, height, width = self.shape
         return Pixels((channels, height, width), self._shards, self._place[list(rows)], self._repair)
 
-    def _read(self, row: int, image: NDArray[np.uint8]) -> None:
-        number, place = self._place[row]
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """Return the thumbnails of all images for `siamese.data.copies`, uint8 [N, SIDE * SIDE]."""
+        start = self.shape[1:].numel()
+        return np.stack([self._read(row)[start:] for row in range(len(self))])
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
+        number, place = self._place[row].tolist()
         check = not self._checked[row]
         try:
-            self._shards[number].read(place, image, check)
+            data: NDArray[np.uint8] = self._shards[number].read(place, check)
         except DamagedError as error:
-            self._shards[number] = self._repair(number, str(error))
-            self._shards[number].read(place, image, check)
+            self._shards[number] = self._repair(self._shards[number], str(error))
+            data = self._shards[number].read(place, check)
         self._checked[row] = True
+        return data
 
 
 Images = Pixels | Tensor

@@ -1,9 +1,10 @@
 """Decoded images on disk: files of up to `LARGEST` bytes, added and removed whole, and read image by image.
 
-A shard is a file ``ID.pixels`` (the images one after the other, then their thumbnails) and a file ``ID.json`` (what
-they were decoded from, and a checksum of each). The second is written last, so a ``.pixels`` without it was left by a
-process that was killed. Images are read with ``pread``, not through a memory map: a file that was cut short, or a disk
-that fails, is then an error instead of the end of the process, and what is read is not counted as the process's memory.
+A shard is a file ``ID.pixels`` (the images one after the other, each followed by its thumbnail) and an index
+``ID.json`` (what they were decoded from, and their checksums). While a shard is written, its index is replaced every
+minute; what the index does not list does not count. Images are read with ``pread``, not through a memory map: a file
+that was cut short, or a disk that fails, is then an error instead of the end of the process, and what is read is not
+counted as the process's memory.
 
 Shapes: N images, C channels, H = W pixels.
 """
@@ -12,10 +13,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +27,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese.data.images import SIDE
+from siamese.errors import DataError
 from siamese.files import write_text_atomically
 
 LARGEST = 1 << 30
-"""Most bytes of images in a shard: many small files would be as slow as the photos themselves."""
+"""Most bytes of a shard: many small files would be as slow as the photos themselves."""
 
-LONGEST_SECONDS = 60
-"""Seconds after which a shard is closed, so that a process that is killed loses no more than this."""
+SAVE_SECONDS = 60
+"""Seconds after which the index is written again, so that a process that is killed loses no more than this."""
 
 Stat = tuple[int, int]
 """Size in bytes and modification time in nanoseconds of an image file."""
 
 
-class DamagedError(Exception):
-    """A shard cannot be read; the message says why."""
+class DamagedError(DataError):
+    """A shard, or an image in it, is not what was written; the message says why."""
 
 
 class Shard:
-    """Some decoded images on disk; raises `DamagedError` if the shard cannot be opened.
+    """Some decoded images on disk.
 
     Attributes:
         index: path of ``ID.json``.
@@ -48,30 +53,33 @@ class Shard:
         names: file names of the images.
         stats: int64 [N, 2], `Stat` of each file when it was decoded.
         digests: `siamese.files.file_digest` of each.
-        crcs: CRC-32 of each image's pixels.
+        crcs: uint32 [N], CRC-32 of the pixels and the thumbnail of each image.
         failed: file name -> its `Stat`, and why it cannot be used.
+
+    Raises:
+        DamagedError: a file is missing, cut short, or no index.
+        OSError: any other reason why it cannot be opened.
     """
 
     def __init__(self, index: Path) -> None:
         self.index = index
         try:
             found: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-            self.shape: tuple[int, int, int] = tuple(found["shape"])
+            channels, height, width = map(int, found["shape"])
+            self.shape: tuple[int, int, int] = (channels, height, width)
             self.names: list[str] = found["names"]
             self.stats: NDArray[np.int64] = np.array(found["stats"], np.int64).reshape(-1, 2)
             self.digests: list[str] = found["digests"]
-            self.crcs: list[int] = found["crcs"]
+            self.crcs: NDArray[np.uint32] = np.array(found["crcs"], np.uint32)
             self.failed: dict[str, tuple[Stat, str]] = {n: (tuple(s), why) for n, (s, why) in found["failed"].items()}
-            self._thumbnails_crc: int = found["thumbnails_crc"]
-            self.bytes_each = int(np.prod(self.shape))
             if not len(self.names) == len(self.stats) == len(self.digests) == len(self.crcs):
                 raise ValueError("its columns differ in length")
             self._file = self.pixels.open("rb", buffering=0)
-            size = os.fstat(self._file.fileno()).st_size
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedError(str(error)) from None
-        if size != self.size:
-            raise DamagedError(f"{self.pixels.name} has {size:,} bytes")
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{index}: {error}") from None
+        self.pixel_bytes: int = channels * height * width
+        if os.fstat(self._file.fileno()).st_size < self.size:
+            raise DamagedError(f"{self.pixels}: cut short")
 
     @property
     def pixels(self) -> Path:
@@ -80,44 +88,36 @@ class Shard:
 
     @property
     def size(self) -> int:
-        """The bytes of ``ID.pixels``."""
-        return len(self) * (self.bytes_each + SIDE**2)
+        """The bytes of all images and thumbnails."""
+        return len(self) * (self.pixel_bytes + SIDE**2)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, row: int, image: NDArray[np.uint8], check: bool) -> None:
-        """Read an image into a contiguous array.
+    def read(self, row: int, check: bool = False) -> NDArray[np.uint8]:
+        """Read the pixels and the thumbnail of an image, uint8 [C * H * W + SIDE * SIDE].
 
         Raises:
-            DamagedError: it could not be read, or ``check`` is true and its checksum is wrong.
+            DamagedError: they could not be read, or ``check`` is true and their checksum is wrong.
         """
+        size = self.pixel_bytes + SIDE**2
         try:
-            got = os.preadv(self._file.fileno(), [image.data.cast("B")], row * self.bytes_each)
+            data = os.pread(self._file.fileno(), size, row * size)
         except OSError as error:
-            raise DamagedError(str(error)) from None
-        if got != self.bytes_each or (check and zlib.crc32(image.data) != self.crcs[row]):
-            raise DamagedError(f"wrong checksum of {self.names[row]}")
+            raise DamagedError(f"{self.pixels}: {error}") from None
+        if len(data) != size or (check and zlib.crc32(data) != self.crcs[row]):
+            raise DamagedError(f"{self.pixels}: wrong checksum of {self.names[row]}")
+        return np.frombuffer(data, np.uint8)
 
-    def thumbnails(self) -> NDArray[np.uint8]:
-        """Return the thumbnails of the images, uint8 [N, SIDE, SIDE]; raises `DamagedError`."""
-        size = len(self) * SIDE**2
-        data = os.pread(self._file.fileno(), size, len(self) * self.bytes_each)
-        if len(data) != size or zlib.crc32(data) != self._thumbnails_crc:
-            raise DamagedError("wrong checksum of the thumbnails")
-        return np.frombuffer(data, np.uint8).reshape(-1, SIDE, SIDE)
-
-    def images(self) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Yield row, image uint8 [C, H, W] and thumbnail of each image; damaged ones are left out."""
+    def is_sound(self, row: int) -> bool:
+        """Whether an image can be read and has its checksum."""
         with suppress(DamagedError):
-            for row, thumbnail in enumerate(self.thumbnails()):
-                image = np.empty(self.shape, np.uint8)
-                with suppress(DamagedError):
-                    self.read(row, image, check=True)
-                    yield row, image, thumbnail
+            self.read(row, check=True)
+            return True
+        return False
 
     def remove(self) -> None:
-        """Delete the files; processes that have opened the shard can still read it."""
+        """Delete the files; on a local disk, processes that have opened the shard can still read it."""
         self.index.unlink(missing_ok=True)
         self.pixels.unlink(missing_ok=True)
 
@@ -135,36 +135,38 @@ class ShardWriter:
     def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
         self.folder = folder
         self.shape = shape
-        self.written: list[Shard] = []
-        self._number = max((int(path.stem) for path in shard_files(folder)), default=0)
+        self._number = max((int(path.name[:6]) for path in shard_files(folder)), default=0)
+        self._file: BufferedWriter
         self._open()
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, OSError):  # such as a full disk
-            self._file.close()
-            self._path.unlink(missing_ok=True)
-        else:
+        try:
             self.close()
+        except OSError:  # such as a full disk; the index that was written last is still valid
+            if kind is None:
+                raise
 
     def add(
-        self, names: Sequence[str], stats: Sequence[Stat], digests: Sequence[str], pixels: NDArray[np.uint8],
-        thumbnails: NDArray[np.uint8],
-    ) -> None:  # fmt: skip
-        """Write images; arguments as the attributes of `Shard` and `siamese.data.decoding.Decoded`."""
-        pixels = np.ascontiguousarray(pixels)
-        for image in pixels:
-            self._crcs.append(zlib.crc32(image))
-        self._file.write(pixels.data)
-        self._names += names
-        self._stats += stats
-        self._digests += digests
-        self._thumbnails.append(thumbnails)
-        if self._file.tell() >= LARGEST or time.monotonic() - self._started > LONGEST_SECONDS:
+        self, names: Sequence[str], stats: Sequence[Stat], digests: Sequence[str], records: NDArray[np.uint8]
+    ) -> None:
+        """Write images.
+
+        Args:
+            names, stats, digests: as the attributes of `Shard`.
+            records: uint8 [N, C * H * W + SIDE * SIDE], as `Shard.read` returns them.
+        """
+        records = np.ascontiguousarray(records)
+        crcs = [zlib.crc32(record) for record in records]
+        self._file.write(records.data)
+        self._rows += zip(names, stats, digests, crcs, strict=True)  # at once: a signal may end the process here
+        if len(self._rows) * records.shape[1] >= LARGEST:
             self.close()
             self._open()
+        elif time.monotonic() - self._saved > SAVE_SECONDS:
+            self._save()
 
     def fail(self, name: str, stat: Stat, reason: str) -> None:
         """Note a file that cannot be used, and why."""
@@ -172,37 +174,32 @@ class ShardWriter:
 
     def close(self) -> None:
         """Complete the shard; an empty one is removed."""
-        if not self._names and not self._failed:
-            self._file.close()
-            self._path.unlink()
-            return
-        thumbnails = b"".join(part.tobytes() for part in self._thumbnails)
-        try:
-            with self._file:
-                self._file.write(thumbnails)
-        except OSError:
-            self._path.unlink()
-            raise
+        with self._file:
+            if self._rows or self._failed:
+                self._save()
+                return
+        self._path.unlink()
+
+    def _save(self) -> None:
+        self._file.flush()
+        names, stats, digests, crcs = map(list, zip(*self._rows, strict=True)) if self._rows else ([], [], [], [])
         index = {
-            "shape": self.shape, "names": self._names, "stats": self._stats, "digests": self._digests,
-            "crcs": self._crcs, "failed": self._failed, "thumbnails_crc": zlib.crc32(thumbnails),
+            "shape": self.shape, "names": names, "stats": stats, "digests": digests, "crcs": crcs,
+            "failed": self._failed,
         }  # fmt: skip
         write_text_atomically(self._path.with_suffix(".json"), json.dumps(index))
-        self.written.append(Shard(self._path.with_suffix(".json")))
+        self._saved = time.monotonic()
 
     def _open(self) -> None:
         self._number += 1
-        self._path = self.folder / f"{self._number:06d}.pixels"
-        self._file = self._path.open("wb")
-        self._started = time.monotonic()
-        self._names: list[str] = []
-        self._stats: list[Stat] = []
-        self._digests: list[str] = []
-        self._crcs: list[int] = []
-        self._thumbnails: list[NDArray[np.uint8]] = []
+        # The second part, so that no process takes this shard for another one that was removed.
+        self._path = self.folder / f"{self._number:06d}-{secrets.token_hex(4)}.pixels"
+        self._rows: list[tuple[str, Stat, str, int]] = []
         self._failed: dict[str, tuple[Stat, str]] = {}
+        self._saved = time.monotonic()
+        self._file = self._path.open("wb")
 
 
 def shard_files(folder: Path) -> Iterator[Path]:
     """Yield the indices ``ID.json`` of the shards in a folder, in the order in which they were written."""
-    return iter(sorted(path for path in folder.glob("*.json") if path.stem.isdecimal()))
+    return iter(sorted(path for path in folder.glob("*.json") if re.fullmatch(r"\d{6}-[0-9a-f]{8}", path.stem)))

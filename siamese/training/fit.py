@@ -43,8 +43,10 @@ from siamese.training.processes.start import helpers
 
 log = logging.getLogger(__name__)
 
-NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "could not create a primitive")
-"""Parts of torch's error messages if a batch does not fit into memory; the last one comes from oneDNN."""
+NO_MEMORY = (
+    "out of memory", "allocate memory", "not enough memory", "could not create a primitive", "start new thread",
+)  # fmt: skip
+"""Parts of error messages if a batch does not fit into memory; the last two come from oneDNN and Python."""
 
 
 class Session(NamedTuple):

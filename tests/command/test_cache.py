@@ -10,10 +10,11 @@ import pytest
 import torch
 from configs import image_options
 from conftest import noise_photo
+from filelock import FileLock
 
 from siamese.command.cache import cache
 from siamese.command.main import main
-from siamese.data.image_cache import load_images
+from siamese.data.image_cache import cache_folder, load_images
 
 
 def stored(folder: Path) -> int:
@@ -35,7 +36,10 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
     (folder / "0123456789abcdef/fedcba9876543210").mkdir(parents=True)
     (folder / "0123456789abcdef/lock").touch()
     (folder / "0123456789abcdef/fedcba9876543210/pixels.npy").write_bytes(bytes(10**6))
-    (folder / "mine").mkdir()
+    for name in ("mine", "0123456789abcdef0", "fedcba9876543210"):
+        (folder / name).mkdir()
+        (folder / name / "lock").touch()
+        (folder / name / "folder.json").write_text('{"format": 99}')
     (folder / "arithmetic-0.json").touch()
 
     def line(text: str) -> str:
@@ -45,18 +49,20 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
     text = cache(folder, prune=False)
     words = ["39 images of", "photos, 16 x 16 grey"]
     assert f"of which {2 * (16**2 + 32**2) / 1e6:.1f} MB unused" in line(text)
-    words = ["1.0 MB, unused: 0123456789abcdef (of another version)"]
+    words = ["1.0 MB, unused: 0123456789abcdef (of an older version)"]
     assert line(text)
-    words = ["other is not there"]
+    words = ["0 images of", "other (this folder is not there)"]
     assert line(text)
     assert "to remove it: siamese cache --prune" in text
     assert main(["cache", str(folder), "--prune"]) == 0
     assert "removed: 1." in capsys.readouterr().out
     assert stored(folder) == 39 * (16**2 + 32**2) + 38 * (64**2 + 32**2), "3.png changed: its large image is stale"
     assert "unused: 0.0 MB" in cache(folder, prune=False)
-    assert sorted(path.name for path in folder.iterdir() if not path.joinpath("folder.json").exists()) == [
-        "arithmetic-0.json", "mine",
-    ]  # fmt: skip
+    kept = {path.name for path in folder.iterdir()}
+    assert {"arithmetic-0.json", "mine", "0123456789abcdef0", "fedcba9876543210"} <= kept, (
+        "not ours, or of a later version"
+    )
+    assert "0123456789abcdef" not in kept
     names.remove("4.png")
     fresh = image_options(image_size=16, cache=str(tmp_path / "again"))
     images = (load_images(tmp_path / "photos", names, options).pixels.to("cpu") for options in (small, fresh))
@@ -66,3 +72,12 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
 def test_a_cache_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", str(tmp_path / "none")]) == 2
     assert "none: no such folder; give the folder of data.cache" in capsys.readouterr().err
+
+
+def test_a_cache_that_is_written_is_left_alone(tmp_path: Path) -> None:
+    noise_photo(tmp_path / "photos/0.png")
+    options = image_options(image_size=16, cache=str(tmp_path / "cache"))
+    load_images(tmp_path / "photos", ["0.png"], options)
+    with FileLock(cache_folder(tmp_path / "photos", options) / "lock"):
+        assert "in use by a process" in cache(tmp_path / "cache", prune=True)
+    assert stored(tmp_path / "cache") == 16**2 + 32**2

@@ -62,6 +62,14 @@ def test_photos_are_found_and_nothing_else(photos: Path, caplog: pytest.LogCaptu
     assert "ignored 1 photo that is not in a person's folder" in caplog.text
 
 
+def test_the_current_folder_is_a_root_too(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = find_people(photos)
+    monkeypatch.chdir(photos)
+    for root in (Path(), Path("./"), Path("../photos")):
+        assert find_people(root) == expected
+        assert find_photos(root) == find_photos(photos)
+
+
 def test_a_name_that_is_not_utf8_is_ignored(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = find_people(photos)
     (photos / "person 1" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")

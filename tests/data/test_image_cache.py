@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ import pytest
 import torch
 from configs import image_options
 from conftest import noise_photo
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siamese.command.cache import cache
 from siamese.config.data import ImageOptions
 from siamese.data import decoding, image_cache, shards
 from siamese.data.decoding import decode_images, decode_some
@@ -26,6 +30,7 @@ from siamese.data.image_cache import load_images
 from siamese.data.images import decode
 from siamese.data.shards import shard_files
 from siamese.errors import DataError
+from siamese.files import file_digest, write_text_atomically
 
 NAMES = ["0.png", "1.png", "2.png", "empty.jpg", "text.jpg", "cut.png", "folder.jpg", "gone.png"]
 
@@ -156,7 +161,7 @@ def test_shards_without_a_use_go_and_small_ones_are_merged(folder: Path, tmp_pat
         os.utime(folder / f"{time % 3}.png", (time, time))
         assert torch.equal(pixels(folder, names, options(tmp_path)), expected(folder, names, options(tmp_path)))
     files = pixel_files(tmp_path)
-    assert len(files) <= image_cache.MOST_SMALL + 1
+    assert len(files) <= image_cache.MOST_SMALL + 1, "small shards are merged"
     assert [path.with_suffix(".json") for path in files] == list(shard_files(files[0].parent))
 
 
@@ -199,25 +204,29 @@ def test_shards_that_cannot_be_opened_are_decoded_again(
     assert len(pixel_files(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("searched", [True, False])
 @pytest.mark.parametrize("at", [5, -5], ids=["image", "thumbnail"])
 def test_a_flipped_bit_is_noticed_at_first_use(
-    folder: Path, tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture, decoded: list[str]
+    folder: Path, tmp_path: Path, at: int, searched: bool, caplog: pytest.LogCaptureFixture, decoded: list[str]
 ) -> None:
     load_images(folder, ["0.png"], options(tmp_path))
     before = load_images(folder, ["0.png", "1.png"], options(tmp_path))
     whole = before.pixels.to("cpu")
     flip(pixel_files(tmp_path)[1], at)
     for file in (tmp_path / "cache").glob("*/copies-*"):
-        file.unlink()
+        if not searched:
+            file.unlink()
     decoded.clear()
-    after = load_images(folder, ["0.png", "1.png"], options(tmp_path))
-    assert decoded == (["1.png"] if at < 0 else []), "a start reads no images, only thumbnails to search for copies"
-    assert after.copies == before.copies
     with caplog.at_level(logging.WARNING):
+        after = load_images(folder, ["0.png", "1.png"], options(tmp_path))
+        assert decoded == ([] if searched else ["1.png"]), "a start reads images only to search them for copies"
+        assert after.copies == before.copies
         for _ in range(2):
             assert torch.equal(after.pixels[torch.tensor([1, 0])], whole[[1, 0]])
-    assert caplog.text.count("is damaged") == 1
-    assert decoded == ["1.png"]
+        assert torch.equal(load_images(folder, ["0.png", "1.png"], options(tmp_path)).pixels.to("cpu"), whole)
+        assert torch.equal(before.pixels.only([1]).to("cpu"), whole[1:])
+    assert caplog.text.count("wrong checksum") == 1
+    assert decoded == ["1.png"], "the other image is not damaged, and the first repair serves all"
 
 
 def flip(file: Path, at: int) -> None:
@@ -228,6 +237,7 @@ def flip(file: Path, at: int) -> None:
 
 @pytest.mark.parametrize("change", ["other", "gone"])
 def test_damage_that_cannot_be_mended_is_an_error_once(folder: Path, tmp_path: Path, change: str) -> None:
+    load_images(folder, ["0.png", "1.png"], options(tmp_path))
     found = load_images(folder, ["0.png", "1.png"], options(tmp_path))
     flip(pixel_files(tmp_path)[0], 5)
     if change == "other":
@@ -266,7 +276,6 @@ def test_what_was_decoded_before_the_end_is_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: BaseException, decoded: list[str]
 ) -> None:
     monkeypatch.setattr(decoding, "CHUNK", 1)
-    monkeypatch.setattr(shards, "LONGEST_SECONDS", 0)  # each image is a shard
     names = [f"{k}.png" for k in range(4)]
 
     def ended(*arguments: Any) -> Iterator[Any]:
@@ -279,8 +288,161 @@ def test_what_was_decoded_before_the_end_is_kept(
         patch.setattr(image_cache, "decode_images", ended)
         with pytest.raises((KeyboardInterrupt, DataError), match=r"^$|data\.cache=.*No space left.*set data\.cache"):
             load_images(folder, names, options(tmp_path))
-    load_images(folder, names, options(tmp_path))
+    found = pixels(folder, names, options(tmp_path))
     assert decoded == ["3.png"]
+    assert torch.equal(found, expected(folder, names, options(tmp_path)))
+
+
+@pytest.mark.parametrize("place", ["write", "after", "index"])
+def test_a_signal_while_images_are_written_ends_the_run_and_loses_only_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, decoded: list[str]
+) -> None:
+    monkeypatch.setattr(decoding, "CHUNK", 1)
+    monkeypatch.setattr(shards, "SAVE_SECONDS", 0 if place == "index" else 60)
+    names = [f"{k}.png" for k in range(4)]
+    seen = []
+
+    class Interrupting(shards.ShardWriter):
+        def add(self, *arguments: Any) -> None:
+            seen.append(arguments[0])
+            if len(seen) == 3 and place != "index":
+                if place == "after":
+                    self._file.write(arguments[3].data)
+                raise KeyboardInterrupt
+            super().add(*arguments)
+
+    def interrupting(file: Path, text: str) -> None:
+        if place == "index" and len(seen) == 3:
+            seen.append([])
+            raise KeyboardInterrupt
+        write_text_atomically(file, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "ShardWriter", Interrupting)
+        patch.setattr(shards, "write_text_atomically", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            load_images(folder, names, options(tmp_path))
+    decoded.clear()
+    assert torch.equal(pixels(folder, names, options(tmp_path)), expected(folder, names, options(tmp_path)))
+    assert decoded == (names[3:] if place == "index" else names[2:])
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from configs import image_options
+from siamese.data import decoding, image_cache, shards
+decoding.CHUNK, shards.SAVE_SECONDS = 1, 0
+plain = image_cache.decode_images
+def killed(*arguments):
+    for k, part in enumerate(plain(*arguments)):
+        if k == 3:
+            os.kill(os.getpid(), 9)
+        yield part
+image_cache.decode_images = killed
+options = image_options(image_size=16, cache=sys.argv[3])
+image_cache.load_images(Path(sys.argv[2]), [f"{k}.png" for k in range(4)], options)
+"""
+
+
+@pytest.mark.integration
+def test_a_killed_process_keeps_what_it_saved(folder: Path, tmp_path: Path, decoded: list[str]) -> None:
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(folder), str(tmp_path / "cache")]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == -9
+    names = [f"{k}.png" for k in range(4)]
+    assert torch.equal(pixels(folder, names, options(tmp_path)), expected(folder, names, options(tmp_path)))
+    assert decoded == ["3.png"]
+
+
+def test_a_kill_while_shards_are_merged_leaves_nothing_twice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_cache, "MOST_SMALL", 1)
+    names = [f"{k}.png" for k in range(4)]
+    load_images(folder, names[:2], options(tmp_path))
+    load_images(folder, names[2:3], options(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shard, "remove", lambda self: os.kill(os.getpid(), 2))
+        with pytest.raises(KeyboardInterrupt):
+            load_images(folder, names, options(tmp_path))
+    for _ in range(2):
+        assert torch.equal(pixels(folder, names, options(tmp_path)), expected(folder, names, options(tmp_path)))
+    cache(tmp_path / "cache", prune=True)
+    assert sum(path.stat().st_size for path in pixel_files(tmp_path)) == 4 * (16 * 16 + 32 * 32)
+
+
+def test_a_drive_that_is_not_connected_costs_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    monkeypatch.setattr(image_cache, "MOST_SMALL", 0)  # shards are merged at every chance
+    load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    folder.rename(tmp_path / "elsewhere")
+    folder.mkdir()
+    assert load_images(folder, ["0.png", "1.png"], options(tmp_path)).names == []
+    folder.rmdir()
+    (tmp_path / "elsewhere").rename(folder)
+    decoded.clear()
+    load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    assert decoded == []
+
+
+def test_a_file_that_appears_while_others_are_decoded_does_no_harm(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, names = image_cache._file_stats, ["0.png", "1.png", "9.png"]
+
+    def too_early(*arguments: Any) -> Any:
+        stats = plain(*arguments)
+        shutil.copyfile(folder / "3.png", folder / "9.png")
+        return stats
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "_file_stats", too_early)
+        (folder / "9.png").unlink(missing_ok=True)
+        found = load_images(folder, names, options(tmp_path))
+    assert torch.equal(found.pixels.to("cpu"), expected(folder, names, options(tmp_path)))
+    (folder / "9.png").unlink()
+    assert torch.equal(pixels(folder, names, options(tmp_path)), expected(folder, names[:2], options(tmp_path)))
+    assert torch.equal(pixels(folder, names[:2], options(tmp_path)), expected(folder, names[:2], options(tmp_path)))
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again_next_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changing(file: Path) -> str:
+        os.utime(file, (1, 1))
+        return file_digest(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "file_digest", changing)
+        assert "changed while" in load_images(folder, ["0.png"], options(tmp_path)).excluded["0.png"]
+    assert load_images(folder, ["0.png"], options(tmp_path)).names == ["0.png"]
+
+
+def test_too_many_open_files_are_no_damage(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_images(folder, ["0.png"], options(tmp_path))
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", none_left)
+        with pytest.raises(DataError, match="Too many open files"):
+            load_images(folder, ["0.png", "1.png"], options(tmp_path))
+    assert len(pixel_files(tmp_path)) == 1
+
+
+def test_a_warm_start_does_not_wait_for_a_process_that_decodes(folder: Path, tmp_path: Path) -> None:
+    load_images(folder, ["0.png"], options(tmp_path))
+    with FileLock(image_cache.cache_folder(folder, options(tmp_path)) / "lock"):
+        assert load_images(folder, ["0.png"], options(tmp_path)).names == ["0.png"]
+
+
+def test_large_images_are_decoded_few_at_a_time(folder: Path, tmp_path: Path) -> None:
+    """Otherwise those that wait to be written would fill the memory of a machine with many cores."""
+    parts = list(decode_images(folder, ["0.png"] * 3, options(tmp_path, image_size=1024, color=True)))
+    assert [len(part.names) for part in parts] == [1, 1, 1]
 
 
 def test_a_full_disk_leaves_nothing_behind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,10 +503,9 @@ def test_processes_and_threads_give_the_same(folder: Path, tmp_path: Path, monke
     monkeypatch.setattr(decoding, "cores", lambda: 2)
     processes = list(decode_images(folder, NAMES, options(tmp_path)))
     for one, other in zip(threads, processes, strict=True):
-        assert one.names == other.names
+        assert (one.names, one.stats) == (other.names, other.stats)
         assert (one.failed, one.may_pass, one.digests) == (other.failed, other.may_pass, other.digests)
-        assert np.array_equal(one.pixels, other.pixels)
-        assert np.array_equal(one.thumbnails, other.thumbnails)
+        assert np.array_equal(one.records, other.records)
     assert one.failed == decode_some(folder, options(tmp_path), NAMES[-2:]).failed
 
 

@@ -12,7 +12,6 @@ import pytest
 from configs import section
 
 from siamese.config.data import LfwData
-from siamese.config.protocol import OneShotProtocol
 from siamese.data import sources
 from siamese.data.layouts import LAYOUTS
 from siamese.data.sources import check_data, has_outside_data, image_root, prepare_data, recognise, title
@@ -116,7 +115,7 @@ def test_only_the_lists_that_the_protocol_needs_are_downloaded(
     with pytest.raises(DataError, match=r"missing .*people\.txt; set data\.download=true"):
         check_data(lfw("lfw_a", str(root), download=False), view2["unrestricted"])
     prepare_data(data, protocol=view2["unrestricted"])
-    prepare_data(data, protocol=OneShotProtocol(name="oneshot", ways=[2], trials=5, seed=0))
+    prepare_data(data, protocol=OneShotProtocol(name="oneshot", ways=[2], trials=5, seed=0, within=None))
     assert fetched == [(root, ["people.txt"]), (root, ["peopleDevTest.txt"])]
 
 
