@@ -12,6 +12,7 @@ import pytest
 from configs import section
 
 from siamese.config.data import LfwData
+from siamese.config.protocol import OneShotProtocol
 from siamese.data import sources
 from siamese.data.layouts import LAYOUTS
 from siamese.data.sources import check_data, has_outside_data, image_root, prepare_data, recognise, title
