@@ -48,9 +48,9 @@ def measure_growth(folder: Path, numbers: list[int]) -> tuple[str, dict[str, Any
         found[number] = {**stages, "disk": disk}
         for stage, report in stages.items():
             rows.append([
-                f"{number:,}", stage, report["seconds"], report["peak_mib"], report["peak_child_mib"],
+                f"{number:,}", stage, report["seconds"], report["peak_mib"],
                 f"{report['read_per_second']:,.0f}",
             ])  # fmt: skip
-        rows.append([f"{number:,}", "on disk", "", f"{disk / 2**20:,.0f}", "", ""])
-    head = ["photos", "", "seconds", "peak MiB", "largest decoding process, MiB", "images read a second"]
+        rows.append([f"{number:,}", "on disk", "", f"{disk / 2**20:,.0f}", ""])
+    head = ["photos", "", "seconds", "peak MiB", "images read a second"]
     return table(head, rows), {"growth": {str(number): stages for number, stages in found.items()}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from siamese.data.image_cache import FORMAT, KEY, in_use, merge, read_shards
 from siamese.errors import ConfigError
-from siamese.text import count
+from siamese.text import count, shell_words
 
 
 def cache(folder: Path, prune: bool) -> str:
@@ -27,14 +27,14 @@ def cache(folder: Path, prune: bool) -> str:
         ConfigError: there is no such folder.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; give the folder of data.cache")
+        raise ConfigError(f"{folder}: no such folder: nothing is cached yet, or give the folder of data.cache")
     lines, total, unused = [], 0, 0
     for entry in sorted(path for path in folder.iterdir() if path.is_dir()):
         key = _key(entry)
         if key is None:
             continue
         try:
-            with FileLock(entry / "lock", timeout=0):
+            with FileLock(entry / "lock", timeout=0) if prune else nullcontext():
                 line, size, waste = _old(entry, key, prune) if key["format"] < FORMAT else _examine(entry, key, prune)
         except Timeout:
             lines.append(f"{key['root']}, {_options(key)}: in use by a process that decodes images")
@@ -42,7 +42,8 @@ def cache(folder: Path, prune: bool) -> str:
         lines.append(line)
         total, unused = total + size, unused + waste
     done = "removed" if prune else "unused"
-    remedy = "; to remove it: siamese cache --prune" if unused and not prune else ""
+    command = shell_words(["python", "-m", "siamese", "cache", str(folder), "--prune"])
+    remedy = f"; to remove it, with all drives connected that hold photos: {command}" if unused and not prune else ""
     return "\n".join([*lines, f"{folder}: {_size(total)}; {done}: {_size(unused)}{remedy}"])
 
 
@@ -82,8 +83,11 @@ def _examine(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, i
             file.unlink()
         size -= waste
     images = sum(len(names - shard.failed.keys()) for shard, names in zip(shards, used, strict=True))
+    if prune and not images:
+        shutil.rmtree(entry)
     rest = f", of which {_size(waste)} unused" if waste and not prune else ""
-    gone = "" if Path(key["root"]).is_dir() else " (this folder is not there)"
+    root = Path(key["root"])
+    gone = "" if root.is_dir() and any(root.iterdir()) else " (this folder is not there, or empty)"
     return f"{_size(size)}{rest}: {count(images, 'image')} of {key['root']}{gone}, {_options(key)}", size, waste
 
 

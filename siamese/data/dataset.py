@@ -190,7 +190,7 @@ def _warn_about_copies(found: PairDataset, data: DataConfig) -> None:
             log.log(
                 logging.WARNING if isinstance(data, OwnData) else logging.INFO,
                 "%s copies in both %s and %s (for example %s): %s",
-                count(len(shared), "photo has", "photos have"), one, other, " = ".join(shared[0]),
+                count(len(shared), "photo has", "photos have"), one, other, " = ".join(shared[0][:3]),
                 f"results on the {other} set are optimistic; to list the copies: python -m siamese data {listed}"
                 if isinstance(data, OwnData) else "the lists of pairs fix the sets, so keep them as they are",
             )  # fmt: skip

@@ -178,7 +178,8 @@ def _walk(root: Path, name: str) -> tuple[list[str], list[Skipped], int]:
     try:
         for folder, names in _visible_files(root):
             system = next((part for part in folder.split("/") if part.lower() in SYSTEM_FOLDERS), "")
-            if system:
+            if system or "result.json" in names:
+                system = system or "a run folder"
                 skipped[f"in {system}"] += len(names)
                 continue
             for file in names:

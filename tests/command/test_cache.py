@@ -51,9 +51,9 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
     assert f"of which {2 * (16**2 + 32**2) / 1e6:.1f} MB unused" in line(text)
     words = ["1.0 MB, unused: 0123456789abcdef (of an older version)"]
     assert line(text)
-    words = ["0 images of", "other (this folder is not there)"]
+    words = ["0 images of", "other (this folder is not there, or empty)"]
     assert line(text)
-    assert "to remove it: siamese cache --prune" in text
+    assert f"python -m siamese cache {folder} --prune" in text
     assert main(["cache", str(folder), "--prune"]) == 0
     assert "removed: 1." in capsys.readouterr().out
     assert stored(folder) == 39 * (16**2 + 32**2) + 38 * (64**2 + 32**2), "3.png changed: its large image is stale"
@@ -63,6 +63,7 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
         "not ours, or of a later version"
     )
     assert "0123456789abcdef" not in kept
+    assert "other" not in cache(folder, prune=False), "nothing is left of it"
     names.remove("4.png")
     fresh = image_options(image_size=16, cache=str(tmp_path / "again"))
     images = (load_images(tmp_path / "photos", names, options).pixels.to("cpu") for options in (small, fresh))
@@ -71,7 +72,7 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_cache_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", str(tmp_path / "none")]) == 2
-    assert "none: no such folder; give the folder of data.cache" in capsys.readouterr().err
+    assert "none: no such folder: nothing is cached yet" in capsys.readouterr().err
 
 
 def test_a_cache_that_is_written_is_left_alone(tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def test_photos_are_found_and_nothing_else(photos: Path, caplog: pytest.LogCaptu
     assert "ignored 1 photo that is not in a person's folder" in caplog.text
 
 
+def test_pictures_of_runs_are_no_photos(photos: Path) -> None:
+    """A run that is started in the folder of the photos writes its own folder there."""
+    expected = find_people(photos)
+    noise_photo(photos / "outputs/2026-11-27/12-00-00/gallery.png")
+    (photos / "outputs/2026-11-27/12-00-00/result.json").write_text("{}")
+    assert find_people(photos) == expected
+
+
 def test_the_current_folder_is_a_root_too(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = find_people(photos)
     monkeypatch.chdir(photos)
