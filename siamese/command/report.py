@@ -59,9 +59,8 @@ def build_pages(folder: Path, explain: bool = False, everything: bool = False) -
     runs = [job.folder for jobs in read_runs(folder) for job in jobs] if folder.is_dir() else []
     stale = [run for run in runs if everything or not is_up_to_date(run)]
     draw_pages(stale)
-    if len(stale) < len(runs):
-        done = count(len(stale), "run page")
-        log.info("%s redrawn, %d up to date (--all redraws all)", done, len(runs) - len(stale))
+    rest = len(runs) - len(stale)
+    log.info("%s redrawn%s", count(len(stale), "run page"), f", {rest} up to date (--all redraws all)" if rest else "")
     page = write_sweep_page(folder) if runs else None
     if page is None:
         raise ConfigError(f"{folder}: no run found; give a run folder, or a folder with runs below it")

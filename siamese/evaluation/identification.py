@@ -58,12 +58,12 @@ def draw_trials(
     if ways < 2 or trials < 1:
         raise ValueError(f"ways={ways}, trials={trials}: give at least 2 ways and 1 trial")
     if len(people) < ways:
-        raise ValueError(f"ways={ways}: there are only {count(len(people), 'person', 'people')}; give fewer ways")
+        raise ValueError(f"ways={ways}: there are only {count(len(people), 'person', 'people')}")
     members: dict[Hashable, list[int]] = {}
     for k in range(len(people)):
         members.setdefault(None if groups is None else groups[k], []).append(k)
     if (largest := max(map(len, members.values()))) < ways:
-        raise ValueError(f"ways={ways}: the largest group has {count(largest, 'person', 'people')}; give fewer ways")
+        raise ValueError(f"ways={ways}: the largest group has {count(largest, 'person', 'people')}")
     place = {k: (group, n) for group in members.values() if len(group) >= ways for n, k in enumerate(group)}
     repeated = [k for k, photos in enumerate(people) if len(photos) >= 2 and k in place]
     if not repeated:

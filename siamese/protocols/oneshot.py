@@ -22,7 +22,7 @@ from siamese.data.sources import image_root
 from siamese.errors import DataError
 from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import choose_decision
-from siamese.evaluation.identification import Identification, draw_trials, identification_accuracy
+from siamese.evaluation.identification import Identification, Trials, draw_trials, identification_accuracy
 from siamese.files import write_csv_atomically
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
@@ -84,25 +84,27 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
     for run in runs:
         check_people(run, people, folder)
     images = load_test_images(runs, people)
+    groups = (
+        None
+        if protocol.within is None
+        else [person.rpartition(protocol.within)[0] or person for person in images.people]
+    )
+    drawn: dict[int, Trials] = {}
+    for ways in protocol.ways:
+        try:
+            drawn[ways] = draw_trials(list(images.people.values()), ways, protocol.trials, protocol.seed, groups)
+        except ValueError as error:
+            root, within = image_root(runs[0].config.data), "" if groups is None else " or another protocol.within"
+            raise DataError(f"{root}: {error}; give other protocol.ways{within}") from None
     members = [load_member(run, refit, pixels, folder) for run, pixels in zip(runs, images.pixels, strict=True)]
     write_excluded(folder.excluded, images.excluded)
     folder.record(
         n_test_people=len(images.people), n_test_images=len(images.pixels[0]), n_excluded=len(images.excluded)
     )
     person_of = {row: person for person, of_person in images.people.items() for row in of_person}
-    groups = (
-        None
-        if protocol.within is None
-        else [person.rpartition(protocol.within)[0] or person for person in images.people]
-    )
     result: dict[str, Any] = {} if groups is None else {"oneshot/within": protocol.within}
     rows = []
-    for ways in protocol.ways:
-        try:
-            trials = draw_trials(list(images.people.values()), ways, protocol.trials, protocol.seed, groups)
-        except ValueError as error:
-            root, within = image_root(runs[0].config.data), "" if groups is None else " or another protocol.within"
-            raise DataError(f"{root}: {error}; give other protocol.ways{within}") from None
+    for ways, trials in drawn.items():
         pairs, targets = torch.from_numpy(trials.pairs), [person_of[row] for row in trials.query.tolist()]
         found = identification_accuracy(mean_logits(members, pairs).reshape(-1, ways), targets)
         nearest = identification_accuracy(pixel_scores(images.pixels[0], pairs).reshape(-1, ways), targets)
