@@ -36,8 +36,8 @@ def in_order(
     Args:
         function: called in the workers; for processes it and its arguments must be picklable.
         items: taken one by one, a few ahead.
-        processes: use processes instead of threads: for functions that hold the interpreter lock, and for so many items
-            that the second it takes to start them does not matter.
+        processes: use processes instead of threads. They help if ``function`` holds the interpreter lock, and take a
+            second to start.
         workers: how many; None: `cores`.
 
     Raises:
@@ -57,7 +57,7 @@ def in_order(
         except BrokenExecutor:
             raise TrainingError(
                 "one of the processes that share the work was killed, perhaps because memory ran out; run the same "
-                "command again, which goes on where it ended"
+                "command again; it continues from there"
             ) from None
         except BaseException:
             if processes:  # what they do is thrown away

@@ -64,7 +64,7 @@ LEAST_INDEXED = 10_000
 """Photos from which an index is built."""
 
 PROBED = 4
-"""An index searches one of so many of its cells."""
+"""An index searches one cell in this many."""
 
 MEASURED = 200
 """Photos of the gallery with which the recall of an index is measured."""
@@ -78,7 +78,7 @@ class Found(NamedTuple):
 
     Attributes:
         matches: the most likely people, the most likely first.
-        people: number of people in the gallery, without those of whom there are only copies of the photo.
+        people: number of people in the gallery, not counting people whose only photos are copies of the photo.
         reached: number of people who reach the threshold; with an index, of those that it found.
         copies: names of the photos in the gallery that are the same image as the photo.
         changed: names of the photos in ``matches`` that were changed or removed since they were embedded.

@@ -70,7 +70,7 @@ def several_faces(name: str, faces: int | None, face: int | None) -> str:
 
 
 class Described(NamedTuple):
-    """What decisions say about a photo besides its embedding; kept when its pixels are dropped.
+    """What a decision needs of a photo apart from its embedding; it is kept after the pixels are dropped.
 
     Attributes:
         digest: 16 bytes, equal for photos that are one image to the network.
