@@ -41,12 +41,14 @@ def measure_recorded(jobs: int, pairs: int) -> tuple[str, dict[str, Any]]:
         sweep.mkdir()
         rows: list[list[object]] = []
         for n in sorted({min(n, jobs) for n in (10, 100, jobs)}):
-            for job in range(len(list(sweep.glob("[0-9]*"))), n - 1):
+            for job in range(len(list(sweep.glob("[0-9]*"))), n - 2):
                 (parked / str(job)).rename(sweep / str(job))
-            found = worker("further_job", sweep=str(sweep), job=str(parked / str(n - 1)))
+            worker("further_jobs", sweep=str(sweep), jobs=[])  # so far, all jobs at once
+            found = worker("further_jobs", sweep=str(sweep), jobs=[str(parked / str(job)) for job in (n - 2, n - 1)])
             size = (sweep / "report.html").stat().st_size / 1e6
-            rows.append([f"page after job {n}", *found["same_process"], found["peak_mib"], f"page of {size:.1f} MB"])
-            rows.append([f"page after job {n}, in a new process", *found["new_process"], found["peak_mib"], ""])
+            new, same = found["seconds"]
+            rows.append([f"page after job {n}", *same, found["peak_mib"], f"page of {size:.1f} MB"])
+            rows.append([f"page after job {n - 1}, in a new process", *new, found["peak_mib"], ""])
         for what in ("no run page exists", "nothing changed", "one job changed"):
             if what == "one job changed":
                 with (sweep / "0/history.csv").open("a", encoding="utf-8") as file:
@@ -57,18 +59,22 @@ def measure_recorded(jobs: int, pairs: int) -> tuple[str, dict[str, Any]]:
         return f"{jobs} jobs, {pairs:,} test pairs each.\n\n{text}", {"rows": rows}
 
 
-def further_job(sweep: str, job: str) -> dict[str, Any]:
-    """Time the sweep page in this process, as submitit's jobs write it, and again after another job, as Hydra does."""
+def further_jobs(sweep: str, jobs: list[str]) -> dict[str, Any]:
+    """Time the sweep page as each of some jobs finishes; the first time in this process, as submitit's jobs write it.
+
+    Without jobs, only write the page.
+    """
     from siamese.report.sweep_page import write_sweep_page
 
-    def timed() -> tuple[float, float]:
+    taken = []
+    for job in jobs:
+        Path(job).rename(Path(sweep) / Path(job).name)
         started, cpu = time.perf_counter(), time.process_time()
         write_sweep_page(Path(sweep))
-        return time.perf_counter() - started, time.process_time() - cpu
-
-    first = timed()
-    Path(job).rename(Path(sweep) / Path(job).name)
-    return {"new_process": first, "same_process": timed()}
+        taken.append((time.perf_counter() - started, time.process_time() - cpu))
+    if not jobs:
+        write_sweep_page(Path(sweep))
+    return {"seconds": taken}
 
 
 def report_command(sweep: str) -> dict[str, Any]:

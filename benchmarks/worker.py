@@ -389,11 +389,11 @@ def decoding(data: str, root: str) -> dict[str, Any]:
     return {**report, "images": len(names)}
 
 
-def further_job(sweep: str, job: str) -> dict[str, Any]:
-    """See `benchmarks.recorded.further_job`."""
+def further_jobs(sweep: str, jobs: list[str]) -> dict[str, Any]:
+    """See `benchmarks.recorded.further_jobs`."""
     from benchmarks import recorded
 
-    return recorded.further_job(sweep, job)
+    return recorded.further_jobs(sweep, jobs)
 
 
 def report_command(sweep: str) -> dict[str, Any]:

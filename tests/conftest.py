@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import signal
 import subprocess
@@ -34,6 +35,16 @@ settings.load_profile("no-deadline")
 # A shell's background jobs are born deaf to Ctrl-C, and what they start too: runs would not hear it from the tests.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _own_log_handlers() -> Iterator[None]:
+    """Remove the log handlers that a test leaves: they would write to its closed output in the next one."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    root.handlers[:] = before
+
 
 ROOT = Path(__file__).parent.parent
 

@@ -67,13 +67,13 @@ def _old(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, int]:
 
 def _examine(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, int]:
     """Describe an entry; also return the size of its images, and of those that are not used, in bytes."""
+    size = sum(file.stat().st_size for file in entry.glob("*.pixels"))  # also what a process that was killed left
     shards = read_shards(entry, clean=prune)
     used = in_use(Path(key["root"]), shards, missing_too=False)
     kept = [
         len(names - shard.failed.keys()) * shard.size // max(1, len(shard))
         for shard, names in zip(shards, used, strict=True)
     ]
-    size = sum(shard.size for shard in shards)
     waste = size - sum(kept)
     if prune:
         wasteful = [k for k, shard in enumerate(shards) if kept[k] < shard.size]
@@ -99,4 +99,4 @@ def _options(key: dict[str, Any]) -> str:
 
 
 def _size(number: int) -> str:
-    return f"{number / 1e6:,.1f} MB"
+    return f"{number / 1e6:,.1f} MB" if number >= 1e6 or not number else f"{number / 1e3:,.1f} kB"

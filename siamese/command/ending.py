@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from siamese.command.overrides import shell_word
 from siamese.config.data import FolderData
+from siamese.config.defaults import group_defaults
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import RUNS, point_latest
@@ -65,11 +67,22 @@ def _after_run(folder: Path, result: Result) -> list[tuple[str, str]]:
     if commands and isinstance(config.data, FolderData):
         identify = shell_words(["python", "-m", "siamese", "identify", shown, config.data.root, PHOTOS[0]])
         commands.append(("who of these people is on a photo?", identify))
-    if commands and config.protocol.name in ("view1", "holdout"):
-        commands.append(("one-shot identification", f"python eval.py {shell_word('run', shown)} protocol=oneshot"))
+    if commands and config.protocol.name in ("view1", "holdout") and (ways := _ways(run)) is not None:
+        command = f"python eval.py {shell_word('run', shown)} protocol=oneshot{ways}"
+        commands.append(("one-shot identification", command))
     if config.logger.name == "tensorboard" and result.epochs != 0:
         commands.append(("learning curves", shell_words(["tensorboard", "--logdir", shown])))
     return commands
+
+
+def _ways(run: RunFolder) -> str | None:
+    """What a one-shot evaluation needs in addition if a run has few test people; None if there is no trial."""
+    ways = group_defaults("protocol", "oneshot")["ways"]
+    images = Counter(row.person for row in run.memberships or [] if row.split == "test")
+    possible = [n for n in ways if n <= len(images)]
+    if images and (not possible or max(images.values()) < 2):
+        return None
+    return "" if possible == ways or not images else " " + shell_words([f"protocol.ways={possible}".replace(" ", "")])
 
 
 def _verify(folder: Path, result: Result, config: TrainConfig) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from siamese.command.photos import (
     embed_in_blocks,
@@ -62,6 +63,8 @@ def identify(
     opened = Gallery.load(gallery, verifier, exact) if people is None else _embed(verifier, gallery, people)
     if opened.facts:
         _warn_of_changes(gallery, opened.facts)
+    _warn_of_unusual_photos(verifier, opened)
+    answered = 0
     for first in range(0, len(photos), TOGETHER):  # in one pass over the gallery
         some = [(photo, _prepare(verifier, photo, number)) for photo in photos[first : first + TOGETHER]]
         usable = [asked for _, asked in some if not isinstance(asked, DataError)]
@@ -79,7 +82,10 @@ def identify(
                 log.warning("%s was changed or removed since it was embedded: %s", name, _again(gallery, opened.facts))
             if not found.matches:
                 raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
+            answered += 1
             yield _answer(verifier, opened, photo, asked, found, keep_identical) | {"run": str(run)}
+    if not answered:
+        raise DataError("none of the photos can be used; the answers above give the reasons")
 
 
 def _prepare(verifier: Verifier, photo: Path, face: int | None) -> Prepared | DataError:
@@ -107,19 +113,14 @@ def _answer(
 ) -> dict[str, Any]:
     if found.reached > 1:
         log.warning(
-            "%s%d people reach the threshold, which is meant for a single pair of photos: with %s, some are expected "
-            "to reach it by chance; only the first can be the person, if any",
-            "at least " if gallery.index else "", found.reached, count(found.people, "person", "people"),
+            "%s: %s%d people reach the threshold, which is meant for a single pair of photos: with %s, some are "
+            "expected to reach it by chance; only the first can be the person, if any",
+            photo, "at least " if gallery.index else "", found.reached, count(found.people, "person", "people"),
         )  # fmt: skip
     unusual = verifier.describe(asked).unusual
     warn_of_unusual(verifier, f"{photo} is" if unusual else "", "this ranking")
-    rows = np.flatnonzero(gallery.columns["unusual"] == 1)
     left_out = [] if keep_identical else found.copies
-    unlike = [name for name in map(gallery.name, rows) if name not in left_out]
-    if unlike:
-        number = count(len(gallery) - len(left_out), "gallery photo")
-        subject = f"{len(unlike)} of {number} (for example {unlike[0]}) {'is' if len(unlike) == 1 else 'are'}"
-        warn_of_unusual(verifier, subject, "their ranks")
+    unlike = [name for name in map(gallery.name, _unusual(gallery)) if name not in left_out]
     return {
         "image": str(photo),
         **({"faces": asked.faces, "face": asked.face} if asked.faces else {}),
@@ -140,6 +141,18 @@ def _answer(
         ],
         "trained_on": verifier.trained_on,
     }  # fmt: skip
+
+
+def _unusual(gallery: Gallery) -> NDArray[np.int64]:
+    return np.flatnonzero(gallery.columns["unusual"] == 1)
+
+
+def _warn_of_unusual_photos(verifier: Verifier, gallery: Gallery) -> None:
+    rows = _unusual(gallery)
+    if len(rows):
+        number, example = count(len(gallery), "gallery photo"), gallery.name(rows[0])
+        subject = f"{len(rows)} of {number} (for example {example}) {'is' if len(rows) == 1 else 'are'}"
+        warn_of_unusual(verifier, subject, "their ranks")
 
 
 def _warn_of_changes(gallery: Path, facts: dict[str, Any]) -> None:

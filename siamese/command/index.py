@@ -42,6 +42,8 @@ def index(run: Path, gallery: Path, out: Path, approximate: bool = False, align:
         raise ConfigError(f"{out}: exists, and siamese index did not write it; give another folder")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: folder {out.parent} does not exist; create it first")
+    if out.resolve().is_relative_to(gallery.resolve()):
+        raise ConfigError(f"{out}: lies in the gallery, whose files would count as changed; give another folder")
     if approximate:
         import_faiss()
     person_of = {name: person for person, names in people_of_gallery(gallery).items() for name in names}

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
 
-from siamese.errors import ConfigError, TrainingError
+from siamese.errors import ConfigError
+from siamese.parallel import cores, in_order
 from siamese.report.drawn import is_up_to_date
 from siamese.report.jobs import read_runs
 from siamese.report.run_page import write_run_page
@@ -22,9 +17,6 @@ from siamese.report.sweep_page import write_sweep_page
 from siamese.text import count
 
 log = logging.getLogger(__name__)
-
-MOST_PROCESSES = 8
-"""A process takes 0.2 GB of memory, more if a run has very many pairs."""
 
 PAGES_PER_PROCESS = 4
 """Fewest pages for which a process is started, because that takes as long as drawing a page or two."""
@@ -59,53 +51,24 @@ def build_pages(folder: Path, explain: bool = False, everything: bool = False) -
     runs = [job.folder for jobs in read_runs(folder) for job in jobs] if folder.is_dir() else []
     stale = [run for run in runs if everything or not is_up_to_date(run)]
     draw_pages(stale)
-    rest = len(runs) - len(stale)
-    log.info("%s redrawn%s", count(len(stale), "run page"), f", {rest} up to date (--all redraws all)" if rest else "")
     page = write_sweep_page(folder) if runs else None
     if page is None:
         raise ConfigError(f"{folder}: no run found; give a run folder, or a folder with runs below it")
+    rest = len(runs) - len(stale)
+    log.info("%s redrawn%s", count(len(stale), "run page"), f", {rest} up to date (--all redraws all)" if rest else "")
     return page
 
 
 def draw_pages(runs: Sequence[Path]) -> None:
-    """Draw the pages of runs, with a progress bar in a terminal.
+    """Draw the pages of runs, by several processes if there are many, with a progress bar in a terminal.
 
     Raises:
         OSError: a page could not be written; pages drawn before are kept.
         TrainingError: a process that draws pages was killed.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(cores, MOST_PROCESSES, len(runs) // PAGES_PER_PROCESS)
-    with tqdm(total=len(runs), desc="drawing", unit="page", leave=False, disable=None) as bar:
-        if processes < 2:
-            for run in runs:
-                write_run_page(run)
-                bar.update()
-            return
-        # Spawned, because a fork of a process with threads may hang.
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_process) as pool:
-            try:
-                for page in as_completed([pool.submit(write_run_page, run) for run in runs]):
-                    page.result()
-                    bar.update()
-            except BrokenProcessPool:
-                raise TrainingError(
-                    "a process that draws pages was killed, probably because memory ran out; repeat the command to "
-                    "draw the remaining pages"
-                ) from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-
-def _start_process() -> None:
-    """Leave Ctrl-C to the process that started this one, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    workers = min(cores(), len(runs) // PAGES_PER_PROCESS)
+    drawn = (
+        in_order(write_run_page, runs, processes=True, workers=workers) if workers > 1 else map(write_run_page, runs)
+    )
+    for _ in tqdm(drawn, total=len(runs), desc="drawing", unit="page", leave=False, disable=None):
+        pass

@@ -40,11 +40,12 @@ SYSTEM_FOLDERS = {
 """Folders, in lower case, that operating systems, archive programs and network drives add, as for thumbnails."""
 
 VIDEOS = {".3gp", ".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".webm", ".wmv"}
-NO_PHOTOS = {
-    ".aac", ".aae", ".csv", ".db", ".htm", ".html", ".ini", ".json", ".lnk", ".m4a", ".md", ".mp3", ".nomedia", ".opus",
-    ".pdf", ".tmp", ".txt", ".vcf", ".wav", ".xml", ".xmp", ".zip",
+OTHER_IMAGES = {
+    ".3fr", ".arw", ".avif", ".cr2", ".cr3", ".crw", ".dng", ".eps", ".erf", ".gif", ".gpr", ".ico", ".iiq", ".j2k",
+    ".jp2", ".jxl", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2",
+    ".rwl", ".sr2", ".srf", ".srw", ".svg", ".tga", ".x3f", ".xcf",
 }  # fmt: skip
-"""Endings of other files that phones, messengers and operating systems add, in lower case."""
+"""Endings, in lower case, of images that are not read: raw images of cameras, and formats that are rare for photos."""
 
 SET_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 """Folder names, in lower case, of a data set that is already divided into sets."""
@@ -213,9 +214,9 @@ def _skipped(what: str, number: int) -> Skipped:
         return Skipped(what, number, "to use them: pip install -e '.[heic]'")
     if what in VIDEOS:
         return Skipped(what, number, "to use them: save frames that show a face as JPEG")
-    if what in NO_PHOTOS:
-        return Skipped(what, number, "")
-    return Skipped(what or "without an ending", number, "if they show faces: save them as JPEG")
+    if not what:
+        return Skipped("without an ending", number, "if they are photos: rename them, for example to NAME.jpg")
+    return Skipped(what, number, "if they show faces: save them as JPEG" if what in OTHER_IMAGES else "")
 
 
 def _in_words(skipped: Skipped) -> str:

@@ -41,6 +41,8 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
         (folder / name / "lock").touch()
         (folder / name / "folder.json").write_text('{"format": 99}')
     (folder / "arithmetic-0.json").touch()
+    left = cache_folder(tmp_path / "photos", large) / "000009-ab.pixels"
+    left.write_bytes(bytes(2 * 10**6))
 
     def line(text: str) -> str:
         (found,) = (one for one in text.splitlines() if text and all(word in one for word in words))
@@ -48,14 +50,16 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
 
     text = cache(folder, prune=False)
     words = ["39 images of", "photos, 16 x 16 grey"]
-    assert f"of which {2 * (16**2 + 32**2) / 1e6:.1f} MB unused" in line(text)
+    assert f"of which {2 * (16**2 + 32**2) / 1e3:.1f} kB unused" in line(text)
+    words = ["photos, 64 x 64 grey"]
+    assert ", of which 2.0 MB unused" in line(text), "a killed run left a file of pixels"
     words = ["1.0 MB, unused: 0123456789abcdef (of an older version)"]
     assert line(text)
     words = ["0 images of", "other (this folder is not there, or empty)"]
     assert line(text)
     assert f"python -m siamese cache {folder} --prune" in text
     assert main(["cache", str(folder), "--prune"]) == 0
-    assert "removed: 1." in capsys.readouterr().out
+    assert "removed: 3." in capsys.readouterr().out
     assert stored(folder) == 39 * (16**2 + 32**2) + 38 * (64**2 + 32**2), "3.png changed: its large image is stale"
     assert "unused: 0.0 MB" in cache(folder, prune=False)
     kept = {path.name for path in folder.iterdir()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from siamese.command import hydra_app
 from siamese.command.ending import print_ending
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
+from siamese.runs.records import Membership, write_memberships
 
 Make = Callable[..., TrainConfig]
 
@@ -55,6 +57,27 @@ def test_only_commands_that_work_are_suggested(
     view2 = {"protocol": {"name": "view2", "setting": "restricted", "fold": None}} if "folds" in facts else {}
     print_ending(record("a run", tiny_config(**changes, **view2), **facts))
     assert commands(capsys.readouterr().out) == expected
+
+
+@pytest.mark.parametrize(
+    ("photos", "expected"),
+    [
+        ([2] * 30, ["protocol=oneshot"]),
+        ([2] * 12, ["protocol=oneshot", "protocol.ways=[2,5,10]"]),
+        ([1, 2], ["protocol=oneshot", "protocol.ways=[2]"]),
+        ([1] * 12, []),
+        ([5], []),
+    ],
+)
+def test_one_shot_is_suggested_with_as_many_ways_as_there_are_people(
+    tiny_config: Make, capsys: pytest.CaptureFixture[str], photos: list[int], expected: list[str]
+) -> None:
+    folder = record("run", tiny_config())
+    images = [Membership(f"{k}/{n}.jpg", str(k), "test", "") for k, number in enumerate(photos) for n in range(number)]
+    write_memberships(folder / "split.csv", images)
+    print_ending(folder)
+    suggested = [shlex.split(one) for one in commands(capsys.readouterr().out) if "oneshot" in one]
+    assert suggested == ([["python", "eval.py", "run=run", *expected]] if expected else [])
 
 
 def test_a_sweep_ends_with_the_chosen_configuration(tiny_config: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,8 @@ def test_train_refuse_resume_eval_report(
     assert f"\nrun page: {page.as_uri()}\n" in first.stdout
     next_commands = re.findall(r"^  (\S.*)$", first.stdout.partition("\nnext:\n")[2], re.M)
     assert next_commands == [
-        "python -m siamese verify outputs/day/run A.jpg B.jpg", "python eval.py run=outputs/day/run protocol=oneshot",
+        "python -m siamese verify outputs/day/run A.jpg B.jpg",
+        "python eval.py run=outputs/day/run protocol=oneshot 'protocol.ways=[2,5,10]'",
         "tensorboard --logdir outputs/day/run",
     ]  # fmt: skip
     assert "24 training, 6 validation, 20 test pairs" in first.stdout

@@ -55,6 +55,10 @@ def test_a_written_gallery_answers_like_its_photos(
     (alone,) = answers(capsys, "identify", finished, tmp_path / "written", asked[1])
     assert lines[1] == alone
     assert "not an image" in lines[2]["error"]
+    assert main(["identify", str(finished), str(tmp_path / "written"), str(asked[2]), str(asked[2])]) == 2
+    assert capsys.readouterr().err.startswith("error: none of the photos can be used")
+    assert main(["identify", str(finished), str(tmp_path / "written"), str(asked[2]), str(asked[2])]) == 2
+    assert capsys.readouterr().err.startswith("error: none of the photos can be used")
     verifier = Verifier.load(finished)
     (found,) = Gallery.load(tmp_path / "written", verifier).identify(verifier, [asked[0]], top=1)
     assert [match.person for match in found.matches] == [lines[0]["matches"][0]["person"]]
@@ -138,6 +142,8 @@ def test_a_failure_leaves_the_earlier_gallery(
     (photos / "mine.txt").touch()
     assert main(["index", str(finished), str(photos), str(photos)]) == 2
     assert "exists, and siamese index did not write it" in capsys.readouterr().err
+    assert main(["index", str(finished), str(photos), str(photos / "index")]) == 2
+    assert "lies in the gallery" in capsys.readouterr().err
 
 
 def test_an_approximate_index_finds_the_same_people(

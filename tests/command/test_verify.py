@@ -245,9 +245,9 @@ def test_identify_and_embed_count_unusual_photos(
     assert (printed["unusual"], printed["unusual_in_gallery"]) == (True, 1)
     assert {match["person"]: match["unusual"] for match in printed["matches"]} == {"Noise": True, "One": False}
     assert [message.partition(" this network")[0] for message in caplog.messages] == [
+        "1 of 2 gallery photos (for example Noise.png) is unlike the images",
         f"Noise.png in the gallery is the same image as {noise}: its rank says nothing about faces",
         f"{noise} is unlike the images",
-        "1 of 2 gallery photos (for example Noise.png) is unlike the images",
     ]
     caplog.clear()
     assert main(["embed", str(finished), str(gallery), str(tmp_path / "z.npy")]) == 0

@@ -89,6 +89,7 @@ def test_what_is_skipped_is_counted_and_named(tmp_path: Path, caplog: pytest.Log
     for name in (
         "Ada/1.jpg", "Ada/2.JPG", "Ada/@eaDir/1.jpg/SYNOPHOTO_THUMB.jpg", "Ada/IMG_1.HEIC", "Ada/IMG_2.heic",
         "Ada/IMG_2.mov", "Ada/raw.CR2", "Ada/notes", "Ada/.DS_Store", "Bob/1.png", "Bob/Thumbs.db",
+        "Bob/train.py", "Bob/last.ckpt",
         "__MACOSX/Ada/1.jpg",
         "$RECYCLE.BIN/3.jpg", "System Volume Information/4.jpg",
     ):  # fmt: skip
@@ -103,8 +104,10 @@ def test_what_is_skipped_is_counted_and_named(tmp_path: Path, caplog: pytest.Log
     assert "1 .mov file (to use them: save frames that show a face as JPEG)" in told
     for part in (
         "1 .cr2 file (",
-        "1 .db file (",
-        "1 file without an ending (",
+        "1 .db file (no photos)",
+        "1 .py file (no photos)",
+        "1 .ckpt file (no photos)",
+        "1 file without an ending (if they are photos: rename them",
         "1 file in @eaDir (made by",
         "__MACOSX",
     ):

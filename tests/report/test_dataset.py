@@ -184,7 +184,7 @@ def test_skipped_files_are_listed_with_a_remedy(photos: Path, capsys: pytest.Cap
         file.write_bytes(b"x")
     skipped = summary(capsys, photos)["skipped"]
     assert skipped == [
-        {"kind": "without an ending", "files": 1, "remedy": "if they show faces: save them as JPEG"},
+        {"kind": "without an ending", "files": 1, "remedy": "if they are photos: rename them, for example to NAME.jpg"},
         {"kind": ".mov", "files": 2, "remedy": "to use them: save frames that show a face as JPEG"},
         {"kind": "in @eaDir", "files": 1, "remedy": ""},
         {"kind": "photo not in a person's folder", "files": 1, "remedy": "move it into the folder of the person"},
@@ -205,6 +205,7 @@ def test_a_network_of_its_own_for_many_people(tmp_path: Path, capsys: pytest.Cap
     [
         ("IMG_1.MP4", "frames"), ("a.webm", "frames"), ("b.3gp", "frames"), ("Thumbs.db", ""), ("desktop.ini", ""),
         ("IMG_1.AAE", ""), ("notes.txt", ""), ("memo.m4a", ""), ("scan.pdf", ""), ("album.zip", ""),
+        ("last.ckpt", ""), ("train.py", ""), ("conf.yaml", ""), ("scan.CR2", "JPEG"),
         ("raw.DNG", "JPEG"), ("drawing.psd", "JPEG"), ("icon.svg", "JPEG"),
     ],
 )  # fmt: skip
