@@ -70,20 +70,17 @@ def identify(
         usable = [asked for _, asked in some if not isinstance(asked, DataError)]
         following = iter(opened.search(verifier, usable, top, keep_identical))
         for photo, asked in some:
-            if isinstance(asked, DataError):
-                if len(photos) == 1:
+            try:
+                if isinstance(asked, DataError):
                     raise asked
-                yield {"image": str(photo), "error": str(asked)}
+                answer = _answer(verifier, opened, gallery, photo, asked, next(following), keep_identical)
+            except DataError as error:
+                if len(photos) == 1:
+                    raise
+                yield {"image": str(photo), "error": str(error)}
                 continue
-            found = next(following)
-            warn_of_faces(str(photo), asked.faces, asked.face)
-            _warn_of_copies(photo, found, keep_identical)
-            for name in found.changed:
-                log.warning("%s was changed or removed since it was embedded: %s", name, _again(gallery, opened.facts))
-            if not found.matches:
-                raise DataError(f"{gallery}: holds only copies of {photo}; give other photos of each person")
             answered += 1
-            yield _answer(verifier, opened, photo, asked, found, keep_identical) | {"run": str(run)}
+            yield answer | {"run": str(run)}
     if not answered:
         raise DataError("none of the photos can be used; the answers above give the reasons")
 
@@ -109,8 +106,14 @@ def _embed(verifier: Verifier, gallery: Path, people: dict[str, list[str]]) -> G
 
 
 def _answer(
-    verifier: Verifier, gallery: Gallery, photo: Path, asked: Prepared, found: Found, keep_identical: bool
+    verifier: Verifier, gallery: Gallery, folder: Path, photo: Path, asked: Prepared, found: Found, keep_identical: bool
 ) -> dict[str, Any]:
+    warn_of_faces(str(photo), asked.faces, asked.face)
+    _warn_of_copies(photo, found, keep_identical)
+    for name in found.changed:
+        log.warning("%s was changed or removed since it was embedded: %s", name, _again(folder, gallery.facts))
+    if not found.matches:
+        raise DataError(f"{folder}: holds only copies of {photo}; give other photos of each person")
     if found.reached > 1:
         log.warning(
             "%s: %s%d people reach the threshold, which is meant for a single pair of photos: with %s, some are "

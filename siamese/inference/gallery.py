@@ -166,14 +166,11 @@ class Gallery:
             embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
             with np.load(folder / PHOTOS, allow_pickle=False) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
+            index = None if exact or "recall" not in facts else _read_index(folder / INDEX, len(embeddings))
             if len({len(embeddings), *(len(columns[name]) for name in columns.keys() - {"people"})}) != 1:
                 raise ValueError("its files have different lengths")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{folder}: is damaged ({reason_of(error)}); write it again with siamese index") from None
-        index = None
-        if "recall" in facts and not exact:
-            faiss = import_faiss()
-            index = faiss.read_index(str(folder / INDEX))
         return cls(embeddings, columns, facts, index)
 
     def identify(
@@ -367,6 +364,20 @@ class Gallery:
         digest, unusual, faces = (self.columns[name][row] for name in ("digest", "unusual", "faces"))
         known = None if unusual < 0 else bool(unusual)
         return Described(digest.tobytes(), known, *((int(faces), 1) if faces >= 0 else ()))
+
+
+def _read_index(file: Path, photos: int) -> Any:
+    try:
+        faiss = import_faiss()
+    except MissingPackageError as error:
+        raise ConfigError(f"{error}; to compare with the whole gallery: --exact") from None
+    try:
+        index = faiss.read_index(str(file))
+    except (RuntimeError, MemoryError):  # MemoryError: a damaged length
+        raise ValueError(f"{file.name} cannot be read") from None
+    if index.ntotal != photos:
+        raise ValueError(f"{file.name} is of {count(index.ntotal, 'photo')}, not {photos:,}")
+    return index
 
 
 def best_of_each(person_N: NDArray[np.integer], scores_N: NDArray[np.floating], number: int) -> NDArray[np.int64]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,17 @@ def test_a_written_gallery_answers_like_its_photos(
     verifier = Verifier.load(finished)
     (found,) = Gallery.load(tmp_path / "written", verifier).identify(verifier, [asked[0]], top=1)
     assert [match.person for match in found.matches] == [lines[0]["matches"][0]["person"]]
+
+
+def test_a_photo_with_only_copies_in_the_gallery_does_not_stop_the_others(
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other, *_ = sorted(photos.rglob("*.jpg"))
+    (tmp_path / "copies").mkdir()
+    shutil.copy(one, tmp_path / "copies")
+    lines = answers(capsys, "identify", finished, tmp_path / "copies", one, other)
+    assert "copies: holds only copies of" in lines[0]["error"]
+    assert (lines[1]["image"], len(lines[1]["matches"])) == (str(other), 1)
 
 
 def test_changes_are_noticed_and_only_new_photos_are_embedded(
@@ -151,7 +164,7 @@ def test_an_approximate_index_finds_the_same_people(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The gallery has the photos, and thousands of people who are not on any: between, and far from, those."""
-    pytest.importorskip("faiss", reason="an extra")
+    faiss = pytest.importorskip("faiss", reason="an extra")
     caplog.set_level("INFO")
     verifier, written, asked = Verifier.load(finished), tmp_path / "written", min(photos.rglob("*.jpg"))
     names = [str(photo.relative_to(photos)) for photo in sorted(photos.rglob("*.jpg"))]
@@ -185,6 +198,21 @@ def test_an_approximate_index_finds_the_same_people(
     assert found["people"] == exact["people"] == 3004
     (found,) = answers(capsys, "identify", finished, written, asked, "--top", "1", "--keep-identical")
     assert found["matches"][0]["identical"] is True
+
+    index = (written / "index.faiss").read_bytes()
+    fewer = faiss.read_index(str(written / "index.faiss"))
+    fewer.reset()
+    for damage in (None, index[:100], index[: len(index) // 2], bytes(faiss.serialize_index(fewer))):
+        (written / "index.faiss").unlink(missing_ok=True)
+        if damage:
+            (written / "index.faiss").write_bytes(damage)
+        assert main(["identify", str(finished), str(written), str(asked)]) == 2
+        assert re.fullmatch(rf"error: {written}: is damaged \(.*index.*\); write it again.*\n", capsys.readouterr().err)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "faiss", None)
+        assert main(["identify", str(finished), str(written), str(asked)]) == 2
+        assert "to compare with the whole gallery: --exact" in capsys.readouterr().err
+    assert answers(capsys, "identify", finished, written, asked, "--exact") == [exact]
 
     monkeypatch.setattr("siamese.inference.gallery.LEAST_RECALL", 1.1)
     write()
