@@ -1,14 +1,19 @@
-"""Apply a function to many items on all cores: in order, and only a few items ahead of what is used."""
+"""Apply a function to many items on all cores: in order, and only a few items ahead of what is used. Show progress."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from siamese.errors import TrainingError
+from siamese.text import duration
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +31,9 @@ IDLE_SECONDS = 10
 
 AHEAD = 3
 """Items that are begun before their results are used, for each worker."""
+
+REPORT_SECONDS = 60
+"""Seconds between two lines of `showing_progress` in the log."""
 
 
 def in_order(
@@ -66,6 +74,35 @@ def in_order(
         finally:
             for one in waiting:
                 one.cancel()
+
+
+@contextmanager
+def showing_progress(doing: str, total: int, bar: bool = True) -> Iterator[Callable[[int], None]]:
+    """Context that shows how many images are done: in a terminal a bar, otherwise a line in the log every minute.
+
+    It gives a function to call with the number of images that are newly done.
+
+    Args:
+        doing: what is done with them, such as ``decoding``.
+        total: number of images.
+        bar: show the bar in a terminal; if not, the lines are logged there too.
+    """
+    started = reported = time.monotonic()
+    done = 0
+
+    def advance(number: int) -> None:
+        nonlocal done, reported
+        done += number
+        shown.update(number)
+        if shown.disable and (now := time.monotonic()) - reported >= REPORT_SECONDS:
+            reported, rate = now, done / (now - started)
+            log.info(
+                "%s: %s of %s images, %s a second; %s left", doing, f"{done:,}", f"{total:,}", f"{rate:,.1f}",
+                duration((total - done) / rate),
+            )  # fmt: skip
+
+    with tqdm(desc=doing, total=total, unit="image", leave=False, disable=None if bar else True) as shown:
+        yield advance
 
 
 def cores() -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
+import re
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from siamese import parallel
 from siamese.errors import TrainingError
-from siamese.parallel import AHEAD, in_order
+from siamese.parallel import AHEAD, in_order, showing_progress
 
 
 def test_results_come_in_order_and_few_are_begun_ahead() -> None:
@@ -40,3 +45,38 @@ def test_an_error_ends_it_at_its_place() -> None:
 def test_a_process_that_is_killed_is_an_error_that_says_so() -> None:
     with pytest.raises(TrainingError, match="killed, perhaps because memory ran out; run the same command again"):
         list(in_order(os._exit, [9], processes=True, workers=1))
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bar: bool
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(parallel, "REPORT_SECONDS", 0)
+    caplog.set_level("INFO")
+    for stream in (io.StringIO(), Terminal()):
+        caplog.clear()
+        monkeypatch.setattr(sys, "stderr", stream)
+        with showing_progress("embedding", 4000, bar) as advance:
+            advance(1500)
+            advance(2500)
+        is_drawn = bar and stream.isatty()
+        assert ("embedding:   0%" in stream.getvalue()) == is_drawn
+        lines = [re.sub(r" [\d.,]+ (a second|s left)", r" N \1", line) for line in caplog.messages]
+        done = [] if is_drawn else ["1,500", "4,000"]
+        assert lines == [f"embedding: {number} of 4,000 images, N a second; N s left" for number in done]
+
+
+def test_without_a_terminal_a_line_is_logged_every_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = itertools.count(0, 25)
+    monkeypatch.setattr(parallel, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    caplog.set_level("INFO")
+    with showing_progress("embedding", 1000) as advance:
+        for _ in range(5):
+            advance(100)
+    assert caplog.messages == ["embedding: 300 of 1,000 images, 4.0 a second; 2 min 55 s left"]

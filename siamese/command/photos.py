@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from siamese.errors import ConfigError, DataError
 from siamese.inference.gallery_files import Embedded
-from siamese.parallel import in_order
+from siamese.parallel import in_order, showing_progress
 from siamese.text import count
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def as_json(answer: Verification) -> dict[str, Any]:
 def embed_in_blocks(
     verifier: Verifier, root: Path, names: Sequence[str], unusable: dict[str, str]
 ) -> Iterator[Embedded]:
-    """Yield the usable photos in blocks of up to `CHUNK`, in order, with a progress bar in a terminal.
+    """Yield the usable photos in blocks of up to `CHUNK`, in order, and show the progress.
 
     Threads decode the next photos while the network embeds a block. The memory does not depend on their number.
 
@@ -74,7 +72,7 @@ def embed_in_blocks(
 
     parts = (names[first : first + HANDED_OVER] for first in range(0, len(names), HANDED_OVER))
     block: list[tuple[str, Prepared, Described]] = []
-    with tqdm(desc="embedding", total=len(names), unit="image", leave=False, disable=_no_bar()) as bar:
+    with showing_progress("embedding", len(names)) as advance:
         for part in in_order(read, parts):
             for name, photo in part:
                 if isinstance(photo, str):
@@ -84,7 +82,7 @@ def embed_in_blocks(
                 if len(block) == CHUNK:
                     yield _embedded(verifier, block)
                     block = []
-            bar.update(len(part))
+            advance(len(part))
         if block:
             yield _embedded(verifier, block)
 
@@ -152,8 +150,3 @@ def check_output(option: str, file: Path, kinds: tuple[str, ...]) -> None:
         raise ConfigError(f"{shown}: give a file name that ends in {', '.join(first)} or {last}")
     if not file.parent.is_dir():
         raise ConfigError(f"{shown}: folder {file.parent} does not exist; create it first")
-
-
-def _no_bar() -> bool | None:
-    """Return tqdm's argument ``disable``, so that the bar appears only in a terminal."""
-    return None if sys.stderr.isatty() else True

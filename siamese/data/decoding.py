@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,15 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from siamese.config.data import ImageOptions
 from siamese.data.images import SIDE, NeedsPackageError, decode_with_thumbnail, why_unusable
 from siamese.files import file_digest
-from siamese.parallel import cores, in_order
-from siamese.text import duration
-
-log = logging.getLogger(__name__)
+from siamese.parallel import cores, in_order, showing_progress
 
 PERMANENT = {None, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Error numbers that are the file's fault (Pillow's errors have none). After any other, the file is tried again."""
@@ -32,9 +26,6 @@ as several workers gain; large chunks of large images would fill the memory."""
 PROCESSES_FROM = 10_000
 """Images from which they are decoded in processes. These take a second to start; but Pillow holds the interpreter lock
 for a third of the time, so threads keep three cores busy at most."""
-
-REPORT_SECONDS = 60
-"""Seconds between two lines in the log while images are decoded."""
 
 
 class Decoded(NamedTuple):
@@ -65,7 +56,7 @@ def decode_images(root: Path, names: Sequence[str], options: ImageOptions, progr
         root: the image folder.
         names: file names relative to ``root``.
         options: size, colour, alignment, crop and interpolation.
-        progress: show a progress bar if standard error is a terminal.
+        progress: show a bar instead if standard error is a terminal.
 
     Raises:
         MemoryError: an image needs more memory than there is.
@@ -74,19 +65,10 @@ def decode_images(root: Path, names: Sequence[str], options: ImageOptions, progr
     size = max(1, min(CHUNK, CHUNK_BYTES // (options.channels * options.image_size**2)))
     chunks = (names[first : first + size] for first in range(0, len(names), size))
     processes = len(names) >= PROCESSES_FROM and cores() > 1
-    started = reported = time.monotonic()
-    done = 0
-    with tqdm(desc="decoding", total=len(names), unit="image", leave=False, disable=None if progress else True) as bar:
+    with showing_progress("decoding", len(names), progress) as advance:
         for part in in_order(partial(decode_some, root, options), chunks, processes):
             yield part
-            done += len(part.names) + len(part.failed)
-            bar.update(len(part.names) + len(part.failed))
-            if (now := time.monotonic()) - reported >= REPORT_SECONDS:
-                reported, rate = now, done / (now - started)
-                log.info(
-                    "decoded %s of %s images, %s a second; %s left", f"{done:,}", f"{len(names):,}", f"{rate:,.0f}",
-                    duration((len(names) - done) / rate),
-                )  # fmt: skip
+            advance(len(part.names) + len(part.failed))
 
 
 def decode_some(root: Path, options: ImageOptions, names: Sequence[str]) -> Decoded:

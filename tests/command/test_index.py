@@ -82,8 +82,10 @@ def test_changes_are_noticed_and_only_new_photos_are_embedded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     caplog.set_level("INFO")
+    monkeypatch.setattr("siamese.parallel.REPORT_SECONDS", 0)
     written = tmp_path / "written"
     answers(capsys, "index", finished, photos, written)
+    assert "embedding: 8 of 8 images, " in caplog.text
     one, other, *_ = sorted(photos.rglob("*.jpg"))
     new = photos / "New" / "n.jpg"
     new.parent.mkdir()

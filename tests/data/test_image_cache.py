@@ -22,6 +22,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siamese import parallel
 from siamese.command.cache import cache
 from siamese.config.data import ImageOptions
 from siamese.data import decoding, image_cache, shards
@@ -487,11 +488,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[image_cache.ImageArr
 def test_progress_is_logged(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(decoding, "REPORT_SECONDS", 0)
+    monkeypatch.setattr(parallel, "REPORT_SECONDS", 0)
     monkeypatch.setattr(decoding, "CHUNK", 2)
     with caplog.at_level(logging.INFO):
         load_images(folder, [f"{k}.png" for k in range(4)], options(tmp_path))
-    assert "decoded 2 of 4 images, " in caplog.text
+    assert "decoding: 2 of 4 images, " in caplog.text
     assert " a second; " in caplog.text
 
 
