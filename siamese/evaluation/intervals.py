@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from siamese.evaluation.metrics import as_scores, eer, midranks, roc_curve
-from siamese.evaluation.people import NumberedPeople, PairPeople, are_few, variance_over_people
+from siamese.evaluation.people import NumberedPeople, PairPeople, are_few, people_with_variation, variance_over_people
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
 """A function of scores and labels, such as `siamese.evaluation.metrics.eer`."""
@@ -59,7 +59,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
 def share_interval(right: ArrayLike, people: PairPeople | NumberedPeople, level: float = 0.95) -> Interval:
     """Compute Wilson's interval of a share of pairs, such as the accuracy.
 
-    Over people, N becomes the number of independent pairs with the same variance (Dean & Pagano 2015).
+    Over people, N becomes the number of independent pairs with the same variance (Dean & Pagano 2015), and at most the
+    number of people times half the number of people with errors.
 
     Args:
         right: bool [N], or shares in [0, 1].
@@ -85,8 +86,12 @@ def _share_over_people(
     variance, number = variance_over_people(people, values)
     if number < LEAST_PEOPLE:
         return UNDEFINED
-    # Without any variation, for example if every decision is right, each person counts as one pair.
-    n = share * (1 - share) / variance if variance > 1e-24 else min(number, len(values))
+    # Few people with errors say little about how much people differ. With one or two of them, or without an error, each
+    # person counts as one pair: that is right if all pairs of a person are right or all are wrong.
+    n = float(min(number, len(values)))
+    if variance > 1e-24:  # 0, apart from rounding
+        most = number * max(1.0, people_with_variation(people, values) / 2)
+        n = min(most, share * (1 - share) / variance)
     return _wilson(share, max(1.0, n), _student_quantile(level, number - 1))
 
 

@@ -30,6 +30,11 @@ class NumberedPeople:
     def __len__(self) -> int:
         return len(self.ends)
 
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum over the pairs of each person, float64 [number], of values [P]."""
+        found = np.bincount(self.ends[:, 0], values, self.number).astype(np.float64)
+        return found + np.bincount(self.ends[self.apart, 1], values[self.apart], self.number)
+
 
 def are_few(people: PairPeople | NumberedPeople) -> bool:
     """Whether the pairs come from few people: the people of a pair are, on average, in `OFTEN` pairs or more."""
@@ -55,9 +60,26 @@ def variance_over_people(people: PairPeople | NumberedPeople, values: NDArray[np
     """
     known = people if isinstance(people, NumberedPeople) else NumberedPeople(people)
     residual_P = values - values.mean()
-    of_person = np.bincount(known.ends[:, 0], residual_P, known.number)
-    of_person += np.bincount(known.ends[known.apart, 1], residual_P[known.apart], known.number)
+    of_person = known.sums(residual_P)
     # The sum over people counts pairs of the same two people twice.
     twice = np.bincount(known.couple, residual_P[known.apart])
     together = ((of_person**2).sum() - (twice**2).sum()) * known.number / max(1, known.number - 2)
     return float(max(together, (residual_P**2).sum())) / len(values) ** 2, known.number
+
+
+def people_with_variation(people: PairPeople | NumberedPeople, values: NDArray[np.float64]) -> float:
+    """Compute the effective number of people who contribute to the variance of ``values``; 0 without any.
+
+    If the values are right (1) and wrong (0) and few are wrong, it is about the number of people with wrong pairs, or
+    that of wrong pairs if it is smaller. Sizes are weighted as by Kish (1965): ``sum(q)**2 / sum(q**2)`` over people
+    and over pairs, where q is the sum of squared residuals.
+
+    Args:
+        people: both people of each pair, [P].
+        values: float [P].
+    """
+    known = people if isinstance(people, NumberedPeople) else NumberedPeople(people)
+    square_P = (values - values.mean()) ** 2
+    if not square_P.any():
+        return 0.0
+    return min(float(q.sum() ** 2 / (q**2).sum()) for q in (square_P, known.sums(square_P)))
