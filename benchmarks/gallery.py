@@ -18,7 +18,7 @@ import torch
 from benchmarks.common import ROOT, table
 from siamese import Verifier
 from siamese.inference.gallery import write_gallery
-from siamese.inference.gallery_files import Embedded
+from siamese.inference.gallery_files import Embedded, replacing_folder
 from siamese.inference.verifier import Described
 from siamese.models.backends import covariances_by_groups
 
@@ -80,7 +80,8 @@ def write(run: str, gallery: str, size: str, *photos: str) -> dict[str, Any]:
     person_of = {f"{k // PHOTOS_OF_A_PERSON}/{k}.jpg": str(k // PHOTOS_OF_A_PERSON) for k in range(number)}
     blocks = _draw(mean, within, total - within, number)
     stamps = dict.fromkeys(person_of, (0, 0))
-    written = write_gallery(Path(gallery), verifier, Path(run), blocks, person_of, stamps, approximate=True)
+    with replacing_folder(Path(gallery)) as new:
+        written = write_gallery(new, verifier, Path(run), blocks, person_of, stamps, approximate=True)
     return {"seconds": time.process_time() - started, "peak_mib": _peak(), "recall": written.facts.get("recall")}
 
 

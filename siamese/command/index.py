@@ -14,7 +14,7 @@ from siamese.command.identify import people_of_gallery
 from siamese.command.photos import embed_in_blocks, load_verifier, warn_of_several_faces, warn_of_unusual
 from siamese.errors import ConfigError, DataError
 from siamese.inference.gallery import Gallery, import_faiss, write_gallery
-from siamese.inference.gallery_files import Embedded, is_gallery, stamp_of
+from siamese.inference.gallery_files import Embedded, is_gallery, replacing_folder, stamp_of
 from siamese.text import count
 
 if TYPE_CHECKING:
@@ -49,17 +49,18 @@ def index(run: Path, gallery: Path, out: Path, approximate: bool = False, align:
     person_of = {name: person for person, names in people_of_gallery(gallery).items() for name in names}
     stamps = {name: stamp_of(gallery / name) for name in person_of}
     verifier = load_verifier(run, align)
-    earlier = _earlier(out, gallery, verifier)
-    kept = earlier.unchanged(stamps) if earlier else np.empty(0, np.int64)
-    if earlier:
-        names = {earlier.name(row) for row in kept}
-        log.info("%s: %s unchanged since the last time", out, count(len(kept), "photo is", "photos are"))
-    else:
-        names = set()
     unusable: dict[str, str] = {}
-    fresh = embed_in_blocks(verifier, gallery, [name for name in person_of if name not in names], unusable)
-    blocks: Iterator[Embedded] = itertools.chain(earlier.as_blocks(kept) if earlier else (), fresh)
-    written = write_gallery(out, verifier, gallery, blocks, person_of, stamps, approximate)
+    with replacing_folder(out) as new:
+        earlier = _earlier(out, gallery, verifier)
+        kept = earlier.unchanged(stamps) if earlier else np.empty(0, np.int64)
+        if earlier:
+            names = {earlier.name(row) for row in kept}
+            log.info("%s: %s unchanged since the last time", out, count(len(kept), "photo is", "photos are"))
+        else:
+            names = set()
+        fresh = embed_in_blocks(verifier, gallery, [name for name in person_of if name not in names], unusable)
+        blocks: Iterator[Embedded] = itertools.chain(earlier.as_blocks(kept) if earlier else (), fresh)
+        written = write_gallery(new, verifier, gallery, blocks, person_of, stamps, approximate)
     for problem in unusable.values():
         log.warning("excluded: %s", problem)
     warn_of_several_faces([written.name(row) for row in np.flatnonzero(written.columns["faces"] > 1)])

@@ -34,7 +34,6 @@ from siamese.inference.gallery_files import (
     folder_times,
     identity,
     read_facts,
-    replacing_folder,
     stamp_of,
 )
 from siamese.text import count, shell_words
@@ -450,10 +449,10 @@ def write_gallery(
     folder: Path, verifier: Verifier, photos: Path, blocks: Iterable[Embedded], person_of: Mapping[str, str],
     stamps: Mapping[str, tuple[int, int]], approximate: bool,
 ) -> Gallery:  # fmt: skip
-    """Write a gallery. An earlier one in the folder is replaced when the new one is complete.
+    """Write a gallery into an empty folder.
 
     Args:
-        folder: the gallery's folder.
+        folder: the folder.
         verifier: the network that embedded the photos.
         photos: their folder.
         blocks: the photos.
@@ -465,25 +464,24 @@ def write_gallery(
         ConfigError: faiss is not installed.
         DataError: no photo can be used.
     """
-    with replacing_folder(folder) as temporary:
-        columns = Columns(verifier, person_of)
-        with (temporary / EMBEDDINGS).open("xb") as file:
-            for block in append_rows(file, blocks):
-                columns.add(block)
-        if not columns.names:
-            raise DataError(f"{photos}: no photo in it can be used; give at least one of each person")
-        arrays = columns.arrays()
-        stamp = np.array([stamps[name.decode()] for name in columns.names], np.int64)
-        with (temporary / PHOTOS).open("xb") as file:
-            np.savez(file, allow_pickle=False, **arrays, stamp=stamp)
-        facts = {
-            "format": FORMAT, "run": identity(verifier), "named": str(verifier.run), "align": verifier.options.align,
-            "photos": str(photos.resolve()), "folders": folder_times(photos, person_of),
-        }  # fmt: skip
-        gallery = Gallery(np.load(temporary / EMBEDDINGS, mmap_mode="r"), {**arrays, "stamp": stamp}, facts)
-        if approximate:
-            gallery.build_index(verifier, temporary / INDEX)
-        (temporary / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    columns = Columns(verifier, person_of)
+    with (folder / EMBEDDINGS).open("xb") as file:
+        for block in append_rows(file, blocks):
+            columns.add(block)
+    if not columns.names:
+        raise DataError(f"{photos}: no photo in it can be used; give at least one of each person")
+    arrays = columns.arrays()
+    stamp = np.array([stamps[name.decode()] for name in columns.names], np.int64)
+    with (folder / PHOTOS).open("xb") as file:
+        np.savez(file, allow_pickle=False, **arrays, stamp=stamp)
+    facts = {
+        "format": FORMAT, "run": identity(verifier), "named": str(verifier.run), "align": verifier.options.align,
+        "photos": str(photos.resolve()), "folders": folder_times(photos, person_of),
+    }  # fmt: skip
+    gallery = Gallery(np.load(folder / EMBEDDINGS, mmap_mode="r"), {**arrays, "stamp": stamp}, facts)
+    if approximate:
+        gallery.build_index(verifier, folder / INDEX)
+    (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return gallery
 
 

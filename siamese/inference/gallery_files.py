@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from siamese.errors import DataError, reason_of
 from siamese.files import file_digest
+from siamese.runs.locks import claim, release
 
 if TYPE_CHECKING:
     from siamese.inference.verifier import Described, Verifier
@@ -66,23 +66,37 @@ def _write_header(file: IO[bytes], shape: tuple[int, int]) -> None:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Context that gives a temporary folder beside ``folder``, which replaces it at the end; removed on an error."""
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.tmp")
-    temporary.mkdir()
+    """Context that gives an empty folder; at the end, if it holds a complete gallery, it replaces ``folder``.
+
+    If a killed process left ``folder`` half replaced, the gallery is restored first.
+
+    Raises:
+        ConfigError: another process is replacing it, or no folder can be made beside it.
+    """
+    work = folder.with_name(f".{folder.name}.tmp")
+    claim(work)
     try:
-        yield temporary
-        earlier = temporary.with_suffix(".old")
+        _settle(folder, work)
+        (work / "new").mkdir()
+        yield work / "new"
         if folder.exists():
-            folder.rename(earlier)
-        temporary.rename(folder)
-        shutil.rmtree(earlier, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            folder.rename(work / "old")
+    finally:
+        _settle(folder, work)
+        shutil.rmtree(work, ignore_errors=True)
+        release(work)
+
+
+def _settle(folder: Path, work: Path) -> None:
+    """If the gallery is not in its place, put the newest complete one there; remove the others."""
+    for left in (work / "new", work / "old"):
+        if is_gallery(left) and not folder.exists():
+            left.rename(folder)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def is_gallery(folder: Path) -> bool:
-    """Whether ``siamese index`` wrote this folder."""
+    """Whether ``siamese index`` wrote this folder, completely: it writes `FACTS` last."""
     return (folder / FACTS).is_file()
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from siamese import Verifier
 from siamese.command.main import main
 from siamese.inference.gallery import Gallery, write_gallery
-from siamese.inference.gallery_files import Embedded, stamp_of
+from siamese.inference.gallery_files import Embedded, replacing_folder, stamp_of
 from siamese.inference.verifier import Described
 
 pytestmark = pytest.mark.integration
@@ -184,7 +184,8 @@ def test_an_approximate_index_finds_the_same_people(
             Embedded(others, unknown, drawn.astype(np.float32)),
         ]  # fmt: skip
         stamps = {name: stamp_of(photos / name) for name in person_of}
-        write_gallery(written, verifier, photos, blocks, person_of, stamps, approximate=True)
+        with replacing_folder(written) as new:
+            write_gallery(new, verifier, photos, blocks, person_of, stamps, approximate=True)
 
     write()
     assert "no index: comparing with the whole gallery is as fast for 3,008 photos" in caplog.text

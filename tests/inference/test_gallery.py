@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from siamese.inference.gallery import best_of_each
-from siamese.inference.gallery_files import Embedded, append_rows, changed_folders, folder_times
+from siamese.inference.gallery_files import (
+    FACTS,
+    Embedded,
+    append_rows,
+    changed_folders,
+    folder_times,
+    replacing_folder,
+)
 
 
 @pytest.mark.parametrize("levels", [3, 10_000])
@@ -43,3 +52,53 @@ def test_a_folder_that_changed_is_named(tmp_path: Path) -> None:
     assert changed_folders(facts) == []
     (tmp_path / "A/x/1.jpg").rename(tmp_path / "A/x/0.jpg")
     assert changed_folders(facts) == [str(tmp_path / "A/x")]
+
+
+REPLACE = """
+import os, sys
+from pathlib import Path
+from siamese.inference.gallery_files import FACTS, replacing_folder
+
+def die(self, target):
+    global renames
+    if not renames:
+        os._exit(9)
+    renames -= 1
+    return rename(self, target)
+
+rename, Path.rename, renames = Path.rename, die, int(sys.argv[2])
+with replacing_folder(Path(sys.argv[1])) as new:
+    (new / FACTS).write_text("second")
+"""
+
+
+def replace(folder: Path, renames: int = 9) -> subprocess.CompletedProcess[str]:
+    """Replace a folder in another process, which dies after a number of renames."""
+    return subprocess.run(
+        [sys.executable, "-c", REPLACE, folder, str(renames)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(("renames", "kept"), [(0, "first"), (1, "second")])
+def test_a_killed_process_loses_no_gallery(tmp_path: Path, renames: int, kept: str) -> None:
+    folder = tmp_path / "g.index"
+    with replacing_folder(folder) as new:
+        (new / FACTS).write_text("first")
+    assert replace(folder, renames).returncode == 9
+    with replacing_folder(folder) as new:
+        assert (folder / FACTS).read_text() == kept
+        assert list(new.iterdir()) == []
+        (new / FACTS).write_text("third")
+    assert (folder / FACTS).read_text() == "third"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_two_processes_do_not_replace_one_gallery_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "g.index"
+    with replacing_folder(folder) as new:
+        assert "in use by another process" in replace(folder).stderr
+        (new / FACTS).write_text("first")
+    assert (folder / FACTS).read_text() == "first"
+    assert list(tmp_path.iterdir()) == [folder]
+    assert replace(folder).returncode == 0
+    assert (folder / FACTS).read_text() == "second"
