@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -11,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from siamese.data.image_cache import FORMAT, KEY, in_use, merge, read_shards
-from siamese.errors import ConfigError
+from siamese.data.image_cache import FORMAT, KEY, decoder, in_use, merge, read_shards
+from siamese.errors import ConfigError, DataError
 from siamese.text import count, shell_words
 
 
@@ -25,6 +26,7 @@ def cache(folder: Path, prune: bool) -> str:
 
     Raises:
         ConfigError: there is no such folder.
+        DataError: the disk is full, or a file cannot be removed; what was not removed can still be used.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder: nothing is cached yet, or give the folder of data.cache")
@@ -35,10 +37,14 @@ def cache(folder: Path, prune: bool) -> str:
             continue
         try:
             with FileLock(entry / "lock", timeout=0) if prune else nullcontext():
-                line, size, waste = _old(entry, key, prune) if key["format"] < FORMAT else _examine(entry, key, prune)
+                old = key["format"] < FORMAT or key["decoder"] != decoder(key["align"])
+                line, size, waste = (_old if old else _examine)(entry, key, prune)
         except Timeout:
-            lines.append(f"{key['root']}, {_options(key)}: in use by a process that decodes images")
+            lines.append(f"{entry.name}, {key['root']}: in use by a process that decodes images")
             continue
+        except OSError as error:
+            room = "; free as much as its largest file takes, or delete it" if error.errno == errno.ENOSPC else ""
+            raise DataError(f"{entry}: {error.strerror}{room}") from None
         lines.append(line)
         total, unused = total + size, unused + waste
     done = "removed" if prune else "unused"
@@ -62,7 +68,8 @@ def _old(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, int]:
     size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
     if prune:
         shutil.rmtree(entry)
-    return f"{_size(size)}, unused: {entry.name} (of an older version)", 0 if prune else size, size
+    whose = "of another version of this program or of Pillow"
+    return f"{_size(size)}, unused: {entry.name}, {key['root']} ({whose})", 0 if prune else size, size
 
 
 def _examine(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, int]:
@@ -79,8 +86,8 @@ def _examine(entry: Path, key: dict[str, Any], prune: bool) -> tuple[str, int, i
         wasteful = [k for k, shard in enumerate(shards) if kept[k] < shard.size]
         if wasteful:
             merge(entry, [shards[k] for k in wasteful], [used[k] for k in wasteful])
-        for file in entry.glob("copies-*.json"):
-            file.unlink()
+            for file in entry.glob("copies-*.json"):
+                file.unlink()
         size -= waste
     images = sum(len(names - shard.failed.keys()) for shard, names in zip(shards, used, strict=True))
     if prune and not images:

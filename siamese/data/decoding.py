@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from siamese.config.data import ImageOptions
 from siamese.data.images import SIDE, NeedsPackageError, decode_with_thumbnail, why_unusable
+from siamese.data.shards import Stat, stat_of
 from siamese.files import file_digest
 from siamese.parallel import cores, in_order, showing_progress
 
@@ -33,7 +34,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         names: names of the files that could be decoded.
-        stats: size in bytes and modification time in nanoseconds of each of ``names``.
+        stats: `siamese.data.shards.Stat` of each of ``names``.
         digests: `siamese.files.file_digest` of each of ``names``.
         records: uint8 [N, C * H * W + SIDE * SIDE], the pixels of each of ``names`` and its thumbnail for
             `siamese.data.copies`.
@@ -42,7 +43,7 @@ class Decoded(NamedTuple):
     """
 
     names: list[str]
-    stats: list[tuple[int, int]]
+    stats: list[Stat]
     digests: list[str]
     records: NDArray[np.uint8]
     failed: dict[str, str]
@@ -79,10 +80,10 @@ def decode_some(root: Path, options: ImageOptions, names: Sequence[str]) -> Deco
     for name in names:
         row = len(found.names)
         try:
-            before = _stat(root / name)
+            before = stat_of(root / name)
             image, thumbnail = decode_with_thumbnail(root / name, options)
             digest = file_digest(root / name)
-            if not digest or _stat(root / name) != before:
+            if not digest or stat_of(root / name) != before:
                 raise OSError(errno.EAGAIN, "changed while it was read")
         except MemoryError:
             raise
@@ -96,8 +97,3 @@ def decode_some(root: Path, options: ImageOptions, names: Sequence[str]) -> Deco
             found.stats.append(before)
             found.digests.append(digest)
     return found._replace(records=records[: len(found.names)])
-
-
-def _stat(file: Path) -> tuple[int, int]:
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns

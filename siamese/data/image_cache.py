@@ -9,26 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from siamese.config.data import ImageOptions
 from siamese.data.copies import find_copies
 from siamese.data.decoding import decode_images
-from siamese.data.images import SIDE
+from siamese.data.images import SIDE, why_unusable
 from siamese.data.pixels import Pixels
-from siamese.data.shards import LARGEST, DamagedError, Shard, ShardWriter, shard_files
+from siamese.data.shards import LARGEST, DamagedError, Shard, ShardWriter, shard_files, stat_of
 from siamese.errors import DataError
-from siamese.files import remove_unfinished, replacing, write_text_atomically
+from siamese.files import file_digest, remove_unfinished, replacing, write_text_atomically
+from siamese.parallel import READERS, in_order
 from siamese.text import count
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ MOST_SEARCHED = 30_000
 MOST_SMALL = 16
 """Most shards that are less than half full. More are merged, so that their number does not grow with every change."""
 
-FORMAT = 6
+FORMAT = 7
 """Version of the cache. Raise it if decoding changes: older shards are then not used."""
 
 GONE = -1
@@ -76,7 +78,7 @@ class _Found(NamedTuple):
     Attributes:
         shards: the opened shards.
         place: int64 [N, 2], number of the shard and row of each name; -1 if it is in none.
-        failed: name -> why an earlier attempt could not decode it.
+        failed: name -> why it cannot be used.
     """
 
     shards: list[Shard]
@@ -91,7 +93,8 @@ class _Found(NamedTuple):
 def load_images(root: Path, names: Sequence[str], options: ImageOptions, progress: bool = False) -> ImageArray:
     """Find the named images below ``root`` in the cache, after decoding those that are not there.
 
-    An image is decoded again if the size or modification time of its file changed. A file that fails for a reason that
+    An image is decoded again if the size or modification time of its file changed, or if it is another file (by its
+    inode) with another `file_digest`. A file that fails for a reason that
     may pass (an I/O error, a missing permission) is excluded this time, and tried again the next time. If the process
     ends early, what it has decoded is kept. If several processes need images of the same folder, one decodes and the
     others wait.
@@ -112,20 +115,18 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
     lock = FileLock(folder / "lock")
     with _explained(options):
         folder.mkdir(parents=True, exist_ok=True)
-        stats = _file_stats(root, names)
-        found = _find(names, stats, read_shards(folder))  # shards are never changed: no need to wait for the lock
-        excluded = found.failed
+        stats, gone = _file_stats(root, names)
+        found = _find(root, names, stats, read_shards(folder), gone)  # shards never change: no need for the lock
         if found.missing(names):
             with _waiting(lock, folder):
                 if not (folder / KEY).exists():
                     write_text_atomically(folder / KEY, json.dumps(_key(root, options)))
                 shards = _tidy(folder, root)
-                stats = _file_stats(root, names)  # they may have changed during the wait
-                found = _find(names, stats, shards)
-                excluded = found.failed
+                stats, gone = _file_stats(root, names)  # they may have changed during the wait
+                found = _find(root, names, stats, shards, gone)
                 if missing := found.missing(names):
-                    excluded = excluded | _decode(root, folder, names, stats, missing, options, progress)
-                    found = _find(names, stats, read_shards(folder))
+                    gone |= _decode(root, folder, names, stats, missing, options, progress)
+                    found = _find(root, names, stats, read_shards(folder), gone)
         rows = np.flatnonzero(found.place[:, 0] >= 0)
         place, used = found.place[rows], [names[k] for k in rows.tolist()]
         digests = [found.shards[shard].digests[row] for shard, row in place.tolist()]
@@ -136,7 +137,7 @@ def load_images(root: Path, names: Sequence[str], options: ImageOptions, progres
 
         pixels = Pixels(shape, found.shards, place, repair)
         copies = _copies(folder, used, digests, pixels, progress)
-    return ImageArray(used, pixels, digests, excluded, copies)
+    return ImageArray(used, pixels, digests, found.failed, copies)
 
 
 @contextmanager
@@ -186,20 +187,26 @@ def cache_folder(root: Path, options: ImageOptions) -> Path:
 
 def _key(root: Path, options: ImageOptions) -> dict[str, object]:
     """All that determines an image but its file."""
-    fields = ("image_size", "color", "align", "crop", "interpolation")
-    return {"format": FORMAT, "root": str(root.resolve()), **{field: getattr(options, field) for field in fields}}
+    fields = {field: getattr(options, field) for field in ("image_size", "color", "align", "crop", "interpolation")}
+    return {"format": FORMAT, "decoder": decoder(options.align), "root": str(root.resolve()), **fields}
 
 
-def _file_stats(root: Path, names: Sequence[str]) -> Ints:
-    """Size and modification time of each file, int64 [N, 2]; `GONE` if it cannot be found."""
-    stats = np.full((len(names), 2), GONE, np.int64)
+def decoder(align: str | None) -> str:
+    """The libraries whose versions may change pixels."""
+    found = f"Pillow {PIL.__version__}"
+    return f"{found}, OpenCV {version('opencv-python-headless')}" if align else found
+
+
+def _file_stats(root: Path, names: Sequence[str]) -> tuple[Ints, dict[str, str]]:
+    """The `Stat` of each file, int64 [N, 3], `GONE` if it cannot be found; and why not, for each such name."""
+    stats = np.full((len(names), 3), GONE, np.int64)
+    gone = {}
     for k, name in enumerate(names):
         try:
-            stat = os.stat(f"{root}/{name}")  # noqa: PTH116 - Path.stat takes 1.5 times as long
-            stats[k] = stat.st_size, stat.st_mtime_ns
-        except (OSError, ValueError):
-            pass
-    return stats
+            stats[k] = stat_of(f"{root}/{name}")
+        except (OSError, ValueError) as error:
+            gone[name] = why_unusable(error)
+    return stats, gone
 
 
 def read_shards(folder: Path, clean: bool = False) -> list[Shard]:
@@ -229,14 +236,21 @@ def read_shards(folder: Path, clean: bool = False) -> list[Shard]:
     return shards
 
 
-def _find(names: Sequence[str], stats: Ints, shards: list[Shard]) -> _Found:
+def _find(
+    root: Path, names: Sequence[str], stats: Ints, shards: list[Shard], unusable: Mapping[str, str]
+) -> _Found:  # fmt: skip
+    """Find images in shards; those in none, and not in ``unusable`` (with the reasons), are missing."""
     position = {name: k for k, name in enumerate(names)}
-    known = np.concatenate([stats, [[GONE, GONE]]])  # position -1 stands for names that are not asked for
+    known = np.concatenate([stats, [[GONE] * 3]])  # position -1 stands for names that are not asked for
     place = np.full((len(names), 2), -1, np.int64)
-    failed = {}
+    failed = dict(unusable)
     for number, shard in enumerate(shards):
         at = np.fromiter((position.get(name, -1) for name in shard.names), np.int64, len(shard))
-        same = (shard.stats == known[at]).all(1) & (known[at, 0] != GONE)
+        same = (shard.stats[:, :2] == known[at, :2]).all(1) & (known[at, 0] != GONE)
+        # Files that an archive dates alike may have been renamed. On some drives, inodes are new at every start.
+        others = np.flatnonzero(same & (shard.stats[:, 2] != known[at, 2])).tolist()
+        digests = in_order(file_digest, [root / shard.names[row] for row in others], workers=READERS)
+        same[others] = [digest == shard.digests[row] for row, digest in zip(others, digests, strict=True)]
         place[at[same], 0], place[at[same], 1] = number, np.flatnonzero(same)
         for name, (stat, reason) in shard.failed.items():
             if stat == tuple(known[position.get(name, -1)].tolist()):
@@ -258,12 +272,12 @@ def _decode(
     with ShardWriter(folder, (options.channels, options.image_size, options.image_size)) as writer:
         for part in decode_images(root, list(position), options, progress):
             writer.add(part.names, part.stats, part.digests, part.records)
-            stats[[position[name] for name in part.names]] = np.array(part.stats, np.int64).reshape(-1, 2)
+            stats[[position[name] for name in part.names]] = np.array(part.stats, np.int64).reshape(-1, 3)
             failed |= part.failed
             for name in part.failed.keys() - part.may_pass:
-                size, time = stats[position[name]].tolist()
+                size, time, inode = stats[position[name]].tolist()
                 if size != GONE:
-                    writer.fail(name, (size, time), part.failed[name])
+                    writer.fail(name, (size, time, inode), part.failed[name])
     return failed
 
 
@@ -271,9 +285,13 @@ def rebuild(root: Path, shard: Shard, options: ImageOptions, reason: str) -> Sha
     """Decode the damaged images of a shard again, to the same rows; the caller holds the lock of its folder.
 
     Raises:
-        DataError: an image changed since the shard was written, so that it cannot be restored.
+        DataError: the shard is no longer there, or an image changed since it was written and cannot be restored.
     """
-    mended = shard.index.exists() and Shard(shard.index)  # another process may have been here
+    if not shard.index.exists():
+        raise DataError(f"{shard.pixels}: removed from the cache while it was used; run the same command again")
+    mended = None
+    with suppress(DamagedError):  # cut short
+        mended = Shard(shard.index)  # another process may have been here
     source = mended or shard
     bad = [row for row in range(len(source)) if not source.is_sound(row)]
     if mended and not bad:
@@ -298,12 +316,9 @@ def rebuild(root: Path, shard: Shard, options: ImageOptions, reason: str) -> Sha
     if row_of:
         shard.index.unlink(missing_ok=True)
         raise DataError(
-            f"{root / next(iter(row_of))}: changed since it was decoded (or Pillow did), and {shard.pixels} is "
-            "damaged; "
-            "run the same command again"
+            f"{root / next(iter(row_of))}: changed since it was decoded, and {shard.pixels} is damaged; run the same "
+            "command again"
         )
-    if not shard.index.exists():
-        raise DataError(f"{shard.pixels}: removed from the cache while it was used; run the same command again")
     return Shard(shard.index)
 
 
@@ -316,12 +331,14 @@ def in_use(root: Path, shards: Sequence[Shard], missing_too: bool) -> list[set[s
         missing_too: count images whose file is not there; its drive may not be connected.
     """
     names = sorted({name for shard in shards for name in (*shard.names, *shard.failed)})
-    current = {name: (size, time) for name, (size, time) in zip(names, _file_stats(root, names).tolist(), strict=True)}
+    current = {
+        name: (size, time) for name, (size, time, _) in zip(names, _file_stats(root, names)[0].tolist(), strict=True)
+    }
     latest: dict[str, int] = {}
     for number, shard in enumerate(shards):
-        stats = {name: (size, time) for name, (size, time) in zip(shard.names, shard.stats.tolist(), strict=True)}
+        stats = dict(zip(shard.names, shard.stats.tolist(), strict=True))
         for name, stat in (stats | {name: stat for name, (stat, _) in shard.failed.items()}).items():
-            if stat == current[name] or (missing_too and current[name][0] == GONE):
+            if tuple(stat[:2]) == current[name] or (missing_too and current[name][0] == GONE):
                 latest[name] = number
     used: list[set[str]] = [set() for _ in shards]
     for name, number in latest.items():
@@ -330,17 +347,21 @@ def in_use(root: Path, shards: Sequence[Shard], missing_too: bool) -> list[set[s
 
 
 def merge(folder: Path, shards: Sequence[Shard], used: Sequence[set[str]]) -> None:
-    """Write what is used of some shards to few large ones, and remove them; the caller holds the lock."""
+    """Write what is used of some shards to few large ones; the caller holds the lock.
+
+    Each shard is removed as soon as what is used of it is written, so that this needs room for one more shard only.
+    """
     with ShardWriter(folder, shards[0].shape) as writer:
-        for shard, names in zip(shards, used, strict=True):
+        for shard, names in sorted(zip(shards, used, strict=True), key=lambda one: len(one[1])):
             for row, name in enumerate(shard.names):
                 if name in names and shard.is_sound(row):
-                    size, time = shard.stats[row].tolist()
-                    writer.add([name], [(size, time)], [shard.digests[row]], shard.read(row)[None])
+                    size, time, inode = shard.stats[row].tolist()
+                    writer.add([name], [(size, time, inode)], [shard.digests[row]], shard.read(row)[None])
             for name in names & shard.failed.keys():
                 writer.fail(name, *shard.failed[name])
-    for shard in shards:
-        shard.remove()
+            if names:
+                writer.save()
+            shard.remove()
 
 
 def _copies(

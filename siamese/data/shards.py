@@ -12,6 +12,7 @@ Shapes: N images, C channels, H = W pixels.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -36,8 +37,14 @@ LARGEST = 1 << 30
 SAVE_SECONDS = 60
 """Seconds after which the index is written again, so that a process that is killed loses no more than this."""
 
-Stat = tuple[int, int]
-"""Size in bytes and modification time in nanoseconds of an image file."""
+Stat = tuple[int, int, int]
+"""Size in bytes, modification time in nanoseconds and inode of an image file."""
+
+
+def stat_of(file: str | Path) -> Stat:
+    """Return the `Stat` of a file; raises OSError, or ValueError for a NUL character in its name."""
+    found = os.stat(file)  # noqa: PTH116 - Path.stat takes 1.5 times as long
+    return found.st_size, found.st_mtime_ns, found.st_ino & (1 << 63) - 1  # to fit int64
 
 
 class DamagedError(DataError):
@@ -51,7 +58,7 @@ class Shard:
         index: path of ``ID.json``.
         shape: C, H, W.
         names: file names of the images.
-        stats: int64 [N, 2], `Stat` of each file when it was decoded.
+        stats: int64 [N, 3], `Stat` of each file when it was decoded.
         digests: `siamese.files.file_digest` of each.
         crcs: uint32 [N], CRC-32 of the pixels and the thumbnail of each image.
         failed: file name -> its `Stat`, and why it cannot be used.
@@ -68,7 +75,7 @@ class Shard:
             channels, height, width = map(int, found["shape"])
             self.shape: tuple[int, int, int] = (channels, height, width)
             self.names: list[str] = found["names"]
-            self.stats: NDArray[np.int64] = np.array(found["stats"], np.int64).reshape(-1, 2)
+            self.stats: NDArray[np.int64] = np.array(found["stats"], np.int64).reshape(-1, 3)
             self.digests: list[str] = found["digests"]
             self.crcs: NDArray[np.uint32] = np.array(found["crcs"], np.uint32)
             self.failed: dict[str, tuple[Stat, str]] = {n: (tuple(s), why) for n, (s, why) in found["failed"].items()}
@@ -146,6 +153,10 @@ class ShardWriter:
         try:
             self.close()
         except OSError:  # such as a full disk; the index that was written last is still valid
+            if self._listed:
+                os.truncate(self._path, self._listed * (math.prod(self.shape) + SIDE**2))
+            else:
+                self._path.unlink()
             if kind is None:
                 raise
 
@@ -166,7 +177,7 @@ class ShardWriter:
             self.close()
             self._open()
         elif time.monotonic() - self._saved > SAVE_SECONDS:
-            self._save()
+            self.save()
 
     def fail(self, name: str, stat: Stat, reason: str) -> None:
         """Note a file that cannot be used, and why."""
@@ -175,12 +186,14 @@ class ShardWriter:
     def close(self) -> None:
         """Complete the shard; an empty one is removed."""
         with self._file:
-            if self._rows or self._failed:
-                self._save()
-                return
-        self._path.unlink()
+            self.save()
+        if not self._rows and not self._failed:
+            self._path.unlink()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the index, so that what was added so far is kept whatever happens."""
+        if not self._rows and not self._failed:
+            return
         self._file.flush()
         names, stats, digests, crcs = map(list, zip(*self._rows, strict=True)) if self._rows else ([], [], [], [])
         index = {
@@ -188,6 +201,7 @@ class ShardWriter:
             "failed": self._failed,
         }  # fmt: skip
         write_text_atomically(self._path.with_suffix(".json"), json.dumps(index))
+        self._listed = len(names)
         self._saved = time.monotonic()
 
     def _open(self) -> None:
@@ -196,6 +210,7 @@ class ShardWriter:
         self._path = self.folder / f"{self._number:06d}-{secrets.token_hex(4)}.pixels"
         self._rows: list[tuple[str, Stat, str, int]] = []
         self._failed: dict[str, tuple[Stat, str]] = {}
+        self._listed = 0
         self._saved = time.monotonic()
         self._file = self._path.open("wb")
 

@@ -53,7 +53,7 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
     assert f"of which {2 * (16**2 + 32**2) / 1e3:.1f} kB unused" in line(text)
     words = ["photos, 64 x 64 grey"]
     assert ", of which 2.0 MB unused" in line(text), "a killed run left a file of pixels"
-    words = ["1.0 MB, unused: 0123456789abcdef (of an older version)"]
+    words = ["1.0 MB, unused: 0123456789abcdef", "of another version of this program or of Pillow"]
     assert line(text)
     words = ["0 images of", "other (this folder is not there, or empty)"]
     assert line(text)
@@ -83,6 +83,13 @@ def test_a_cache_that_is_written_is_left_alone(tmp_path: Path) -> None:
     noise_photo(tmp_path / "photos/0.png")
     options = image_options(image_size=16, cache=str(tmp_path / "cache"))
     load_images(tmp_path / "photos", ["0.png"], options)
-    with FileLock(cache_folder(tmp_path / "photos", options) / "lock"):
-        assert "in use by a process" in cache(tmp_path / "cache", prune=True)
+    (copies,) = (tmp_path / "cache").glob("*/copies-*.json")
+    old = tmp_path / "cache/0123456789abcdef"
+    (old / "x").mkdir(parents=True)
+    (old / "x/pixels.npy").touch()
+    with FileLock(cache_folder(tmp_path / "photos", options) / "lock"), FileLock(old / "lock"):
+        assert cache(tmp_path / "cache", prune=True).count("in use by a process") == 2
     assert stored(tmp_path / "cache") == 16**2 + 32**2
+    cache(tmp_path / "cache", prune=True)
+    assert copies.exists(), "nothing was removed: the search need not be repeated"
+    assert not old.exists()
