@@ -88,13 +88,16 @@ class Identification(NamedTuple):
     interval: Interval
 
 
-def identification_accuracy(scores: ArrayLike, targets: Sequence[Hashable]) -> Identification:
+def identification_accuracy(
+    scores: ArrayLike, targets: Sequence[Hashable], over_people: bool | None = None
+) -> Identification:
     """Compute the share of trials won.
 
     Args:
         scores: float [T, N], higher means more similar; the first column is the right person. If k images share the
             highest score and the right one is among them, the trial counts as 1 / k, the chance of a random guess.
-        targets: the person of each query, [T]. If many trials come from few people, the interval is over people.
+        targets: the person of each query, [T].
+        over_people: whether the interval is over people; None: if many trials come from few people.
 
     Raises:
         ValueError: the scores are empty, have another shape, or contain NaN.
@@ -106,4 +109,5 @@ def identification_accuracy(scores: ArrayLike, targets: Sequence[Hashable]) -> I
         raise ValueError("scores contain NaN")
     highest = score == score.max(1, keepdims=True)
     won = highest[:, 0] / highest.sum(1)
-    return Identification(float(won.sum()) / len(won), share_interval(won, [(target, target) for target in targets]))
+    people = [(target, target) for target in targets]
+    return Identification(float(won.sum()) / len(won), share_interval(won, people, over_people=over_people))

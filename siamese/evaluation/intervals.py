@@ -56,7 +56,12 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     return _wilson(successes / n, n, _normal_quantile(level))
 
 
-def share_interval(right: ArrayLike, people: PairPeople | NumberedPeople, level: float = 0.95) -> Interval:
+def share_interval(
+    right: ArrayLike,
+    people: PairPeople | NumberedPeople,
+    level: float = 0.95,
+    over_people: bool | None = None,
+) -> Interval:
     """Compute Wilson's interval of a share of pairs, such as the accuracy.
 
     Over people, N becomes the number of independent pairs with the same variance (Dean & Pagano 2015), and at most the
@@ -66,6 +71,8 @@ def share_interval(right: ArrayLike, people: PairPeople | NumberedPeople, level:
         right: bool [N], or shares in [0, 1].
         people: both people of each pair, [N].
         level: confidence level.
+        over_people: whether the interval is over people; None: if they are few. For a part of the pairs, give
+            `siamese.evaluation.people.are_few` of all pairs.
 
     Returns:
         the interval; NaN at both ends if it is over fewer than `LEAST_PEOPLE` people.
@@ -74,7 +81,9 @@ def share_interval(right: ArrayLike, people: PairPeople | NumberedPeople, level:
         ValueError: ``right`` is empty, or ``level`` is out of range.
     """
     values = np.asarray(right, dtype=np.float64)
-    if not len(values) or not are_few(people):
+    if over_people is None:
+        over_people = are_few(people)
+    if not len(values) or not over_people:
         return wilson(float(values.sum()), len(values), level)
     return _share_over_people(float(values.mean()), values, people, level)
 

@@ -23,6 +23,7 @@ from siamese.errors import DataError
 from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import choose_decision
 from siamese.evaluation.identification import Identification, Trials, draw_trials, identification_accuracy
+from siamese.evaluation.people import are_few
 from siamese.files import write_csv_atomically
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
@@ -67,8 +68,8 @@ class Member(NamedTuple):
 def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProtocol, folder: RunFolder) -> None:
     """Run the trials for each number of ways, and compare with the nearest image by pixels.
 
-    Write ``oneshot.csv`` and the keys ``oneshot/N/acc``, ``oneshot/N/acc_ci``, ``oneshot/N/pixels`` and
-    ``oneshot/within``.
+    Write ``oneshot.csv`` and the keys ``oneshot/N/acc``, ``oneshot/N/acc_ci``, ``oneshot/N/pixels``,
+    ``oneshot/ci_over`` and ``oneshot/within``.
 
     Args:
         runs: one run, or the members of an ensemble.
@@ -102,12 +103,17 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
         n_test_people=len(images.people), n_test_images=len(images.pixels[0]), n_excluded=len(images.excluded)
     )
     person_of = {row: person for person, of_person in images.people.items() for row in of_person}
-    result: dict[str, Any] = {} if groups is None else {"oneshot/within": protocol.within}
+    targets = {ways: [person_of[row] for row in trials.query.tolist()] for ways, trials in drawn.items()}
+    over_people = any(are_few([(one, one) for one in drawn_people]) for drawn_people in targets.values())
+    result: dict[str, Any] = {"oneshot/ci_over": "people" if over_people else "trials"}
+    result |= {} if groups is None else {"oneshot/within": protocol.within}
     rows = []
     for ways, trials in drawn.items():
-        pairs, targets = torch.from_numpy(trials.pairs), [person_of[row] for row in trials.query.tolist()]
-        found = identification_accuracy(mean_logits(members, pairs).reshape(-1, ways), targets)
-        nearest = identification_accuracy(pixel_scores(images.pixels[0], pairs).reshape(-1, ways), targets)
+        pairs = torch.from_numpy(trials.pairs)
+        found, nearest = (
+            identification_accuracy(scores.reshape(-1, ways), targets[ways], over_people)
+            for scores in (mean_logits(members, pairs), pixel_scores(images.pixels[0], pairs))
+        )
         rows.append(
             (ways, protocol.trials, found.accuracy, *found.interval, nearest.accuracy, *nearest.interval, 1 / ways)
         )

@@ -23,7 +23,7 @@ from siamese.data.lists import people_of_each
 from siamese.evaluation.calibration import brier, ece, reliability
 from siamese.evaluation.intervals import auc_interval, share_interval
 from siamese.evaluation.metrics import Confusion, auc, confusion, eer, roc_curve
-from siamese.evaluation.people import PairPeople
+from siamese.evaluation.people import PairPeople, are_few
 from siamese.report.examples import PHOTO_HEIGHT, Examples
 from siamese.report.text import fixed, interval, percent, photo_title, probability
 from siamese.runs.records import Prediction
@@ -305,7 +305,10 @@ def reliability_figure(probabilities: ArrayLike, labels: ArrayLike, people: Pair
     middle = np.array([one.probability for one in bins])
     found = np.array([one.frequency for one in bins])
     same = np.asarray(labels)
-    ends = np.array([share_interval(same[one.rows], [people[row] for row in one.rows]) for one in bins])
+    over_people = are_few(people)
+    ends = np.array(
+        [share_interval(same[one.rows], [people[row] for row in one.rows], over_people=over_people) for one in bins]
+    )
     label = f"ECE {percent(ece(probabilities, labels))}, Brier score {brier(probabilities, labels):.3f}"
     axes.errorbar(
         middle, found, yerr=np.abs(ends.T - found), color=BLUE, marker="o", markersize=5, linewidth=1.4, capsize=3,

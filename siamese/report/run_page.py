@@ -13,6 +13,7 @@ from PIL import Image
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.data.lists import people_of_each
 from siamese.evaluation.intervals import share_interval
+from siamese.evaluation.people import are_few
 from siamese.files import write_bytes_atomically, write_text_atomically
 from siamese.report.drawn import Drawn
 from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, load_photo, occlusion_map_file, pick_examples
@@ -272,6 +273,7 @@ def _rates(predictions: list[Prediction]) -> list[Rate]:
     if not predictions:
         return []
     people = people_of_each(predictions)
+    over_people = are_few(people)
     rates = [
         ("All pairs: correct", "tp fp tn fn"),
         ("Same pairs: predicted same", "tp fn"),
@@ -284,6 +286,7 @@ def _rates(predictions: list[Prediction]) -> list[Rate]:
         rows = [row for row, one in enumerate(predictions) if one.outcome in outcomes.split()]
         right = [predictions[row].predicted == predictions[row].label for row in rows]
         if rows:
-            ends = interval(share_interval(right, [people[row] for row in rows]), percent)
-            found.append(Rate(title, f"{sum(right):,} of {len(rows):,}", percent(sum(right) / len(rows)), ends))
+            ends = share_interval(right, [people[row] for row in rows], over_people=over_people)
+            counts, share = f"{sum(right):,} of {len(rows):,}", percent(sum(right) / len(rows))
+            found.append(Rate(title, counts, share, interval(ends, percent)))
     return found

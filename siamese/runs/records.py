@@ -60,7 +60,7 @@ KEY_PATTERNS = (
     (
         r"oneshot/\d+/acc_ci",
         "oneshot/N/acc_ci",
-        "95 % confidence interval of `oneshot/N/acc` (Wilson; over people if they are few)",
+        "95 % confidence interval of `oneshot/N/acc` (Wilson; see `oneshot/ci_over`)",
         "fraction",
         ONESHOT,
     ),
@@ -119,6 +119,11 @@ class Result(BaseModel):
     n_train_images: int | None = _key("n_train_images", "training images (unrestricted setting)", "images", DATA)
     n_test_people: int | None = _key("n_test_people", "test people", "people", ONESHOT)
     n_test_images: int | None = _key("n_test_images", "test images", "images", ONESHOT)
+    oneshot_ci_over: Literal["trials", "people"] | None = _key(
+        "oneshot/ci_over",
+        "what the intervals `oneshot/N/acc_ci` are over: `people` if the trials are of few, else `trials`",
+        present=ONESHOT,
+    )
     oneshot_within: str | None = _key("oneshot/within", "`protocol.within`, if it is set", present=ONESHOT)
     n_excluded: int | None = _key("n_excluded", "image files that could not be used", "images", DATA)
 

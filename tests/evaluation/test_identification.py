@@ -81,6 +81,7 @@ def test_trials_of_few_people_have_a_wider_interval():
     scores = np.stack([won, ~won], axis=1).astype(float)
     few = identification_accuracy(scores, np.arange(1000) // 50)
     many = identification_accuracy(scores, range(1000))
+    assert identification_accuracy(scores, np.arange(1000) // 50, over_people=False) == many
     assert few.accuracy == many.accuracy == 0.75
     assert many.interval == wilson(750, 1000)
     assert few.interval == pytest.approx(wilson(15, 20), abs=0.03)  # as if each person were one trial

@@ -42,6 +42,8 @@ def test_one_shot_of_one_run_and_of_two(
     for row in table:
         key = f"oneshot/{row['ways']}"
         assert float(row["low"]) <= one[f"{key}/acc"] == float(row["acc"]) <= float(row["high"])
+    few = evaluation(runs[:1], tmp_path / "few", trials=TINY.test_people)
+    assert (one["oneshot/ci_over"], few["oneshot/ci_over"]) == ("people", "trials")
     assert (one["protocol"], one["n_test_people"]) == ("oneshot", TINY.test_people)
     assert "5-way" in (tmp_path / "eval/report.html").read_text()
     with pytest.raises(DataError, match=r"ways=50.*; give other protocol\.ways"):
@@ -57,7 +59,7 @@ def test_trials_within_an_alphabet(
     data = {"name": "folder", "root": str(tmp_path / "letters")}
     within = evaluation([run], tmp_path / "within", data, ways=[5], within="_")
     anywhere = evaluation([run], tmp_path / "anywhere", data, ways=[10])
-    assert within["oneshot/within"] == "_"
+    assert (within["oneshot/within"], within["oneshot/ci_over"]) == ("_", "people")
     assert "oneshot/within" not in anywhere
     page = (tmp_path / "within/report.html").read_text()
     assert "whose names agree before the last “_”" in page

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from strategies import strangers
 
+from siamese.evaluation.intervals import wilson
 from siamese.evaluation.metrics import Confusion
 from siamese.report import figures
 from siamese.report.examples import pick_examples
@@ -39,6 +40,15 @@ def test_roc_legend_has_area_interval_and_operating_point():
 def test_histogram_counts_every_pair():
     axes = figures.score_figure([0, 0.01, 0.5, 1.0], [0, 1, 1, 0], 0.5).axes[0]
     assert sum(stairs.get_data().values.sum() for stairs in axes.patches) == 2 * 4
+
+
+def test_reliability_is_over_people_if_all_pairs_come_from_few():
+    person = np.arange(160) % 20  # each has 4 pairs in each of two bins
+    probabilities = np.repeat([0.25, 0.75], 80)
+    people = list(zip(person.tolist(), person.tolist(), strict=True))
+    axes = figures.reliability_figure(probabilities, person < 10, people).axes[0]
+    for bar in axes.collections[0].get_segments():
+        assert np.ptp(bar[:, 1]) == pytest.approx(np.ptp(wilson(10, 20)), abs=0.05)  # as if each person were one pair
 
 
 def test_confusion_without_a_class():

@@ -17,12 +17,14 @@ import yaml
 from PIL import Image
 
 from siamese.data.lists import Pair, people_of_each
+from siamese.evaluation.intervals import wilson
 from siamese.evaluation.metrics import sigmoid
 from siamese.evaluation.summary import summarise
 from siamese.report import figures
 from siamese.report.examples import pick_examples
 from siamese.report.load import read_run
-from siamese.report.run_page import PICTURES, write_run_page
+from siamese.report.run_page import PICTURES, _rates, write_run_page
+from siamese.runs.records import Prediction
 
 EVIL = "<script>alert('$x^$')</script>"
 SOURCES = ("src", "href", "xlink:href", "srcset", "action", "data")
@@ -278,6 +280,21 @@ class TestFinishedRun:
         before = files()
         build(done.folder)
         assert files() == before
+
+
+def test_all_decisions_are_over_people_if_all_pairs_come_from_few():
+    """In the rows of one class, 20 people have 4 pairs each, but 12 in all."""
+    pairs = []
+    for k in range(80):
+        own, other = f"{k % 20}/a.jpg", f"{(k + 1 + k // 20) % 20}/a.jpg"
+        right = k % 20 < 15
+        pairs.append(Prediction("test", own, f"{k % 20}/b.jpg", 1, 0.0, 0.5, int(right)))
+        pairs.append(Prediction("test", own, other, 0, 0.0, 0.5, int(not right)))
+    rates = {rate.title: rate for rate in _rates(pairs)}
+    same = rates["Same pairs: predicted same"]
+    low, high = (float(end) for end in same.interval.removesuffix(" %").split(" – "))
+    assert same.counts == "60 of 80"
+    assert (low, high) == pytest.approx([100 * end for end in wilson(15, 20)], abs=4)  # as if each person were one pair
 
 
 class TestEscaping:
