@@ -95,6 +95,7 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
         try:
             drawn[ways] = draw_trials(list(images.people.values()), ways, protocol.trials, protocol.seed, groups)
         except ValueError as error:
+            write_excluded(folder.excluded, images.excluded)  # it may be the reason
             root, within = image_root(runs[0].config.data), "" if groups is None else " or another protocol.within"
             raise DataError(f"{root}: {error}; give other protocol.ways{within}") from None
     members = [load_member(run, refit, pixels, folder) for run, pixels in zip(runs, images.pixels, strict=True)]

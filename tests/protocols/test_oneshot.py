@@ -70,8 +70,10 @@ def test_trials_within_an_alphabet(
             DataError, match=r"ways=6: the largest group has 5 people; give .* or another protocol\.within"
         ):
             evaluation([run], tmp_path / "many", data, ways=[5, 6], within="_")
+    next((tmp_path / "letters").glob("*/*.png")).write_bytes(b"broken")
     with pytest.raises(DataError, match=r"ways=5: the largest group has 1 person"):
         evaluation([run], tmp_path / "none", data, ways=[5], within="@")
+    assert len(read_rows(tmp_path / "none/excluded.csv")) == 1
 
 
 def test_the_distance_of_pixels() -> None:
