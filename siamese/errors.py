@@ -35,6 +35,10 @@ class TrainingError(Exception):
     """Work cannot continue for another reason than invalid configuration or data; exit code 1."""
 
 
+class WorkerKilledError(TrainingError):
+    """A process that shares the work was killed; the same work may succeed another time."""
+
+
 def one_line(text: object) -> str:
     """Join the lines of a text, with one space for each run of white space."""
     return " ".join(str(text).split())

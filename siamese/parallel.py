@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from siamese.errors import TrainingError
+from siamese.errors import WorkerKilledError
 from siamese.text import duration
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def in_order(
         workers: how many; None: `cores`.
 
     Raises:
-        TrainingError: a process was killed.
+        WorkerKilledError: a process was killed.
         Exception: what ``function`` raised; later items are then not begun.
     """
     number = workers or cores()
@@ -63,9 +63,8 @@ def in_order(
             while waiting:
                 yield waiting.popleft().result()
         except BrokenExecutor:
-            raise TrainingError(
-                "one of the processes that share the work was killed, perhaps because memory ran out; run the same "
-                "command again; it continues from there"
+            raise WorkerKilledError(
+                "one of the processes that share the work was killed, perhaps because memory ran out"
             ) from None
         except BaseException:
             if processes:  # what they do is thrown away

@@ -26,7 +26,7 @@ from siamese.command.overrides import shell_word
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
 from siamese.config.protocol import OneShotProtocol
 from siamese.data.own import reading_once
-from siamese.errors import TrainingError, UserError
+from siamese.errors import ConfigError, TrainingError, UserError, WorkerKilledError
 from siamese.runs.finished import with_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, claim, is_main, release
@@ -80,10 +80,10 @@ def eval_job(cfg: Composed) -> float:
             return float(result.oneshot(config.protocol.ways[-1], "acc"))
         return float("nan") if result.test_acc is None else result.test_acc
 
-    return run_job(run)
+    return run_job(run, resumes=False)
 
 
-def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
+def run_job(run: Callable[[RunFolder], float], processes: int = 1, resumes: bool = True) -> float:
     """Run one job in its output folder and record a failure there.
 
     A failed run ends the process. A failed job of a sweep raises `JobFailedError`, after which Hydra continues with the
@@ -92,6 +92,7 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
     Args:
         run: does the work; returns the figure of the job.
         processes: how many processes train together; only the first one writes.
+        resumes: whether the job can be resumed.
     """
     catch_signals()  # again, because a launcher may run the job in another process
     hydra = HydraConfig.get()
@@ -114,12 +115,12 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
         if not folder.is_done:  # a finished run stays finished, for example if drawing its page fails
             with contextlib.suppress(OSError):  # for example a full disk: still print the reason below
                 folder.record_failure(error, f"{hydra.job.name}.log")
-        hint = ""
-        if folder.last.exists() and not isinstance(error, Interrupted | UserError | TrainingError):
-            hint = "; to resume from the last checkpoint, repeat the command with its output folder and resume=true"
+        key, path = ("sweep", hydra.sweep.dir) if in_sweep else ("run", folder.path)
+        hint, again = "", f"{shell_word(f'hydra.{key}.dir', str(path))} resume=true"
         if isinstance(error, Interrupted):
-            key, path = ("sweep", hydra.sweep.dir) if in_sweep else ("run", folder.path)
-            hint = f": {shell_word(f'hydra.{key}.dir', str(path))} resume=true"
+            hint = f": {again}"
+        elif resumes and folder.config.exists() and not folder.is_done and _may_pass(error):
+            hint = f"; to resume, repeat the command with {again}"
         if isinstance(error, Interrupted) or not in_sweep:
             end(error, hint)
         raise JobFailedError(f"job {hydra.job.num} failed: {reason(error)}{hint}") from None
@@ -127,6 +128,11 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1) -> float:
         release(folder.path)
         gc.collect()  # trainer and network refer to each other: half a gigabyte that the next job needs
         gc.unfreeze()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a run may succeed with the same configuration, perhaps after photos, disk or memory were seen to."""
+    return isinstance(error, WorkerKilledError) or not isinstance(error, ConfigError | TrainingError)
 
 
 def swept_values() -> dict[str, str]:

@@ -61,7 +61,7 @@ def decode_images(root: Path, names: Sequence[str], options: ImageOptions, progr
 
     Raises:
         MemoryError: an image needs more memory than there is.
-        TrainingError: as `siamese.parallel.in_order`.
+        WorkerKilledError: as `siamese.parallel.in_order`.
     """
     size = max(1, min(CHUNK, CHUNK_BYTES // (options.channels * options.image_size**2)))
     chunks = (names[first : first + size] for first in range(0, len(names), size))

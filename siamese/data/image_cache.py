@@ -288,7 +288,7 @@ def rebuild(root: Path, shard: Shard, options: ImageOptions, reason: str) -> Sha
         DataError: the shard is no longer there, or an image changed since it was written and cannot be restored.
     """
     if not shard.index.exists():
-        raise DataError(f"{shard.pixels}: removed from the cache while it was used; run the same command again")
+        raise DataError(f"{shard.pixels}: removed from the cache while it was used")
     mended = None
     with suppress(DamagedError):  # cut short
         mended = Shard(shard.index)  # another process may have been here
@@ -315,10 +315,7 @@ def rebuild(root: Path, shard: Shard, options: ImageOptions, reason: str) -> Sha
                 break
     if row_of:
         shard.index.unlink(missing_ok=True)
-        raise DataError(
-            f"{root / next(iter(row_of))}: changed since it was decoded, and {shard.pixels} is damaged; run the same "
-            "command again"
-        )
+        raise DataError(f"{root / next(iter(row_of))}: changed since it was decoded, and {shard.pixels} is damaged")
     return Shard(shard.index)
 
 

@@ -23,7 +23,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from siamese import Verifier
 from siamese.command import hydra_app, jobs
+from siamese.command.exit_codes import reason
 from siamese.command.main import main
+from siamese.config.schema import TrainConfig
+from siamese.errors import ConfigError, DataError, TrainingError, WorkerKilledError
 from siamese.runs.folder import RunFolder
 from siamese.runs.signals import Interrupted
 
@@ -156,6 +159,35 @@ def test_a_finished_run_stays_finished(tmp_path: Path, monkeypatch: pytest.Monke
         jobs.run_job(job)
     assert ended.value.code == 143
     assert result_of(tmp_path) == {"status": "done", "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "hinted"),
+    [
+        (WorkerKilledError("killed"), True), (DataError("a.jpg: cut short"), True), (OSError("no answer"), True),
+        (TrainingError("the loss is nan; give a lower learning_rate"), False), (ConfigError("give another"), False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("resumes", [True, False])
+def test_an_error_says_how_to_resume(
+    error: Exception, hinted: bool, resumes: bool, tiny_config: Callable[..., TrainConfig], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Before that, the same command is refused: the folder holds a run. There are no checkpoints yet."""
+    hydra = SimpleNamespace(
+        runtime=SimpleNamespace(output_dir=str(tmp_path)), job=SimpleNamespace(name="train"), mode=RunMode.RUN
+    )
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(jobs, "catch_signals", lambda: None)
+
+    def job(folder: RunFolder) -> float:
+        folder.start(tiny_config())
+        raise error
+
+    with pytest.raises(SystemExit):
+        jobs.run_job(job, resumes=resumes)
+    hint = f"; to resume, repeat the command with hydra.run.dir={tmp_path} resume=true"
+    assert capsys.readouterr().err == f"error: {reason(error)}{hint if hinted and resumes else ''}\n"
 
 
 def test_an_error_of_a_launcher_is_no_bad_configuration(
