@@ -48,8 +48,8 @@ class OneShotProtocol(Section):
     seed: int = Field(ge=0, description="seed of the trials")
     within: str | None = Field(
         min_length=1,
-        description="text that ends the name of a group, from which all people of a trial are drawn; its last "
-        "occurrence counts: _ for characters called ALPHABET_CHARACTER; null: from all people",
+        description="draw all people of a trial from one group: those whose names agree before the last occurrence of "
+        "this text, for example _ for ALPHABET_CHARACTER; null: from all people",
     )
 
 

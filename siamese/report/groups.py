@@ -183,7 +183,8 @@ def difference(one: Group, base: Group) -> Difference | None:
 def accuracy_interval(one: Group) -> Interval | None:
     """The 95 % confidence interval of the mean test accuracy; None if it is unknown.
 
-    For one seed it is the recorded interval, over test pairs. For several seeds it is over test people and seeds.
+    For one seed it is the recorded interval (``test/ci_over``; View 2: over the folds). For several seeds it is over
+    test people and seeds.
     """
     recorded = one.jobs[0].result.test_acc_ci
     if len(one.jobs) == 1:

@@ -26,24 +26,30 @@ def _oneshot(run: Run) -> str:
         return ""
     within = run.result.oneshot_within
     alike = "" if within is None else f", whose names agree before the last “{within}” (protocol.within)"
+    intervals = (
+        "Many trials are of few people, so the confidence intervals (Wilson) are over people: they say what to expect "
+        "of other people."
+        if run.result.oneshot_ci_over == "people"
+        else "The confidence intervals (Wilson) treat the trials as independent, although they share photos."
+    )
     return (
         "An N-way trial takes a photo of a test person and compares it with another photo of that person and one photo "
         f"of each of N - 1 other test people{alike}, all drawn at random. The trial is won if the photo of the same "
-        "person has the highest score. The confidence intervals (Wilson) treat the trials as independent, although "
-        "they share photos; if people have five or more trials each on average, the intervals are over people. For "
-        "comparison, “Nearest pixels” chooses the photo with the smallest distance between the pixels."
+        f"person has the highest score. {intervals} For comparison, “Nearest pixels” chooses the photo with the "
+        "smallest distance between the pixels."
     )
 
 
 def _intervals(run: Run) -> str:
+    accuracy = "Wilson’s" if run.result.folds is None else "Student’s (over the folds)"
     if run.result.test_ci_over == "people":
         return (
             "Many test pairs come from few people, so the confidence intervals are over people: they say what to "
-            "expect of other people, and are wider than intervals over pairs. The intervals of accuracy, AUC and equal "
-            "error rate are Wilson’s for as many independent pairs as have the same variance, that of the loss is "
-            "Student’s."
+            "expect of other people, and are wider than intervals over pairs, in particular if only a few people have "
+            f"errors. The interval of the accuracy is {accuracy}, those of AUC and equal error rate are Wilson’s, and "
+            "that of the loss is Student’s. Wilson’s interval is computed for as many independent pairs as have the "
+            "same variance."
         )
-    accuracy = "Wilson’s" if run.result.folds is None else "Student’s (over the folds)"
     return (
         "The confidence intervals treat the pairs as independent. They are not quite independent, because a person or "
         "an image can occur in several pairs, so the true uncertainty is somewhat larger. The interval of the "

@@ -104,8 +104,8 @@ def find_start(config: TrainConfig) -> FinishedRun | None:
     if differing:
         raise ConfigError(
             f"start_from={config.start_from}: the run {start.result.name}, trained on "
-            f"{start.result.trained_on or start.result.dataset}, computes otherwise; give another run, or "
-            f"{' '.join(differing)}"
+            f"{start.result.trained_on or start.result.dataset}, has other values: {' '.join(differing)}; "
+            "give these values or another run"
         )
     return start
 

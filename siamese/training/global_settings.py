@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import torch
 
 EXPECTED_WARNINGS = (
-    ".*does not have many workers.*",  # batches are gathered from memory
+    ".*does not have many workers.*",  # reading a batch takes too little time for worker processes
     ".*exists and is not empty.*",  # the checkpoints of a resumed run
     ".*is smaller than the logging interval.*",  # figures are logged once per epoch
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
-    ".*nn.functional.all_gather is deprecated.*",  # also
+    ".*nn.functional.all_gather is deprecated.*",  # Lightning's own use of torch
     ".*recommended to use `self.log.*sync_dist=True.*",  # every process has the figures of all pairs already
 )
 """Warnings of Lightning about choices that are made on purpose."""

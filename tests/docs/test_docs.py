@@ -115,6 +115,13 @@ def test_readme_is_short() -> None:
     assert len(text_of("README.md").splitlines()) <= 130
 
 
+def test_the_table_of_packages_is_complete() -> None:
+    rows = [line for line in text_of("docs/architecture.md").splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)(?:/|\.py)`", row.split("|")[1])}
+    parts = {path.stem for path in (ROOT / "siamese").iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert named >= {name for name in parts if not name.startswith("_")} - {"conf"}
+
+
 def test_the_generated_pages_are_up_to_date() -> None:
     """They are written by ``python docs/generate.py``."""
     pages = runpy.run_path(str(ROOT / "docs/generate.py"))["PAGES"]

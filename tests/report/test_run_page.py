@@ -443,6 +443,8 @@ class TestNotes:
             ({"calibration/slope": 3.0, "calibration/intercept": -1.0}, "The probabilities were calibrated on"),
             ({"run": ["/runs/7", "/runs/8"]}, "An ensemble of 2 runs"),
             ({"folds": 10, "test/acc_se": 0.01}, "The interval of the accuracy is Student’s (over the folds)"),
+            ({"folds": 10, "test/ci_over": "people"}, "The interval of the accuracy is Student’s (over the folds)"),
+            ({"test/ci_over": "people"}, "The interval of the accuracy is Wilson’s, those of AUC"),
         ],
     )
     def test_follow_the_result(self, changes, note, tmp_path):
@@ -451,6 +453,19 @@ class TestNotes:
         page = build(tmp_path)
         assert note in page.text
         assert ("View 1 of LFW" in page.text) == ("synthetic" not in changes.values())
+
+    @pytest.mark.parametrize(
+        ("over", "texts"),
+        [
+            ("people", ["(CI) over the test people.", "Many trials are of few people"]),
+            ("trials", ["(CI) over the trials.", "treat the trials as independent"]),
+        ],
+    )
+    def test_one_shot_intervals_are_over_what_is_recorded(self, over, texts, tmp_path):
+        result = {"status": "done", "oneshot/5/acc": 0.7, "oneshot/5/acc_ci": [0.6, 0.8], "oneshot/ci_over": over}
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        page = build(tmp_path)
+        assert [text for text in texts if text not in page.text] == []
 
     @pytest.mark.parametrize("name", ["cosine", "step"])
     def test_a_cosine_that_was_made_longer_is_named(self, tmp_path, name):

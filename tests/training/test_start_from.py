@@ -109,11 +109,12 @@ def test_another_network_or_preprocessing_is_refused_with_the_keys_to_give(finis
     config = starting(finished, photos, data={"image_size": 48})
     with pytest.raises(
         ConfigError,
-        match=r"^start_from=.*: the run asked, trained on folder lfw, .* give another run, or data\.image_size=32$",
+        match=r"^start_from=.*: the run asked, trained on folder lfw, has other values: "
+        r"data\.image_size=32; give these values or another run$",
     ):
         find_start(config)
     model = config.model.model_copy(update={"embedding_dim": 16})
-    with pytest.raises(ConfigError, match=r"or data\.image_size=32 model\.embedding_dim=8$"):
+    with pytest.raises(ConfigError, match=r"values: data\.image_size=32 model\.embedding_dim=8; give"):
         find_start(config.model_copy(update={"model": model}))
 
 
@@ -122,7 +123,7 @@ def test_what_scores_a_pair_stays_if_nothing_is_trained(finished: Path, photos: 
     if "backend" in changes:
         changes = {"backend": section("backend", name="network")}
     config = starting(finished, photos, max_epochs=0, **changes)
-    with pytest.raises(ConfigError, match=r"computes otherwise; give another run, or (backend=lda|flip_|crop_)"):
+    with pytest.raises(ConfigError, match=r"has other values: (backend=lda|flip_|crop_)"):
         find_start(config)
     find_start(config.model_copy(update={"max_epochs": 1}))
 
@@ -141,7 +142,7 @@ def test_only_new_photos_may_be_aligned(finished: Path, photos: Path, tmp_path: 
     shutil.copytree(finished, aligned)
     config = (aligned / "config.yaml").read_text(encoding="utf-8")
     (aligned / "config.yaml").write_text(config.replace("align: null", "align: eyes"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"or data\.align=eyes$"):
+    with pytest.raises(ConfigError, match=r"values: data\.align=eyes; give"):
         find_start(starting(aligned, photos, data={"align": None}))
 
 
@@ -203,7 +204,7 @@ def test_without_epochs_the_objective_is_that_of_the_start(finished: Path, photo
     """Another objective may have another head, which would be random."""
     bce = train_config(objective={"name": "bce"}).objective
     find_start(starting(finished, photos, max_epochs=1, objective=bce))
-    with pytest.raises(ConfigError, match=r"or objective=ntxent$"):
+    with pytest.raises(ConfigError, match=r"values: objective=ntxent; give"):
         find_start(starting(finished, photos, max_epochs=0, objective=bce))
 
 
