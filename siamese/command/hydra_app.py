@@ -19,6 +19,7 @@ from siamese.command.help import help_tables
 from siamese.command.jobs import process_count
 from siamese.command.overrides import as_typed
 from siamese.config.load import Composed, register_help, register_hydra
+from siamese.data.own import reading_once
 from siamese.errors import ConfigError
 from siamese.runs.latest import SWEEPS, point_latest
 from siamese.runs.locks import SWEEP_PROCESS, claim, is_main
@@ -42,7 +43,8 @@ def run_app(main: Callable[[], object], command: str) -> NoReturn:
     catch_signals()
     try:
         sys.argv[1:] = as_typed(_from_here(sys.argv[1:]))
-        main()
+        with reading_once():  # by the check before a run, and the run
+            main()
         _print_ending()
     except (Interrupted, JobFailedError) as error:
         if isinstance(error, JobFailedError):
@@ -124,7 +126,8 @@ class Guard(Callback):
         """Stop a sweep if none of its jobs can work, or if its folder holds another sweep."""
         Guard.has_composed = True
         try:
-            check_sweep(config, self.command, kwargs["config_name"])
+            with reading_once():  # apart from the jobs: photos may change until those begin
+                check_sweep(config, self.command, kwargs["config_name"])
             Guard.folder = Path(config.hydra.sweep.dir)
             claim(Guard.folder)
             if self.command == "train":

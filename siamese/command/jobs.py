@@ -109,7 +109,7 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1, resumes: bool
         end(error)
     end_with_sweep()
     try:
-        with reading_once():
+        with reading_once() if in_sweep else contextlib.nullcontext():  # a single run: `run_app`
             return run(folder)
     except (Exception, Interrupted) as error:
         if not folder.is_done:  # a finished run stays finished, for example if drawing its page fails

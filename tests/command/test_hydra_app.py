@@ -25,7 +25,10 @@ from siamese import Verifier
 from siamese.command import hydra_app, jobs
 from siamese.command.exit_codes import reason
 from siamese.command.main import main
+from siamese.config.data import FolderData
 from siamese.config.schema import TrainConfig
+from siamese.data import folder as folders
+from siamese.data.own import read_own
 from siamese.errors import ConfigError, DataError, TrainingError, WorkerKilledError
 from siamese.runs.folder import RunFolder
 from siamese.runs.signals import Interrupted
@@ -188,6 +191,27 @@ def test_an_error_says_how_to_resume(
         jobs.run_job(job, resumes=resumes)
     hint = f"; to resume, repeat the command with hydra.run.dir={tmp_path} resume=true"
     assert capsys.readouterr().err == f"error: {reason(error)}{hint if hinted and resumes else ''}\n"
+
+
+def test_a_run_reads_its_folder_of_photos_once(call: Run, tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs of a sweep read it each, because photos may change between them."""
+    walks: list[Path] = []
+    walk = folders._walk
+
+    def train(config: TrainConfig, *_: object) -> None:
+        assert isinstance(config.data, FolderData)
+        read_own(config.data)
+        raise DataError("that is enough")
+
+    monkeypatch.setattr(folders, "_walk", lambda root, name: walks.append(root) or walk(root, name))
+    monkeypatch.setattr("siamese.training.train.train", train)
+    monkeypatch.setattr(hydra_app.Guard, "folder", None)
+    words = ["data=folder", f"data.root={tiny_root / 'lfw'}"]
+    assert call("train", *words, "hydra.run.dir=run").stderr.startswith("error: that is enough")
+    assert len(walks) == 1
+    swept = call("train", "-m", *words, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert "job 0 failed: that is enough" in swept.stderr
+    assert len(walks) == 1 + 3  # one before the sweep
 
 
 def test_an_error_of_a_launcher_is_no_bad_configuration(
