@@ -160,6 +160,6 @@ def stamp_of(photo: Path) -> tuple[int, int]:
     """Size and modification time of a photo, in bytes and nanoseconds; -1 if it is gone."""
     try:
         found = os.stat(photo)  # noqa: PTH116 - may be a million photos
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
         return -1, -1
     return found.st_size, found.st_mtime_ns

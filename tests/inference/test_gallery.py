@@ -17,6 +17,7 @@ from siamese.inference.gallery_files import (
     changed_folders,
     folder_times,
     replacing_folder,
+    stamp_of,
 )
 
 
@@ -52,6 +53,13 @@ def test_a_folder_that_changed_is_named(tmp_path: Path) -> None:
     assert changed_folders(facts) == []
     (tmp_path / "A/x/1.jpg").rename(tmp_path / "A/x/0.jpg")
     assert changed_folders(facts) == [str(tmp_path / "A/x")]
+
+
+def test_a_photo_that_is_gone_has_no_stamp(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    assert stamp_of(tmp_path / "a.jpg") == (3, (tmp_path / "a.jpg").stat().st_mtime_ns)
+    for name in ("gone.jpg", "a\0.jpg"):
+        assert stamp_of(tmp_path / name) == (-1, -1)
 
 
 REPLACE = """
