@@ -30,6 +30,7 @@ from siamese.data.images import Prepared, open_image, prepare, why_unusable
 from siamese.errors import ConfigError, DataError
 from siamese.evaluation.decision import Decision
 from siamese.evaluation.domain import FAMILIAR, Domain, features, is_blank
+from siamese.inference.gallery_files import Embedded
 from siamese.models.siamese import SiameseNetwork
 from siamese.models.unfold_conv import cpu_has_bf16
 from siamese.runs.finished import find_run
@@ -314,37 +315,23 @@ class Verifier:
             DataError: the gallery is empty, apart from copies of the photo; or a photo cannot be used.
             ConfigError, TypeError: as `prepare`.
         """
+        from siamese.inference.gallery import Gallery
+
         asked = self.prepare(photo, face)
-        names, prepared = [], [asked]
-        for person, photos in gallery.items():
-            for one in photos if isinstance(photos, list | tuple) else [cast(Photo, photos)]:
-                other = self.prepare(one)
-                if keep_identical or not np.array_equal(other.pixels, asked.pixels):
-                    names.append((person, str(one) if isinstance(one, str | os.PathLike) else ""))
-                    prepared.append(other)
-        if not names:
+        listed = [
+            (person, one)
+            for person, photos in gallery.items()
+            for one in (photos if isinstance(photos, list | tuple) else [cast(Photo, photos)])
+        ]
+        prepared = [self.prepare(one) for _, one in listed]
+        rows = [*map(str, range(len(listed)))]  # instead of names: a photo may have none
+        block = Embedded(rows, [*map(self.describe, prepared)], self.embed_prepared(prepared))
+        people = dict(zip(rows, (person for person, _ in listed), strict=True))
+        (found,) = Gallery.of(self, [block], people).search(self, [asked], len(gallery), keep_identical)
+        if not found.matches:
             raise DataError("the gallery is empty, or holds only the photo itself; give other photos of each person")
-        return self.rank(self.embed_prepared(prepared), names, prepared)
-
-    def rank(
-        self,
-        embeddings: NDArray[np.float32],
-        names: Sequence[tuple[str, str]],
-        photos: Sequence[Prepared] | Sequence[Described] | None = None,
-    ) -> list[Match]:
-        """Rank the people of a gallery, as `identify`, from embeddings.
-
-        Args:
-            embeddings: float32 [N + 1, D]: that of the photo to identify, then those of the N photos of the gallery.
-            names: person and name of each photo of the gallery.
-            photos: the N + 1 photos, as for `compare`.
-        """
-        answers = self.compare(embeddings, [(0, k + 1) for k in range(len(names))], photos)
-        matches = [Match(*name, answer) for name, answer in zip(names, answers, strict=True)]
-        best: dict[str, Match] = {}
-        for match in sorted(matches, key=lambda match: -match.verification.score):
-            best.setdefault(match.person, match)
-        return list(best.values())
+        files = [str(one) if isinstance(one, str | os.PathLike) else "" for _, one in listed]
+        return [match._replace(photo=files[int(match.photo)]) for match in found.matches]
 
     def cautions(self, answer: Verification, first: str, second: str) -> list[str]:
         """Return what to know before trusting a decision, one sentence each.

@@ -15,6 +15,8 @@ from PIL import Image
 
 from siamese import Verifier
 from siamese.errors import ConfigError, DataError
+from siamese.inference.gallery import Gallery
+from siamese.inference.gallery_files import Embedded
 from siamese.protocols.evaluate import evaluate
 from siamese.runs.folder import RunFolder
 
@@ -167,6 +169,12 @@ def test_the_people_of_a_gallery_are_ranked_by_their_best_photo(verifier: Verifi
         verifier.identify({}, photos[0])
     others = verifier.identify(people, photos[0].read_bytes())
     assert str(photos[0]) not in {match.photo for match in others}
+    written = {f"{person}/{photo.name}": photo for person, found in people.items() for photo in found}
+    described = [*map(verifier.describe, map(verifier.prepare, written.values()))]
+    block = Embedded([*written], described, verifier.embed(written.values()))
+    gallery = Gallery.of(verifier, [block], {name: name.partition("/")[0] for name in written})
+    (answer,) = gallery.identify(verifier, [photos[0]])
+    assert [match._replace(photo=str(written[match.photo])) for match in answer.matches] == others
     single = verifier.identify({person: found[1] for person, found in people.items()}, photos[0])
     assert {match.photo for match in single} == {str(found[1]) for found in people.values()}
     with pytest.raises(DataError, match="holds only the photo itself"):
