@@ -1,9 +1,11 @@
 """Score a finished run: ``python eval.py run=outputs/DATE/TIME``."""
 
 from siamese.command.memory import keep_freed_memory
+from siamese.runs.signals import end_on_signals
 
 if __name__ == "__main__":
     keep_freed_memory()
+    end_on_signals()
 
 import hydra
 

@@ -1,9 +1,11 @@
 """Train, test and report a Siamese network: ``python train.py data=synthetic``; ``--help`` lists all keys."""
 
 from siamese.command.memory import keep_freed_memory
+from siamese.runs.signals import end_on_signals
 
 if __name__ == "__main__":
     keep_freed_memory()
+    end_on_signals()
 
 import hydra
 

@@ -74,10 +74,8 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
     held = sorted(folder.glob("*/result.json"))
     resume = any(override.replace(" ", "").lower() == "resume=true" for override in config.hydra.overrides.task)
     if held and not (resume or was_requeued()):
-        raise ConfigError(
-            f"{folder} already holds a sweep ({count(len(held), 'job')}); give resume=true to resume it, or "
-            "another hydra.sweep.dir"
-        )
+        remedy = "give resume=true to resume it, or another" if command == "train" else "give another"
+        raise ConfigError(f"{folder} already holds a sweep ({count(len(held), 'job')}); {remedy} hydra.sweep.dir")
     problems = []
     for number, overrides in enumerate(_overrides_of_jobs(config)):
         job = compose(config_name, overrides, return_hydra_config=True)
@@ -131,10 +129,16 @@ def _check_eval(config: Composed, folder: Path | None) -> tuple[DataConfig, Trai
             f"run={run.folder.path}: its photos are not in {photo_folder(own)} any more; restore them, or give their "
             f"new place: data={own.name} {place}"
         )
-    if folder is not None and RunFolder(folder).result is not None:
+    if folder is not None and not _may_evaluate_in(RunFolder(folder)):
         raise ConfigError(f"{folder} already holds a run; give another output folder")
     protocol = evaluation.protocol if isinstance(evaluation.protocol, OneShotProtocol) else run.config.protocol
     return run.config.data, protocol, run.test_only
+
+
+def _may_evaluate_in(folder: RunFolder) -> bool:
+    """Whether a folder holds nothing, or an evaluation that was not finished."""
+    result = folder.result
+    return result is None or (result.status != "done" and (result.is_evaluation or not folder.config.exists()))
 
 
 def _overrides_of_jobs(config: Composed) -> Iterator[list[str]]:

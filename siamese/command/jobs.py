@@ -116,11 +116,11 @@ def run_job(run: Callable[[RunFolder], float], processes: int = 1, resumes: bool
             with contextlib.suppress(OSError):  # for example a full disk: still print the reason below
                 folder.record_failure(error, f"{hydra.job.name}.log")
         key, path = ("sweep", hydra.sweep.dir) if in_sweep else ("run", folder.path)
-        hint, again = "", f"{shell_word(f'hydra.{key}.dir', str(path))} resume=true"
+        hint = f"; to resume, repeat the command with {shell_word(f'hydra.{key}.dir', str(path))} resume=true"
         if isinstance(error, Interrupted):
-            hint = f": {again}"
-        elif resumes and folder.config.exists() and not folder.is_done and _may_pass(error):
-            hint = f"; to resume, repeat the command with {again}"
+            hint = hint if resumes else "; run the same command again"
+        elif not (resumes and folder.config.exists() and not folder.is_done and _may_pass(error)):
+            hint = ""
         if isinstance(error, Interrupted) or not in_sweep:
             end(error, hint)
         raise JobFailedError(f"job {hydra.job.num} failed: {reason(error)}{hint}") from None

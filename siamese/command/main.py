@@ -16,10 +16,17 @@ from typing import NoReturn
 from siamese.command.memory import keep_freed_memory
 from siamese.errors import TrainingError, UserError
 from siamese.runs.latest import run_folder
+from siamese.runs.signals import Interrupted, catch_signals, end_on_signals
 from siamese.text import to_json
 
 HYDRA = ("train", "eval")
 """Subcommands that work like ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
+
+AFTER_A_SIGNAL = {
+    "search": "; run the same command again to resume",
+    "report": "; to draw the remaining pages, run the command again without --all",
+}
+"""What to do after a subcommand was interrupted, if not to begin again."""
 
 AddParser = Callable[..., argparse.ArgumentParser]
 """Adds the parser of one subcommand: ``add_parser`` of what ``ArgumentParser.add_subparsers`` returns."""
@@ -30,7 +37,9 @@ def run() -> NoReturn:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in HYDRA:
         keep_freed_memory()
+        end_on_signals()
         run_with_hydra(command)
+    catch_signals()
     raise SystemExit(main())
 
 
@@ -59,9 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("siamese").setLevel(logging.INFO)
-    from siamese.command.exit_codes import discard_output
-    from siamese.runs.signals import Interrupted
-
     try:
         _call(options)
     except UserError as error:
@@ -71,9 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
-        print(f"error: interrupted by {error.signal.name}; run the same command again to resume", file=sys.stderr)
+        print(f"error: {error}{AFTER_A_SIGNAL.get(options.command, '')}", file=sys.stderr)
         return 128 + error.signal
     except BrokenPipeError:  # for example `siamese verify ... | head`
+        from siamese.command.exit_codes import discard_output
+
         discard_output()
         return 1
     except OSError as error:
@@ -108,9 +116,7 @@ def _call(options: argparse.Namespace) -> None:
             index(options.run, options.gallery, options.out, options.approximate, options.align)
         case "search":
             from siamese.command.search import search
-            from siamese.runs.signals import catch_signals
 
-            catch_signals()
             search(options.space, options.folder, options.override, options.trials)
         case "page":
             from siamese.inference.web_page import serve
@@ -122,9 +128,7 @@ def _call(options: argparse.Namespace) -> None:
             export(options.run, options.folder, options.format)
         case "report":
             from siamese.command.report import build_pages
-            from siamese.runs.signals import catch_signals
 
-            catch_signals()
             print(build_pages(options.folder, options.explain, options.all))
         case "reproduction":
             from siamese.report.reproduction import reproduction

@@ -22,6 +22,7 @@ from siamese.report.figures import score_figure, to_svg
 from siamese.report.html import render_page
 from siamese.report.load import Run, read_run
 from siamese.runs.records import Prediction
+from siamese.runs.signals import Interrupted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -234,7 +235,7 @@ def serve(run: Path, port: int, align: bool = False) -> None:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"--port {port}: {reason}; give another port, or 0 to pick a free one") from None
-        with listening, suppress(KeyboardInterrupt):
+        with listening, suppress(KeyboardInterrupt, Interrupted):
             server = uvicorn.Server(uvicorn.Config(build_app(PairView(run, align)), log_level="warning"))
             log.info("http://%s:%d (stop with Ctrl-C)", HOST, listening.getsockname()[1])
             server.run(sockets=[listening])

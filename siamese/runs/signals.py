@@ -36,9 +36,14 @@ class Interrupted(SystemExit):
         self.signal = signal.Signals(signum)
 
     def __str__(self) -> str:
-        return (
-            f"interrupted by {self.signal.name}; to resume, repeat the command with its output folder and resume=true"
-        )
+        return f"interrupted by {self.signal.name}"
+
+
+def end_on_signals() -> None:
+    """Until `catch_signals`, end the process with one line on SIGINT and SIGTERM: while a command imports modules."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(signum, _end)
 
 
 def catch_signals() -> None:
@@ -47,7 +52,7 @@ def catch_signals() -> None:
     Leave a signal alone if a launcher has already set a handler for it.
     """
     for signum in (signal.SIGINT, signal.SIGTERM, *([REQUEUE] if "SLURM_JOB_ID" in os.environ else [])):
-        if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
+        if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler, _end):
             signal.signal(signum, _receive)
             _ours.add(signum)
 
@@ -108,6 +113,12 @@ def requeue() -> bool:
 def was_requeued() -> bool:
     """Return whether SLURM has started this job before."""
     return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(2, f"error: {Interrupted(signum)}\n".encode())
+    os._exit(128 + signum)
 
 
 def _receive(signum: int, frame: FrameType | None) -> None:

@@ -92,6 +92,11 @@ def test_train_refuse_resume_eval_report(
     keys = [key for key in recorded if key.startswith(("test/", "val/"))]
     assert {key: again_result[key] for key in keys} == {key: recorded[key] for key in keys}
 
+    (work / "outputs/eval/result.json").write_text(json.dumps(again_result | {"status": "interrupted"}))
+    evaluated = run_script("eval.py", "run=latest", "hydra.run.dir=outputs/eval")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert result_of(work / "outputs/eval")["status"] == "done"
+    assert call("eval", "run=latest", "hydra.run.dir=outputs/eval").returncode == 2, "it is finished"
     onto = call("eval", "run=latest", "hydra.run.dir=outputs/latest")
     assert (onto.returncode, onto.stderr) == (
         2,
@@ -128,6 +133,13 @@ def test_eval_refuses_what_it_cannot_score(call: Run, tmp_path: Path, arguments:
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in work.iterdir()] == ["unfinished"]
+
+
+def test_a_sweep_of_evaluations_is_not_resumed(call: Run, tmp_path: Path) -> None:
+    (tmp_path / "work/sweep/0").mkdir(parents=True)
+    (tmp_path / "work/sweep/0/result.json").write_text('{"status": "interrupted"}')
+    refused = call("eval", "-m", "run=a,b", "hydra.sweep.dir=sweep")
+    assert refused.stderr == "error: sweep already holds a sweep (1 job); give another hydra.sweep.dir\n"
 
 
 def test_a_signal_while_a_line_is_logged_is_not_lost() -> None:
@@ -167,13 +179,14 @@ def test_a_finished_run_stays_finished(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("error", "hinted"),
     [
+        (Interrupted(signal.SIGINT), True),
         (WorkerKilledError("killed"), True), (DataError("a.jpg: cut short"), True), (OSError("no answer"), True),
         (TrainingError("the loss is nan; give a lower learning_rate"), False), (ConfigError("give another"), False),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("resumes", [True, False])
 def test_an_error_says_how_to_resume(
-    error: Exception, hinted: bool, resumes: bool, tiny_config: Callable[..., TrainConfig], tmp_path: Path,
+    error: BaseException, hinted: bool, resumes: bool, tiny_config: Callable[..., TrainConfig], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Before that, the same command is refused: the folder holds a run. There are no checkpoints yet."""
@@ -190,7 +203,9 @@ def test_an_error_says_how_to_resume(
     with pytest.raises(SystemExit):
         jobs.run_job(job, resumes=resumes)
     hint = f"; to resume, repeat the command with hydra.run.dir={tmp_path} resume=true"
-    assert capsys.readouterr().err == f"error: {reason(error)}{hint if hinted and resumes else ''}\n"
+    if not resumes:
+        hint = "; run the same command again" if isinstance(error, Interrupted) else ""
+    assert capsys.readouterr().err == f"error: {reason(error)}{hint if hinted else ''}\n"
 
 
 def test_a_run_reads_its_folder_of_photos_once(call: Run, tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from siamese.command.main import parse
 
@@ -50,3 +55,35 @@ def test_help(words: list[str], shown: str, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit, match="0"):
         parse(words)
     assert shown in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["cache", "."], ""),
+        (["report", ".", "--all"], "; to draw the remaining pages, run the command again without --all"),
+        (["search", "quick", "out"], "; run the same command again to resume"),
+    ],
+)
+def test_a_signal_ends_a_subcommand_with_one_line(signum: signal.Signals, words: list[str], hint: str) -> None:
+    code = (
+        "import os, sys\nfrom siamese.command import main\n"
+        f"main._call = lambda _: os.kill(os.getpid(), {int(signum)})\n"
+        f"sys.argv = ['siamese', *{words}]\nmain.run()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (128 + signum, f"error: interrupted by {signum.name}{hint}\n")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", [["train.py"], ["eval.py"], ["-m", "siamese", "train"]])
+def test_a_signal_during_imports_ends_a_command_with_one_line(
+    command: list[str], signum: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "hydra.py").write_text(f"import os\nos.kill(os.getpid(), {int(signum)})\n")
+    ended = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (128 + signum, f"error: interrupted by {signum.name}\n")

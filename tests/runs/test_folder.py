@@ -61,7 +61,7 @@ def test_a_start_removes_only_what_a_killed_process_left(folder: RunFolder, tiny
     ("error", "status", "reason"),
     [
         (ValueError("two\nlines"), "failed", "ValueError: two lines"),
-        (Interrupted(15), "interrupted", "Interrupted: interrupted by SIGTERM; to resume, "),
+        (Interrupted(15), "interrupted", "Interrupted: interrupted by SIGTERM"),
         (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt: "),
     ],
 )

@@ -29,7 +29,7 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_raised_with_its_exit_code(signum: signal.Signals, code: int) -> None:
     signals.catch_signals()
-    with pytest.raises(Interrupted, match=f"interrupted by {signum.name}; to resume, .*resume=true") as raised:
+    with pytest.raises(Interrupted, match=f"^interrupted by {signum.name}$") as raised:
         os.kill(os.getpid(), signum)
     assert raised.value.code == code
 

@@ -161,7 +161,8 @@ def _watch(started: list[subprocess.Popen[bytes]], folder: RunFolder, over: thre
                 error = signals.Interrupted(signum)
             with contextlib.suppress(OSError):
                 folder.record_failure(error)
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            hint = "; give resume=true to continue from the last checkpoint" if signum else ""
+            print(f"error: {error}{hint}", file=sys.stderr, flush=True)
             for process in started:
                 process.kill()
             os._exit(128 + signum if signum else 1)
