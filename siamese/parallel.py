@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -68,11 +69,25 @@ def in_order(
             ) from None
         except BaseException:
             if processes:  # what they do is thrown away
-                pool.shutdown(kill_workers=True)  # type: ignore[call-arg]
+                with _signals_wait():
+                    pool.shutdown(kill_workers=True)  # type: ignore[call-arg]
             raise
         finally:
             for one in waiting:
                 one.cancel()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Context in which a second Ctrl-C waits: processes that were not killed would block the end of this one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -115,5 +130,11 @@ def _processes(number: int) -> Executor:
     # The standard library's would run the main script of the user again, unless it guards against that.
     from loky import ProcessPoolExecutor
 
-    pool: Executor = ProcessPoolExecutor(number, timeout=IDLE_SECONDS)
+    pool: Executor = ProcessPoolExecutor(number, timeout=IDLE_SECONDS, initializer=_leave_signals_to_the_first_process)
     return pool
+
+
+def _leave_signals_to_the_first_process() -> None:
+    # It kills this one. A signal in the middle of a result would leave it waiting for the other half.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
 import re
+import signal
+import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -45,6 +49,34 @@ def test_an_error_ends_it_at_its_place() -> None:
 def test_a_process_that_is_killed_is_an_error_that_says_so() -> None:
     with pytest.raises(WorkerKilledError, match=r"killed, perhaps because memory ran out$"):
         list(in_order(os._exit, [9], processes=True, workers=1))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("pause", [None, 0.005, 0.01])
+def test_ctrl_c_ends_it_while_results_are_sent(pause: float | None) -> None:
+    """A terminal sends it to all processes. With a pause, a second one follows, as after ``timeout -s INT``."""
+    code = """
+import itertools, os
+from siamese.parallel import in_order
+from siamese.runs.signals import catch_signals
+catch_signals()
+for number, _ in enumerate(in_order(os.urandom, itertools.repeat(1 << 22), processes=True, workers=2)):
+    if number == 3:
+        print("busy", flush=True)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as run:
+        try:
+            assert run.stdout is not None
+            assert run.stdout.readline() == b"busy\n"
+            if pause is not None:
+                os.kill(run.pid, signal.SIGINT)
+                time.sleep(pause)
+            os.killpg(run.pid, signal.SIGINT)
+            assert run.wait(30) in (130, -signal.SIGINT)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("bar", [True, False])
