@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from siamese.config.data import FolderData
+from siamese.config.data import OwnData
 from siamese.config.protocol import OneShotProtocol
 from siamese.data.image_cache import load_images
 from siamese.data.lists import People
@@ -24,7 +24,8 @@ from siamese.evaluation.calibration import Calibration
 from siamese.evaluation.decision import choose_decision
 from siamese.evaluation.identification import Identification, Trials, draw_trials, identification_accuracy
 from siamese.evaluation.people import are_few
-from siamese.files import write_csv_atomically
+from siamese.files import file_digest, write_csv_atomically
+from siamese.parallel import READERS, in_order
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 from siamese.runs.moved import changed_images
@@ -136,11 +137,14 @@ def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:
     """
     if run.foreign:
         check_unseen(run, {image: person for person, images in people.items() for image in images}, folder)
-    elif isinstance(run.config.data, FolderData) and (recorded := run.folder.memberships) is not None:
-        now = [Membership(image, name, "test") for name, images in people.items() for image in images]
+    elif isinstance(run.config.data, OwnData) and (recorded := run.folder.memberships) is not None:
+        root = image_root(run.config.data)
+        images = [(image, person) for person, images in people.items() for image in images]
+        digests = in_order(lambda one: file_digest(root / one[0]), images, workers=READERS)
+        now = [Membership(*one, "test", digest) for one, digest in zip(images, digests, strict=True)]
         before = [row for row in recorded if row.split == "test"]
         if changed := changed_images(before, now):
-            raise changed_data(changed, image_root(run.config.data))
+            raise changed_data(changed, root)
 
 
 def load_test_images(runs: list[FinishedRun], people: People) -> OneshotImages:

@@ -120,6 +120,13 @@ def test_changed_photos_are_noticed_when_a_run_is_resumed_or_scored(
     with pytest.raises(DataError, match="is in the test data and was used for training or validation"):
         score(tmp_path / "run", tmp_path / "a", data=same)
     folder = RunFolder(tmp_path / "run")
+    tested = photos / next(row.image for row in folder.memberships or [] if row.split == "test")
+    content = tested.read_bytes()
+    shutil.copyfile(photos / next(row.image for row in folder.memberships or [] if row.split == "val"), tested)
+    for options in ({}, {"protocol": ONESHOT}):
+        with pytest.raises(DataError, match=r"changed since the run started: 1 image was added, removed, edited"):
+            score(tmp_path / "run", tmp_path / "b", **options)
+    tested.write_bytes(content)
     next(iter(sorted(photos.iterdir()))).rename(photos / "Somebody_Else")
     for options in ({}, {"protocol": ONESHOT}):
         with pytest.raises(DataError, match="changed since the run started"):
