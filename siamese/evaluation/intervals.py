@@ -159,15 +159,25 @@ def auc_interval(
     return Interval(max(0.0, area - half), min(1.0, area + half))
 
 
+UNCLEAR = "not clearly above chance level"
+"""Said of an accuracy if there are too few pairs or people to tell it from chance."""
+
+CLOSE = 0.1
+"""Accuracies that are less than this above the chance level count as chance level if the interval contains it."""
+
+
 def not_above_chance(ends: Sequence[float] | None, chance: float | None) -> str:
     """Name an accuracy whose interval does not lie above `chance_level`; empty if it does, or if either is unknown.
 
     Returns:
-        ``chance level`` if the interval contains the chance level, ``below chance level`` if it lies below.
+        ``below chance level`` if the interval lies below; `UNCLEAR` if it also reaches to `CLOSE` above or more;
+        otherwise ``chance level``.
     """
     if ends is None or chance is None or math.isnan(ends[0]) or ends[0] > chance:
         return ""
-    return "chance level" if ends[1] >= chance else "below chance level"
+    if ends[1] < chance:
+        return "below chance level"
+    return UNCLEAR if ends[1] > chance + CLOSE else "chance level"
 
 
 def mean_interval(

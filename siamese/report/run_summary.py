@@ -9,7 +9,7 @@ from typing import Literal
 
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.data.lists import people_of_each
-from siamese.evaluation.intervals import not_above_chance, share_interval
+from siamese.evaluation.intervals import UNCLEAR, not_above_chance, share_interval
 from siamese.evaluation.metrics import chance_level
 from siamese.report.load import Run
 from siamese.report.text import interval, percent
@@ -129,6 +129,8 @@ def verdict(results: Sequence[Result], ends: Sequence[float] | None, chance: flo
     ]
     if len(areas) == len(results):
         return f" At the threshold this is {level}, but the scores separate the pairs (AUC {fmean(areas):.3f})."
+    if level == UNCLEAR:
+        return f" This is {level}: there are too few pairs or people to tell."
     first = results[0]
     if first.trained_on not in (None, first.dataset):
         return f" This is {level}: what was learned does not help on these images."

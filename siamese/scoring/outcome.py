@@ -13,7 +13,7 @@ from siamese.config.titles import PROTOCOLS, titled
 from siamese.data.dataset import PairDataset
 from siamese.data.lists import people_of_each
 from siamese.evaluation.decision import Decision
-from siamese.evaluation.intervals import not_above_chance
+from siamese.evaluation.intervals import UNCLEAR, not_above_chance
 from siamese.evaluation.metrics import chance_level, confusion
 from siamese.evaluation.summary import summarise
 from siamese.models.siamese import SiameseNetwork
@@ -64,12 +64,14 @@ def record_predictions(
         assert ends is None or isinstance(ends, list)
         if level := not_above_chance(ends, chance_level(counts.tp + counts.fn, counts.fp + counts.tn)):
             area = summary["auc_ci"]
-            log.warning(
-                "%s accuracy %.1f %% is %s: %s",
-                {"val": "validation"}.get(split, split), 100 * counts.accuracy, level,
-                "the scores separate the pairs, but not at this threshold" if isinstance(area, list) and area[0] > 0.5
-                else "the network has not learned to tell these pairs apart",
-            )  # fmt: skip
+            if isinstance(area, list) and area[0] > 0.5:
+                why = "the scores separate the pairs, but not at this threshold"
+            elif level == UNCLEAR:
+                why = "there are too few pairs or people to tell"
+            else:
+                why = "the network has not learned to tell these pairs apart"
+            name = {"val": "validation"}.get(split, split)
+            log.warning("%s accuracy %.1f %% is %s: %s", name, 100 * counts.accuracy, level, why)
         # The four counts and the intervals are those of the test.
         keep = ("loss", "acc", "auc") if split == "val" else summary
         figures |= {name if name in OUTCOMES else f"{split}/{name}": summary[name] for name in keep}

@@ -85,6 +85,10 @@ CHANCE = {"test/acc": 0.51, "test/acc_ci": [0.46, 0.56], "test/auc_ci": [0.45, 0
         ({"same": 100, "different": 110}, "gives 52.4 %. This is chance level: the network has not learned."),
         ({"test/auc_ci": [0.9, 0.96]}, "this is chance level, but the scores separate the pairs (AUC 0.930)."),
         ({"run": "/a", "trained_on": "lfw"}, "chance level: what was learned does not help on these images."),
+        (
+            {"test/acc": 0.746, "test/acc_ci": [0.483, 0.902], "test/auc_ci": [0.45, 0.95]},
+            "This is not clearly above chance level: there are too few pairs or people to tell.",
+        ),
         ({"run": ["/a", "/b"]}, "This is chance level: the networks have not learned."),
         ({"same": 0}, "correctly (95 % confidence interval 46.0 – 56.0 %)."),
     ],
