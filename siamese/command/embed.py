@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from siamese.command.photos import (
     with_several_faces,
 )
 from siamese.data.folder import find_photos
-from siamese.errors import DataError
+from siamese.errors import ConfigError, DataError
 from siamese.files import replacing, write_csv_atomically
 from siamese.inference.gallery_files import Embedded, append_rows
 from siamese.text import count
@@ -37,6 +39,8 @@ def embed(run: Path, folder: Path, out: Path, align: bool = False) -> None:
         UserError: the run, the folder or the output file cannot be used.
     """
     check_output("", out, ("npy", "csv"))
+    files = dict.fromkeys((out, _table_of(out)))
+    _check_earlier(files)
     names = find_photos(folder)
     verifier = load_verifier(run, align)
     unusable: dict[str, str] = {}
@@ -52,7 +56,23 @@ def embed(run: Path, folder: Path, out: Path, align: bool = False) -> None:
         log.warning("excluded: %s", problem)
     subject = f"{seen.unlike} of {count(seen.number, 'photo')} {'is' if seen.unlike == 1 else 'are'}"
     warn_of_unusual(verifier, subject if seen.unlike else "", "their embeddings")
-    log.info("%s of %s: %s", count(seen.number, "embedding"), count(size, "dimension"), out)
+    log.info("%s of %s: %s", count(seen.number, "embedding"), count(size, "dimension"), " and ".join(map(str, files)))
+
+
+def _table_of(out: Path) -> Path:
+    """The ``.csv`` file that is written for ``out``, which may be that file."""
+    return out if out.suffix.lower() == ".csv" else out.with_suffix(".csv")
+
+
+def _check_earlier(files: Iterable[Path]) -> None:
+    """Refuse to replace files unless the last one, the table, has the columns that an earlier call wrote."""
+    header = ""
+    *_, table = files
+    with suppress(OSError), table.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline(100)
+    for existing in filter(Path.exists, files):
+        if re.match(r"image,person(,faces)?(,z0,|$)", header) is None:
+            raise ConfigError(f"{existing}: exists, and siamese embed did not write it; give another file name")
 
 
 class _Seen:
@@ -72,7 +92,7 @@ class _Seen:
 
 def _write(out: Path, blocks: Iterator[Embedded], size: int, aligned: bool) -> None:
     columns = ["image", "person", *(["faces"] if aligned else [])]
-    if out.suffix.lower() == ".csv":
+    if out == _table_of(out):
         rows = (
             (*row, *z.tolist())
             for block in blocks
@@ -82,7 +102,7 @@ def _write(out: Path, blocks: Iterator[Embedded], size: int, aligned: bool) -> N
         return
     with replacing(out) as temporary, temporary.open("x+b") as file:
         written = (row for block in append_rows(file, blocks) for row in _rows(block, aligned))
-        write_csv_atomically(out.with_suffix(".csv"), columns, written)
+        write_csv_atomically(_table_of(out), columns, written)
 
 
 def _rows(block: Embedded, aligned: bool) -> Iterator[tuple[Any, ...]]:

@@ -152,6 +152,29 @@ def test_embed_writes_embeddings_and_names(
     np.testing.assert_array_equal(table, numbers)
 
 
+@pytest.mark.parametrize("out", ["z.npy", "z.csv"])
+def test_embed_replaces_only_what_it_wrote(
+    out: str, finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level("INFO")
+    folder, table = sorted(faces.iterdir())[0], tmp_path / "z.csv"
+    for first, second in ((out, out), ("z.csv", out), ("z.npy", out)):
+        called(capsys, "embed", finished, folder, tmp_path / first)
+        called(capsys, "embed", finished, folder, tmp_path / second)
+    names = [str(tmp_path / "z.npy"), str(table)] if out == "z.npy" else [str(table)]
+    assert caplog.messages[-1].endswith(f": {' and '.join(names)}")
+    table.unlink()
+    (tmp_path / "z.npy").write_bytes(b"mine")
+    assert main(["embed", str(finished), str(folder), str(tmp_path / "z.npy")]) == 2
+    for content in ("image1,image2\na,b\n", "", "image,person,note\n"):
+        table.write_text(content)
+        assert main(["embed", str(finished), str(folder), str(tmp_path / out)]) == 2
+        assert "exists, and siamese embed did not write it; give another file name" in capsys.readouterr().err
+        assert table.read_text() == content
+    assert (tmp_path / "z.npy").read_bytes() == b"mine"
+
+
 def test_photos_are_embedded_in_blocks_and_in_order(
     finished: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
