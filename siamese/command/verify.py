@@ -112,19 +112,23 @@ def _verify_list(verifier: Verifier, listed: list[ListedPair], root: Path) -> It
             yield {**line, "error": problem}
             continue
         verification = next(following)
-        if pair.label is not None:
+        if pair.label is not None and not verification.identical:
             labelled.append(Pair(*pair[:2], pair.label))
             correct.append(verification.same == bool(pair.label))
         identical += bool(verification.identical)
         unlike += any(verification.unusual)
         yield {**line, **as_json(verification)}
+    outside = ""
     if correct:
         _log_accuracy(labelled, correct)
+        outside = ", not counted in the accuracy"
     if unusable:
-        log.warning("%s cannot be used", count(len(unusable), "photo"))
+        without = count(len(listed) - len(usable), "pair has", "pairs have")
+        log.warning("%s cannot be used: %s no decision%s", count(len(unusable), "photo"), without, outside)
     warn_of_several_faces(with_several_faces(embedded))
     if identical:
-        log.warning("%s of identical images: such a decision says nothing about faces", count(identical, "pair"))
+        said = "such a decision says nothing about faces"
+        log.warning("%s of identical images%s: %s", count(identical, "pair"), outside, said)
     subject = f"{unlike} of {count(len(usable), 'pair')} {'has' if unlike == 1 else 'have'} a photo"
     warn_of_unusual(verifier, subject if unlike else "", "these decisions")
 

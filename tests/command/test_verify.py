@@ -59,6 +59,7 @@ def test_verify_continues_after_an_unusable_photo(
         f"{photos[0]},{photos[1]},1",
         f"{photos[0]},broken.jpg,0",
         f"{photos[2]},{photos[0]},",
+        f"{photos[2]},{photos[2]},1",
     ]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     printed = called(capsys, "verify", finished, "--pairs", tmp_path / "pairs.csv")
@@ -66,10 +67,12 @@ def test_verify_continues_after_an_unusable_photo(
         ["label", "same"],
         ["error", "label"],
         ["same"],
+        ["label", "same"],
     ]
     assert "broken.jpg" in printed[1]["error"]
     assert "of 1 pair " in caplog.text
-    assert "1 photo cannot be used" in caplog.text
+    assert "1 photo cannot be used: 1 pair has no decision, not counted in the accuracy" in caplog.messages
+    assert "1 pair of identical images, not counted in the accuracy: such a decision says nothing" in caplog.text
 
 
 def test_verify_warns_of_unusual_photos(
