@@ -50,6 +50,8 @@ def _explain(detail: Any, plain: Any, schema: type[BaseModel]) -> str:
         return f"{key}={detail['ctx']['tag']} is not possible here; give one of {detail['ctx']['expected_tags']}"
     if kind == "union_tag_not_found":
         return f"{key}.name is missing; choose an option of the group {key}"
+    if kind == "list_type" and isinstance(detail["input"], str | float | int):
+        return f"{key}={detail['input']}: expected a list; give {key}=[{detail['input']}]"
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message

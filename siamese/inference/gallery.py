@@ -155,11 +155,14 @@ class Gallery:
         folder = Path(folder)
         facts = read_facts(folder)
         if facts["run"] != identity(verifier):
-            again = shell_words(["python", "-m", "siamese", "index", str(verifier.run), facts["photos"], str(folder)])
-            aligned = " and --align as now" if facts["align"] != verifier.options.align else ""
+            words = ["python", "-m", "siamese", "index", str(verifier.run), facts["photos"], str(folder)]
+            again = shell_words([*words, *(["--align"] if verifier.options.align else [])])
+            if Path(facts["named"]).resolve() == verifier.run.resolve() and facts["align"] != verifier.options.align:
+                remedy = "written with --align; give" if facts["align"] else "written without --align; leave out"
+                raise ConfigError(f"{folder}: {remedy} --align here too, or write the gallery again: {again}")
             raise ConfigError(
                 f"{folder}: {facts['named']} embedded these photos, not {verifier.run} with its present weights and "
-                f"preprocessing{aligned}; write the gallery again: {again}"
+                f"preprocessing; write the gallery again: {again}"
             )
         try:
             embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r")
@@ -272,7 +275,9 @@ class Gallery:
         that are among the candidates, for photos of the gallery itself.
         """
         if len(self) < LEAST_INDEXED:
-            log.info("no index: comparing with the whole gallery is as fast for %s", count(len(self), "photo"))
+            log.info(
+                "no approximate index: comparing with the whole gallery is as fast for %s", count(len(self), "photo")
+            )
             return
         faiss = import_faiss()
         cells = round(2 * len(self) ** 0.5)
@@ -288,8 +293,8 @@ class Gallery:
         if recall["1"] < LEAST_RECALL:
             self.index = None
             log.warning(
-                "no index: it would miss %.1f %% of the most similar photos, since its order is not that of this run's "
-                "scores; photos are compared with the whole gallery", 100 - 100 * recall["1"],
+                "no approximate index: it would miss %.1f %% of the most similar photos, since its order is not "
+                "that of this run's scores; photos are compared with the whole gallery", 100 - 100 * recall["1"],
             )  # fmt: skip
             return
         self.facts["recall"] = recall

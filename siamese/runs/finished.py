@@ -15,7 +15,7 @@ from siamese.errors import ConfigError
 from siamese.files import flatten
 from siamese.runs.continuing import EARLIER
 from siamese.runs.folder import RunFolder
-from siamese.runs.latest import LATEST, run_folder
+from siamese.runs.latest import LATEST, RUNS, run_folder
 from siamese.runs.moved import moved_data
 from siamese.runs.records import Result, read_config
 
@@ -165,12 +165,11 @@ def _prepare(name: str, config: EvalConfig) -> FinishedRun:
 def _finished_result(folder: RunFolder, name: str) -> Result:
     result = folder.result
     if result is None:
-        where = (
-            "a folder that holds a result.json"
-            if folder.path.is_dir()
-            else "another folder: there is none of this name"
-        )
-        raise ConfigError(f"run={name}: no run found; give {where}")
+        if folder.path.is_dir():
+            raise ConfigError(f"run={name}: no run found; give a folder that holds a result.json")
+        if folder.path == RUNS / LATEST:
+            raise ConfigError(f"run={LATEST}: no finished run below {RUNS} yet; train one, or give its folder")
+        raise ConfigError(f"run={name}: no such folder; give the folder of a finished run, or {LATEST}")
     if result.status != "done":
         raise ConfigError(
             f"run={name}: the run is not finished ({result.status}); "

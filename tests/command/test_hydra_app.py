@@ -115,11 +115,14 @@ def test_train_refuse_resume_eval_report(
     [
         ([], "run is not set; give the folder of a finished run, or latest, as in run=outputs/latest"),
         (["run="], "run is not set; give the folder of a finished run"),
-        (["run=2024"], "run=2024: no run found"),
-        (["run=[2024,a b (1)]"], "run=2024: no run found"),
-        (["run=~/nowhere"], f"run={Path.home()}/nowhere: no run found"),
-        (["run=nowhere"], "run=nowhere: no run found"),
+        (["run=2024"], "run=2024: no such folder"),
+        (["run=latest"], "run=latest: no finished run below outputs yet; train one, or give its folder"),
+        (["run=outputs/latset"], "run=outputs/latset: no such folder; give the folder of a finished run, or latest"),
+        (["run=[2024,a b (1)]"], "run=2024: no such folder"),
+        (["run=~/nowhere"], f"run={Path.home()}/nowhere: no such folder"),
+        (["run=nowhere"], "run=nowhere: no such folder"),
         (["run=unfinished"], "the run is not finished (interrupted)"),
+        (["run=a", "protocol=oneshot", "protocol.ways=2"], "protocol.ways=2: expected a list; give protocol.ways=[2]"),
         (["run=nowhere", "+typo=1"], "unknown key 'typo'"),
     ],
 )

@@ -188,7 +188,7 @@ def test_an_approximate_index_finds_the_same_people(
             write_gallery(new, verifier, photos, blocks, person_of, stamps, approximate=True)
 
     write()
-    assert "no index: comparing with the whole gallery is as fast for 3,008 photos" in caplog.text
+    assert "no approximate index: comparing with the whole gallery is as fast for 3,008 photos" in caplog.text
     monkeypatch.setattr("siamese.inference.gallery.LEAST_INDEXED", 1000)
     monkeypatch.setattr("siamese.inference.gallery.LEAST_RECALL", 0.5)
     monkeypatch.setattr("siamese.inference.gallery.CANDIDATES", 100)
@@ -219,7 +219,7 @@ def test_an_approximate_index_finds_the_same_people(
 
     monkeypatch.setattr("siamese.inference.gallery.LEAST_RECALL", 1.1)
     write()
-    assert "no index: it would miss" in caplog.text
+    assert "no approximate index: it would miss" in caplog.text
     assert not (written / "index.faiss").exists()
     assert answers(capsys, "identify", finished, written, asked) == [exact]
 

@@ -144,8 +144,8 @@ def test_the_quoted_forms_in_messages_work(call: Run, tmp_path: Path) -> None:
     for name in ("a,b", "choice(a,b)"):
         refused = call("eval", f"run={name}")
         shown = refused.stderr.removesuffix(" for one text\n").rpartition(" or ")[2]
-        assert call("eval", *shlex.split(shown)).stderr.startswith(f"error: run={name}: no run found"), shown
-    assert call("eval", "run=[a,b]").stderr.startswith("error: run=a: no run found")
+        assert call("eval", *shlex.split(shown)).stderr.startswith(f"error: run={name}: no such folder"), shown
+    assert call("eval", "run=[a,b]").stderr.startswith("error: run=a: no such folder")
     assert call("train", "data=folder", r"data.root=\${x}").stderr.startswith("error: data.root=${x}: no such folder")
 
 
@@ -177,7 +177,7 @@ def test_a_run_in_folders_with_unusual_names(run_script: Run, tiny_overrides: li
     shown = re.findall(r"^  (python \S.*|tensorboard .*)$", done.stdout.partition("\nnext:\n")[2], re.M)
     assert shown[0] == """python -m siamese verify './-x, y/007 [1]' A.jpg B.jpg"""
     _, _, *words = shlex.split(next(command for command in shown if command.startswith("python eval.py")))
-    evaluated = run_script("eval.py", *words[:-1])
+    evaluated = run_script("eval.py", *words)
     assert evaluated.returncode == 0, evaluated.stderr
     page = html.unescape((folder / "report.html").read_text())
     _, script, *words = shlex.split(re.search(r"python train\.py .*?max_epochs=1", page)[0])  # type: ignore[index]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -359,13 +360,30 @@ def test_faces_are_counted_for_lists_folders_and_galleries(
     assert {match["image"]: match["faces"] for match in found["matches"]} == {"ab.png": 2, "cb.png": 2, "a.png": 1}
 
 
+@pytest.mark.parametrize(("written", "asked"), [(["--align"], []), ([], ["--align"])])
+def test_identify_aligns_photos_as_index_did(
+    written: list[str], asked: list[str], finished: Path, scenes: list[Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "people").mkdir()
+    shutil.copy(scenes[0], tmp_path / "people")
+    identify = ("identify", finished, tmp_path / "gallery", *scenes[:2])
+    called(capsys, "index", finished, tmp_path / "people", tmp_path / "gallery", *written)
+    assert main([*map(str, identify), *asked]) == 2
+    error = capsys.readouterr().err
+    remedy = "written with --align; give" if written else "written without --align; leave out"
+    assert error.startswith(f"error: {tmp_path / 'gallery'}: {remedy} --align here too, or write the gallery again: ")
+    called(capsys, *shlex.split(error.rpartition(" python -m siamese ")[2]))
+    called(capsys, *identify, *asked)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["verify", "RUN", "a.jpg"], "give two photos, or --pairs FILE"),
         (["verify", "RUN"], "give two photos, or --pairs FILE"),
         (["verify", "RUN", "none.jpg", "none.jpg"], "none.jpg: missing; give another photo"),
-        (["verify", "none", "a.jpg", "b.jpg"], "run=none: no run found"),
+        (["verify", "none", "a.jpg", "b.jpg"], "run=none: no such folder"),
         (["verify", "RUN", "--pairs", "empty.csv"], "empty.csv:1: no column image1"),
         (["verify", "RUN", "--pairs", "bad.csv"], "bad.csv:2: expected two file names, and a label that is 1"),
         (["verify", "RUN", "--pairs", "bad.csv", "--explain", "x.png"], "--explain is for two photos"),

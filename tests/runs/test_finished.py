@@ -142,5 +142,5 @@ def test_an_ensemble_needs_different_runs_on_the_same_pairs(finish: Finish, tiny
 
 def test_a_run_folder_may_have_a_long_path(tmp_path: Path) -> None:
     folder = tmp_path / ("long-" * 40)
-    with pytest.raises(ConfigError, match="no run found"):
+    with pytest.raises(ConfigError, match="no such folder"):
         find_run(folder)

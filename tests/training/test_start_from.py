@@ -147,7 +147,7 @@ def test_only_new_photos_may_be_aligned(finished: Path, photos: Path, tmp_path: 
 
 
 def test_a_missing_start_is_named(finished: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^start_from=.*no run found"):
+    with pytest.raises(ConfigError, match=r"^start_from=.*no such folder"):
         find_start(starting(finished, photos).model_copy(update={"start_from": str(tmp_path / "none")}))
 
 
