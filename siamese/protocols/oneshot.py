@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,12 +86,10 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
     people = read_test_people(runs[0].config.data, runs[0].config.protocol, runs[0].test_only)
     for run in runs:
         check_people(run, people, folder)
+    if protocol.within is not None:
+        people = in_groups(people, protocol.within, min(protocol.ways))
     images = load_test_images(runs, people)
-    groups = (
-        None
-        if protocol.within is None
-        else [person.rpartition(protocol.within)[0] or person for person in images.people]
-    )
+    groups = None if protocol.within is None else [group_of(person, protocol.within) for person in images.people]
     drawn: dict[int, Trials] = {}
     for ways in protocol.ways:
         try:
@@ -127,6 +126,21 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
         _log_accuracy(ways, protocol.trials, found, nearest)
     write_csv_atomically(folder.path / "oneshot.csv", ONESHOT_COLUMNS, rows)
     folder.record(**result)
+
+
+def group_of(person: str, within: str) -> str:
+    """The group of a person: the name up to the last ``within``."""
+    return person.rpartition(within)[0] or person
+
+
+def in_groups(people: People, within: str, ways: int) -> People:
+    """Return the people in groups of at least ``ways``, who alone can be in a trial; all if there is no such group."""
+    sizes = Counter(group_of(person, within) for person in people)
+    kept = {person: images for person, images in people.items() if sizes[group_of(person, within)] >= ways}
+    if kept and len(kept) < len(people):
+        left_out = count(len(people) - len(kept), "person", "people")
+        log.warning("protocol.within=%s: %s left out, in groups of fewer than %d", within, left_out, ways)
+    return kept or people
 
 
 def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:

@@ -52,12 +52,18 @@ def test_one_shot_of_one_run_and_of_two(
 
 @pytest.mark.integration
 def test_trials_within_an_alphabet(
-    embedding_run: Callable[..., tuple[Path, dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    embedding_run: Callable[..., tuple[Path, dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     run = embedding_run(0)[0]
     write_alphabets(tmp_path / "letters", alphabets=2, characters=5, drawings=2)
     data = {"name": "folder", "root": str(tmp_path / "letters")}
+    only = evaluation([run], tmp_path / "only", data, ways=[5], within="_")
+    write_alphabets(tmp_path / "letters", alphabets=1, characters=3, drawings=2, seed=1)
     within = evaluation([run], tmp_path / "within", data, ways=[5], within="_")
+    assert "protocol.within=_: 3 people left out, in groups of fewer than 5" in caplog.messages
+    assert (within["n_test_people"], within["n_test_images"]) == (10, 20)
+    assert without_times(within) == without_times(only), "the smaller alphabet is in no trial"
     anywhere = evaluation([run], tmp_path / "anywhere", data, ways=[10])
     assert (within["oneshot/within"], within["oneshot/ci_over"]) == ("_", "people")
     assert "oneshot/within" not in anywhere
