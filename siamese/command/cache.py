@@ -25,13 +25,16 @@ def cache(folder: Path, prune: bool) -> str:
         prune: remove images whose files changed or are gone, and those of older versions of this program.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or it is not a cache.
         DataError: the disk is full, or a file cannot be removed; what was not removed can still be used.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder: nothing is cached yet, or give the folder of data.cache")
+    entries = sorted(folder.iterdir())
+    if entries and not any(re.fullmatch(r"[0-9a-f]{16}|arithmetic-.*\.json", entry.name) for entry in entries):
+        raise ConfigError(f"{folder}: not a cache of decoded images; give the folder of data.cache")
     lines, total, unused = [], 0, 0
-    for entry in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for entry in filter(Path.is_dir, entries):
         key = _key(entry)
         if key is None:
             continue

@@ -254,7 +254,10 @@ def read_table(path: Path, columns: Sequence[str], expected: str) -> Iterator[tu
     row = None
     try:
         if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
-            raise DataError(f"{path}:1: no column {missing[0]} (expected a header with {expected})")
+            separators = {";": "semicolons", "\t": "tabs"}
+            other = [word for mark, word in separators.items() if mark in ",".join(reader.fieldnames or [])]
+            cause = f"; this header has {other[0]}: separate the values by commas" if other else ""
+            raise DataError(f"{path}:1: no column {missing[0]} (expected a header with {expected}){cause}")
         for row in reader:
             yield f"{path}:{reader.line_num}", row
     except csv.Error as error:

@@ -153,7 +153,8 @@ def _advice(data: DataConfig, people: int) -> str:
     return (
         f"{count(people, 'person is', 'people are')} too few for a network of their own. If these are photos of "
         "faces, calibrate a network that was trained on many faces:\n  make best\n  python train.py "
-        f"experiment=own/few start_from=latest {shlex.quote(f'data.root={data.root}')}"
+        f"experiment=own/few start_from=latest {shlex.quote(f'data.root={data.root}')}\nFor other things, train "
+        "with experiment=own/objects, or experiment=own/letters for letters and other drawings"
     )
 
 
@@ -219,12 +220,11 @@ def as_text(description: Description) -> str:
         lines += ["", f"{count(len(description.unusable), 'unusable image')}:"]
         lines += _first([f"  {image}: {why}" for image, why in description.unusable.items()])
     if description.duplicates:
-        extra = sum(len(group) - 1 for group in description.duplicates)
-        lines += ["", f"{count(extra, 'duplicate image')} (identical pixels):"]
+        lines += ["", f"{count(len(description.duplicates), 'image')} with duplicates (identical pixels):"]
         lines += _first([f"  {' = '.join(group)}" for group in description.duplicates])
     if description.near_copies:
-        extra = sum(len(group) - 1 for group in description.near_copies)
-        lines += ["", f"{count(extra, 'near copy', 'near copies')} (recompressed, resized, cropped, mirrored, ...):"]
+        groups = count(len(description.near_copies), "image")
+        lines += ["", f"{groups} with near copies (recompressed, resized, cropped, mirrored, ...):"]
         lines += _first([f"  {' ~ '.join(group)}" for group in description.near_copies])
     lines += ["", *(description.problems or ["no leakage between the sets and no contradictory labels found"])]
     if description.advice:

@@ -77,6 +77,11 @@ def test_unused_images_are_listed_and_removed(tmp_path: Path, capsys: pytest.Cap
 def test_a_cache_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", str(tmp_path / "none")]) == 2
     assert "none: no such folder: nothing is cached yet" in capsys.readouterr().err
+    noise_photo(tmp_path / "photos/0123456789abcdef.png")
+    assert main(["cache", str(tmp_path / "photos")]) == 2
+    assert "photos: not a cache of decoded images; give the folder of data.cache" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert cache(tmp_path / "empty", prune=False).endswith("empty: 0.0 MB; unused: 0.0 MB")
 
 
 def test_a_cache_that_is_written_is_left_alone(tmp_path: Path) -> None:

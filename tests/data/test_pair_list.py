@@ -28,7 +28,11 @@ HEADER = "image1,image2,label"
     [
         ([], ":1: no column image1"),
         (["a.png,b.png,1"], ":1: no column image1"),
-        (["image1;image2;label", "a.png;b.png;1"], ":1: no column image1 .*separated by commas"),
+        (
+            ["image1;image2;label", "a.png;b.png;1"],
+            ":1: no column image1 .*; this header has semicolons: separate .* by commas",
+        ),
+        (["image1\timage2\tlabel", "a.png\tb.png\t1"], ":1: no column image1 .*; this header has tabs: separate"),
         (["image1,image2", "a,b"], ":1: no column label"),
         ([HEADER], "contains no pairs"),
         ([HEADER, "a.png,b.png,yes"], ":2: label is 'yes'"),

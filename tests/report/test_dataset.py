@@ -41,7 +41,11 @@ def test_folder_without_problems(photos: Path, capsys: pytest.CaptureFixture[str
     assert main(["data", str(photos)]) == 0
     text = capsys.readouterr().out
     assert "no leakage between the sets" in text
-    assert text.endswith(f"experiment=own/few start_from=latest data.root={photos}\n")
+    assert text.endswith(
+        f"  python train.py experiment=own/few start_from=latest data.root={photos}\n"
+        "For other things, train with experiment=own/objects, "
+        "or experiment=own/letters for letters and other drawings\n"
+    )
     assert "images per person: 3 to 4, median 3; 0 people with a single image" in text
 
 
@@ -74,10 +78,12 @@ def test_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 duplicate under the names of several people" in problems
     assert "1 same pair of identical images" in problems
     assert list(found["unusable"]) == [f"{other}/broken.png"]  # type: ignore[call-overload]
+    for copy in ("third.bmp", "fourth.bmp"):
+        shutil.copy(photos / first / "copy.bmp", photos / first / copy)
     assert main(["data", str(photos)]) == 0
     text = capsys.readouterr().out
     assert "1 unusable image:" in text
-    assert "2 duplicate images (identical pixels):" in text
+    assert "2 images with duplicates (identical pixels):" in text, "as many as lines follow"
 
 
 def test_near_copies_are_told_from_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +103,7 @@ def test_near_copies_are_told_from_duplicates(photos: Path, capsys: pytest.Captu
     assert "1 near copy under the names of several people" in problems
     assert "1 duplicate under the names of several people" in problems
     assert main(["data", str(photos)]) == 0
-    assert "1 near copy (recompressed, resized" in capsys.readouterr().out
+    assert "1 image with near copies (recompressed, resized" in capsys.readouterr().out
 
 
 def test_images_that_differ_only_in_16_bit_are_no_duplicates(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
