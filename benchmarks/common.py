@@ -21,9 +21,9 @@ def machine() -> dict[str, Any]:
     """Describe the machine."""
     import torch
 
-    from siamese.scoring.device import device_name
+    from siamese.scoring.device import cpu_flags, device_name
 
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if Path("/proc/cpuinfo").exists() else []
+    flags = cpu_flags()
     return {
         "device": device_name(device()),
         "cpu": device_name(torch.device("cpu")),

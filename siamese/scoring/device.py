@@ -52,6 +52,20 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
+def has_bf16_instructions() -> bool:
+    """Whether the processor multiplies matrices in bf16 (x86: AMX or AVX-512 BF16); False if that is not known."""
+    return bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
+
+
+def cpu_flags() -> set[str]:
+    """The extensions of the processor's instruction set, in Linux's names; empty if they are not known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
 def device_name(device: torch.device) -> str:
     """The kind and the name of the device; for the CPU with the number of threads torch uses."""
     if device.type == "cuda":

@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import time
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from siamese.models import norm_pool
 from siamese.models.build import build_encoder
 from siamese.models.unfold_conv import cpu_has_bf16
 from siamese.runs.records import Result
-from siamese.scoring.device import device_name
+from siamese.scoring.device import device_name, has_bf16_instructions
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,14 @@ AGREES = 0.5
 
 It is about 0.2 if bf16 works (rounding changes maxima and signs in a random network), and 1 if a kernel is wrong."""
 
-PROBE = 3
-"""Version of `time_step`; measurements of other versions are repeated."""
+PROBE = 4
+"""Version of `measure_choice`; measurements of other versions are repeated."""
+
+FEWEST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 3, 10, 20.0
+"""Rounds of timed steps; the seconds are those after which no round begins, apart from the fewest."""
+
+VALID_SECONDS = 30 * 24 * 3600.0
+"""Age after which a remembered measurement is repeated, so that a wrong one does not last."""
 
 IMAGES = 32
 """Images in the timed step. With fewer, the transform of the kernel, which a batch shares, would count too much."""
@@ -78,9 +84,10 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
     On a GPU, ``auto`` is bf16 from compute capability 8.0 on, with direct convolutions.
 
     On a CPU, float32 convolutions are computed by Fourier transform. If the processor supports bf16 and the
-    configuration allows it, a training step of the encoder is timed for each allowed combination. ``auto`` chooses bf16
-    if it is fast enough (`WORTH`) and its gradients agree with those of float32 (`AGREES`): with some processors and
-    versions of PyTorch, bf16 is slow or wrong. The choice is saved in the folder ``data.cache``.
+    configuration allows it, a training step of the encoder is timed for each allowed combination
+    (`measure_choice`). ``auto`` chooses bf16 if it is fast enough (`WORTH`) and its gradients agree with those of
+    float32 (`AGREES`): with some processors and versions of PyTorch, bf16 is slow or wrong. The choice is saved in the
+    folder ``data.cache``, for a month.
     """
     ways = _ways(config)
     if device.type == "cuda":
@@ -127,11 +134,13 @@ def cached_choice(key: str, cache: Path) -> tuple[str, str]:
                 stack.enter_context(FileLock(file.with_suffix(".lock")))
             answer = _remembered(file, key)
             if answer is None:
-                log.info("timing the arithmetic of this network on this machine (once, up to two minutes) ...")
+                log.info("timing the arithmetic of this network on this machine (once, up to a minute) ...")
                 answer = {"key": key, **measure_choice(*json.loads(key)[1])}
-                with contextlib.suppress(OSError):
-                    write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
-    log.debug("times of a training step with %d images: %s", IMAGES, answer["told"])
+                if answer["measured"]:
+                    with contextlib.suppress(OSError):
+                        write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
+    log.info("arithmetic: %s", answer["why"])
+    log.debug("times of a training step with %d images on one thread: %s", IMAGES, answer["told"])
     if answer["slowdown"] > 1:  # only if the configuration asks for bf16
         log.warning(
             "precision=bf16 takes %.1f times as long as precision=32 on this machine; give precision=auto",
@@ -143,36 +152,74 @@ def cached_choice(key: str, cache: Path) -> tuple[str, str]:
 def _remembered(file: Path, key: str) -> dict[str, Any] | None:
     try:
         answer = json.loads(file.read_text(encoding="utf-8"))
-        return answer if answer["key"] == key else None
+        recent = time.time() - file.stat().st_mtime < VALID_SECONDS
+        return answer if answer["key"] == key and recent else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def measure_choice(precision: str, ways: list[str], channels: int, size: int, model: dict[str, Any]) -> dict[str, Any]:
-    """Time all allowed combinations; returns the content of the cache file: the best one, and all times."""
-    best = Arithmetic("32", ways[0])
-    seconds, gradient = time_step(best, model, channels, size)
-    times = [f"{' '.join(best)} {1e3 * seconds:.0f} ms"]
-    fastest = seconds
-    limit = seconds / WORTH if precision == "auto" else math.inf
-    for way in ways:
-        candidate = Arithmetic("bf16", way)
-        taken, other = time_step(candidate, model, channels, size)
-        difference = float((other - gradient).norm() / gradient.norm())
-        times.append(f"{' '.join(candidate)} {1e3 * taken:.0f} ms (gradient off by {difference:.2f})")
-        if taken < limit and (difference <= AGREES or precision == "bf16"):
-            best, limit, fastest = candidate, taken, taken
-    return {"best": list(best), "told": ", ".join(times), "slowdown": fastest / seconds}
+    """Time all allowed combinations in turn, and choose one.
 
-
-def time_step(
-    arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int, repeats: int = 2
-) -> tuple[float, Tensor]:
-    """Time a forward and backward pass of the encoder on the CPU.
+    A step is timed by the processor time of one thread, which hardly depends on what else the machine does, unlike the
+    wall time. If the rounds contradict each other all the same, the processor decides: bf16 if it has instructions for
+    it.
 
     Returns:
-        seconds, the shortest of ``repeats + 1`` passes; and the gradient of the convolutions' weights, float32, which
-        differs between arithmetics by rounding only.
+        ``best``, precision and convolution; ``slowdown``, its time relative to float32; ``measured``, whether the
+        rounds agreed; ``why``, the choice in words; ``told``, all times.
+    """
+    plain, *halves = Arithmetic("32", ways[0]), *(Arithmetic("bf16", way) for way in ways)
+    with _one_thread():
+        steps = {one: prepared_step(one, model, channels, size) for one in (plain, *halves)}
+        gradients = {one: step() for one, step in steps.items()}  # not timed: the first pass chooses kernels
+        rounds: list[dict[Arithmetic, float]] = []
+        ended = time.monotonic() + MOST_SECONDS
+        while len(rounds) < FEWEST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.monotonic() < ended):
+            rounds.append({one: processor_seconds(step) for one, step in steps.items()})
+    seconds = {one: min(taken[one] for taken in rounds) for one in steps}
+    errors = {one: float((gradients[one] - gradients[plain]).norm() / gradients[plain].norm()) for one in halves}
+    times = (f"{' '.join(one)} {1e3 * seconds[one]:.0f} ms" for one in steps)
+    wrong = (f"gradient of {' '.join(one)} off by {errors[one]:.2f}" for one in halves)
+    told = ", ".join([*times, *wrong])
+    usable = [one for one in halves if precision == "bf16" or errors[one] <= AGREES]
+    if not usable:
+        return {"best": list(plain), "slowdown": 1.0, "measured": True, "told": told, "why": "32: bf16 is wrong here"}
+    fastest = min(usable, key=seconds.__getitem__)
+    verdicts = {taken[plain] >= WORTH * taken[fastest] for taken in rounds}
+    measured = precision == "bf16" or len(verdicts) == 1
+    chosen = precision == "bf16" or (verdicts == {True} if measured else has_bf16_instructions())
+    best = fastest if chosen else plain
+    why = f"{' '.join(best)}; {' '.join(fastest)} takes {seconds[fastest] / seconds[plain]:.2f} of the time of 32"
+    if not measured:
+        why = f"{' '.join(best)}, by the processor's instructions, because the measurements contradict each other"
+    return {
+        "best": list(best), "slowdown": seconds[best] / seconds[plain], "measured": measured, "told": told, "why": why
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def processor_seconds(step: Callable[[], object]) -> float:
+    """The seconds that the processor works on a step in this thread."""
+    started = time.thread_time()
+    step()
+    return time.thread_time() - started
+
+
+def prepared_step(arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int) -> Callable[[], Tensor]:
+    """Build the encoder; return a function that computes a forward and backward pass with it on the CPU.
+
+    The function returns the gradient of the convolutions' weights, float32, which differs between arithmetics by
+    rounding only.
     """
     rng = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
@@ -181,14 +228,14 @@ def time_step(
         small = {**model, "embedding_dim": 8, "dropout": 0.0} | ({"weights": None} if "weights" in model else {})
         encoder = build_encoder(small, channels, size, dft=arithmetic.dft)
     x = torch.rand(IMAGES, channels, size, size, generator=rng)
-    best = float("inf")
-    for _ in range(repeats + 1):
+
+    def step() -> Tensor:
         encoder.zero_grad()
-        started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic.bf16):
             z = encoder(x)
         # The gradient in a random direction: the length of embeddings is constant if the network normalizes them.
         (z.float() * torch.randn(z.shape, generator=torch.Generator().manual_seed(1))).mean().backward()
-        best = min(best, time.perf_counter() - started)
-    gradients = [p.grad.flatten().float() for p in encoder.parameters() if p.dim() == 4 and p.grad is not None]
-    return best, torch.cat(gradients)
+        gradients = [p.grad.flatten().float() for p in encoder.parameters() if p.dim() == 4 and p.grad is not None]
+        return torch.cat(gradients)
+
+    return step

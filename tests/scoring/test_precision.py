@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,11 @@ from networks import MULTICROP, SMALL_KOCH, SMALL_RESNET, TORCHVISION
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
 from siamese.scoring import precision
-from siamese.scoring.precision import Arithmetic, choose_arithmetic, recorded_arithmetic, time_step
+from siamese.scoring.precision import Arithmetic, choose_arithmetic, prepared_step, recorded_arithmetic
 from siamese.training.train import train
 
 Make = Callable[..., TrainConfig]
-Machine = dict[tuple[str, str], tuple[float, float]]
+Machine = dict[tuple[str, str], tuple[float | list[float], float]]
 CPU = torch.device("cpu")
 SECONDS = {("32", "dft"): 1.0, ("bf16", "dft"): 0.5, ("bf16", "direct"): 0.4, ("32", "direct"): 2.0}
 
@@ -35,11 +36,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """Seconds and gradient error of a step for each arithmetic, on a simulated machine that tests can change."""
     figures = {key: (seconds, 0.2 * (key[0] == "bf16")) for key, seconds in SECONDS.items()}
 
-    def time_step(arithmetic: Arithmetic, *_: Any) -> tuple[float, torch.Tensor]:
-        seconds, error = figures[tuple(arithmetic)]
-        return seconds, torch.tensor([1.0, error])
+    def prepared_step(arithmetic: Arithmetic, *_: Any) -> Callable[[], torch.Tensor]:
+        return lambda: torch.tensor([1.0, figures[tuple(arithmetic)][1]])
 
-    monkeypatch.setattr("siamese.scoring.precision.time_step", time_step)
+    def processor_seconds(step: Callable[[], torch.Tensor]) -> float:
+        (arithmetic,) = (
+            cell.cell_contents for cell in step.__closure__ or () if type(cell.cell_contents) is Arithmetic
+        )
+        seconds, _ = figures[tuple(arithmetic)]
+        return seconds.pop() if isinstance(seconds, list) else seconds
+
+    monkeypatch.setattr("siamese.scoring.precision.prepared_step", prepared_step)
+    monkeypatch.setattr("siamese.scoring.precision.processor_seconds", processor_seconds)
     monkeypatch.setattr("siamese.scoring.precision.cpu_has_bf16", lambda: True)
     precision.cached_choice.cache_clear()
     yield figures
@@ -50,6 +58,33 @@ def test_auto_chooses_bf16_if_it_is_much_faster(config: Make, machine: Machine) 
     assert choose_arithmetic(config(precision="auto"), CPU) == ("bf16", "direct")
 
 
+@pytest.mark.parametrize(("instructions", "chosen"), [(True, ("bf16", "direct")), (False, ("32", "dft"))])
+def test_measurements_that_contradict_each_other_leave_the_choice_to_the_processor(
+    config: Make, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    instructions: bool, chosen: tuple[str, str],
+) -> None:  # fmt: skip
+    caplog.set_level("INFO", "siamese")
+    monkeypatch.setattr("siamese.scoring.precision.has_bf16_instructions", lambda: instructions)
+    machine["bf16", "direct"] = ([0.9, 0.1] * precision.MOST_ROUNDS, 0.2)
+    machine["bf16", "dft"] = (9.0, 0.2)
+    assert choose_arithmetic(config(precision="auto"), CPU) == chosen
+    assert "the measurements contradict each other" in caplog.text
+    precision.cached_choice.cache_clear()
+    machine["bf16", "direct"] = (0.9, 0.2)
+    assert choose_arithmetic(config(precision="auto"), CPU) == ("32", "dft"), "the contradiction was not remembered"
+
+
+def test_a_measurement_is_repeated_after_a_month(config: Make, machine: Machine) -> None:
+    assert choose_arithmetic(config(precision="auto"), CPU).bf16
+    machine["bf16", "direct"] = machine["bf16", "dft"] = (0.9, 0.2)
+    precision.cached_choice.cache_clear()
+    assert choose_arithmetic(config(precision="auto"), CPU).bf16
+    (file,) = Path(config().data.cache).glob("arithmetic-*.json")
+    os.utime(file, (time.time() - 31 * 24 * 3600,) * 2)
+    precision.cached_choice.cache_clear()
+    assert not choose_arithmetic(config(precision="auto"), CPU).bf16
+
+
 def test_a_measurement_is_announced_and_its_times_are_only_for_debugging(
     config: Make, machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -58,8 +93,9 @@ def test_a_measurement_is_announced_and_its_times_are_only_for_debugging(
         choose_arithmetic(config(precision="auto"), CPU)
         precision.cached_choice.cache_clear()
     announced = [record.message for record in caplog.records if record.levelname == "INFO"]
-    assert len(announced) == 1, "the second time, the choice is read from the file"
+    chosen = "arithmetic: bf16 direct; bf16 direct takes 0.40 of the time of 32"
     assert announced[0].startswith("timing the arithmetic")
+    assert announced[1:] == [chosen, chosen], "the second time, the choice is read from the file"
     assert "bf16 direct 400 ms" in caplog.text
 
 
@@ -115,7 +151,7 @@ def test_one_of_several_simultaneous_jobs_measures(tmp_path: Path, monkeypatch: 
     def measure(*question: Any) -> dict[str, Any]:
         time.sleep(0.1)
         measured.append(question)
-        return {"best": ["bf16", f"way {len(measured)}"], "told": "", "slowdown": 1.0}
+        return {"best": ["bf16", f"way {len(measured)}"], "told": "", "why": "", "slowdown": 1.0, "measured": True}
 
     monkeypatch.setattr("siamese.scoring.precision.measure_choice", measure)
     with ThreadPoolExecutor(3) as jobs:
@@ -140,9 +176,8 @@ def test_configured_values_are_kept(
 def test_ways_differ_by_rounding_only() -> None:
     model = {**SMALL_KOCH, "batchnorm": True, "dropout": 0.5, "widths": [16, 64, 64, 8]}
     state = torch.random.get_rng_state()
-    (_, exact), (_, dft), (_, bf16) = (
-        time_step(Arithmetic(*way), model, 1, 89, repeats=0)
-        for way in (("32", "direct"), ("32", "dft"), ("bf16", "direct"))
+    exact, dft, bf16 = (
+        prepared_step(Arithmetic(*way), model, 1, 89)() for way in (("32", "direct"), ("32", "dft"), ("bf16", "direct"))
     )
     assert 0 < (dft - exact).norm() / exact.norm() < 1e-3
     assert 1e-3 < (bf16 - exact).norm() / exact.norm() < precision.AGREES
@@ -160,7 +195,7 @@ def test_ways_differ_by_rounding_only() -> None:
 )
 def test_bf16_gradients_agree_if_embeddings_are_normalized(model: dict[str, Any], size: int) -> None:
     """The length of these embeddings is constant: its gradient would consist of rounding errors."""
-    (_, exact), (_, bf16) = (time_step(Arithmetic(p, "direct"), model, 3, size, repeats=0) for p in ("32", "bf16"))
+    exact, bf16 = (prepared_step(Arithmetic(p, "direct"), model, 3, size)() for p in ("32", "bf16"))
     assert (bf16 - exact).norm() / exact.norm() < precision.AGREES
 
 
