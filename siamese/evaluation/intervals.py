@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from siamese.evaluation.metrics import as_scores, eer, midranks, roc_curve
 from siamese.evaluation.people import NumberedPeople, PairPeople, are_few, people_with_variation, variance_over_people
@@ -295,6 +294,8 @@ def _normal_quantile(level: float) -> float:
 
 
 def _student_quantile(level: float, freedom: int) -> float:
+    from scipy.special import stdtrit  # takes 0.2 s, which `siamese verify` does not need
+
     return float(stdtrit(freedom, (1 + _checked(level)) / 2))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from siamese.config.backend import BackendConfig
 from siamese.config.schema import TrainConfig
@@ -29,6 +31,19 @@ UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError
 )  # fmt: skip
 """Errors of reading a file that is not a checkpoint, is incomplete, or contains code."""
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Context that leaves initial weights as they are. Drawing them on the device ``meta`` imports torch's compiler."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return args[0] if function in (Tensor.normal_, Tensor.uniform_) else function(*args, **(kwargs or {}))
 
 
 def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool = False) -> SiameseNetwork:
@@ -54,7 +69,7 @@ def load_network(source: Path | dict[str, Any], config: TrainConfig, dft: bool =
         raise DataError(f"{source}: is not a checkpoint that can be loaded safely ({first_sentence(error)})") from None
     prefix = "average.module." if "average.n_averaged" in state else "network."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    with torch.device("meta"):  # allocates and draws nothing: the tensors of the checkpoint become the parameters
+    with torch.device("meta"), _NothingDrawn():  # the tensors of the checkpoint become the parameters
         network = network_of(config, dft, pretrained=False)
     try:
         network.load_state_dict(weights, assign=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,15 @@ def test_results_are_those_of_the_run(verifier: Verifier, scored: list[dict[str,
         assert answer.same == (answer.probability >= answer.threshold)
         if abs(answer.probability - answer.threshold) > 1e-3:
             assert answer.same == bool(int(row["predicted"]))
+
+
+def test_a_decision_needs_no_slow_imports(finished: Path, faces: Path) -> None:
+    """torch's compiler would take longer than everything else."""
+    photos = [str(photo) for photo in sorted(faces.rglob("*.jpg"))[:2]]
+    code = f"import sys; from siamese.command.main import main; main({['verify', str(finished), *photos]})"
+    code += "; print([name for name in ('torch._dynamo', 'scipy', 'matplotlib', 'lightning') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_every_kind_of_photo_gives_the_same_as_a_file(verifier: Verifier, faces: Path) -> None:
