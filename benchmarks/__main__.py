@@ -21,16 +21,22 @@ Report = tuple[str, dict[str, Any]]
 def train(options: Options) -> Report:
     """training pairs per second: ours, the loop of the course report, a Lightning template, limits of the machine"""
     common = {"data": options.data, "root": options.root, "batch": options.batch, "steps": options.steps}
-    ways: dict[str, Callable[[], dict[str, Any]]] = {
-        "course report's loop": partial(worker, "plain", **common),
-        "template, 2 workers": partial(worker, "template", **common),
-    }
+    what = {"experiment": options.experiment}
+    ways: dict[str, Callable[[], dict[str, Any]]] = {}
+    if options.experiment.startswith("best/"):
+        for bf16 in (False, True):
+            name = f"plain PyTorch, {'bf16 autocast' if bf16 else 'float32'}"
+            ways[name] = partial(worker, "plain_recipe", **common, **what, bf16=bf16)
+    else:
+        ways["course report's loop"] = partial(worker, "plain", **common)
+        ways["template, 2 workers"] = partial(worker, "template", **common)
+    first = next(iter(ways))
     for precision in options.precision.split(","):
-        ways[f"ours, precision={precision}"] = partial(worker, "ours", **common, precision=precision)
+        ways[f"ours, precision={precision}"] = partial(worker, "ours", **common, **what, precision=precision)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     limits: list[dict[str, Any]] = []
     for _ in range(options.repeats):  # in turn, so that a slow minute of the machine affects all of them
-        limits.append(worker("limits"))
+        limits.append(worker("limits", data=options.data, **what))
         for name, way in ways.items():
             runs[name].append(way())
     limit = {key: median([found[key] for found in limits]) for key in limits[0]}
@@ -39,7 +45,7 @@ def train(options: Options) -> Report:
     for name, found in runs.items():
         gflops = rate[name] * limit["gflop_per_pair"]
         rows.append([
-            name, found[0].get("arithmetic", "32 direct"), rate[name], rate[name] / rate["course report's loop"],
+            name, found[0].get("arithmetic", "direct"), rate[name], rate[name] / rate[first],
             f"{gflops / limit['fp32_matrix_gflops']:.0%}", f"{gflops / limit['bf16_matrix_gflops']:.0%}",
             max(run["peak_mib"] for run in found),
         ])  # fmt: skip
@@ -85,7 +91,10 @@ def losses(options: Options) -> Report:
 
 def profile(options: Options) -> Report:
     """share of each operation in the time of our training steps"""
-    found = worker("profile", data=options.data, root=options.root, batch=options.batch, precision=options.precision)
+    found = worker(
+        "profile", data=options.data, root=options.root, batch=options.batch, precision=options.precision,
+        experiment=options.experiment,
+    )  # fmt: skip
     rows = [[name, f"{share:.1%}"] for name, share in found["shares"].items()]
     return table(["operation", f"share of a step ({found['arithmetic']})"], rows), found
 
@@ -287,6 +296,9 @@ def main() -> None:
     )
     parser.add_argument("--data", default="synthetic", help="data group: synthetic, lfw, lfw_a, ...")
     parser.add_argument("--root", default=os.environ.get("LFW_ROOT", ""), help="data.root; LFW_ROOT by default")
+    parser.add_argument(
+        "--experiment", default="", help="for train and profile, such as best/quick; without, Koch's network"
+    )
     parser.add_argument("--batch", type=int, default=128, help="pairs per training step")
     parser.add_argument(
         "--steps",

@@ -31,30 +31,33 @@ def main() -> None:
     print(json.dumps({**report, "peak_mib": round(peak)}))
 
 
-def configuration(data: str, root: str, *overrides: str) -> TrainConfig:
-    """The configuration of the course report's second model on a data set."""
+def configuration(data: str, root: str, *overrides: str, experiment: str = "") -> TrainConfig:
+    """The configuration of an experiment, or of the course report's second model, on a data set."""
     from siamese.config.load import compose_train
 
     where = [f"data.root={root}"] if root else []
-    return compose_train([f"data={data}", *where, "model.batchnorm=true", *overrides])
+    what = [f"experiment={experiment}"] if experiment else ["model.batchnorm=true"]
+    return compose_train([*what, f"data={data}", *where, *overrides])
 
 
-def data_set(data: str, root: str) -> PairDataset:
+def data_set(data: str, root: str, experiment: str = "") -> PairDataset:
     """The images and pairs of View 1."""
     from siamese.data.dataset import load_dataset
 
-    return load_dataset(configuration(data, root).data)
+    config = configuration(data, root, experiment=experiment)
+    return load_dataset(config.data, config.protocol, config.sampling)
 
 
-def ours(data: str, root: str, batch: int, steps: int, precision: str) -> dict[str, Any]:
+def ours(data: str, root: str, batch: int, steps: int, precision: str, experiment: str = "") -> dict[str, Any]:
     """Time the steps of our training."""
-    times, arithmetic = fit(data, root, batch, steps, precision)
+    times, arithmetic = fit(data, root, batch, steps, precision, experiment=experiment)
     return {"seconds": times.seconds[WARM_UP:], "arithmetic": " ".join(arithmetic)}
 
 
 def fit(
-    data: str, root: str, batch: int, steps: int, precision: str, profiler: Any = None, optimizer: str = "adam"
-) -> tuple[StepTimes, Arithmetic]:
+    data: str, root: str, batch: int, steps: int, precision: str, profiler: Any = None, optimizer: str = "",
+    experiment: str = "",
+) -> tuple[StepTimes, Arithmetic]:  # fmt: skip
     """Train for a number of steps with our module and Trainer; ``profiler`` is a further callback."""
     import lightning as L
 
@@ -68,14 +71,14 @@ def fit(
     from siamese.training.global_settings import global_settings
     from siamese.training.loggers import build_logger
 
-    config = configuration(
-        data, root, f"precision={precision}", f"batch_size={batch}", f"optimizer={optimizer}", "checkpoint=none"
-    )
+    changes = [f"precision={precision}", f"batch_size={batch}", "checkpoint=none"]
+    changes += [f"optimizer={optimizer}"] if optimizer else []
+    config = configuration(data, root, *changes, experiment=experiment)
     device = pick_device(config)
     arithmetic = choose_arithmetic(config, device)
     L.seed_everything(config.seed, verbose=False)
     network = network_of(config, arithmetic.dft)
-    dataset = data_set(data, root)
+    dataset = data_set(data, root, experiment)
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder, global_settings(), exact_convolutions(device):
         io = build.build_checkpoint_io(config)
@@ -183,6 +186,16 @@ def initial_weights(data: str, root: str) -> dict[str, Any]:
     return dict(network_of(config).state_dict())
 
 
+def plain_recipe(data: str, root: str, batch: int, steps: int, experiment: str, bf16: bool) -> dict[str, Any]:
+    """Time the steps of a recipe in plain PyTorch."""
+    from benchmarks.common import device
+    from benchmarks.recipe import plain_steps
+
+    config = configuration(data, root, f"batch_size={batch}", experiment=experiment)
+    taken = plain_steps(config, data_set(data, root, experiment), steps, bf16, device())
+    return {"seconds": taken[WARM_UP:]}
+
+
 def plain(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
     """Time the steps of the loop in the course report."""
     from benchmarks.common import device
@@ -205,13 +218,13 @@ def template(data: str, root: str, batch: int, steps: int) -> dict[str, Any]:
     return {"seconds": taken[WARM_UP:]}
 
 
-def limits() -> dict[str, Any]:
+def limits(data: str, experiment: str = "") -> dict[str, Any]:
     """Measure the limits of the machine (matrix products, copies) and count the operations of the network."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.common import device
-    from benchmarks.reference import PlainNetwork
+    from siamese.models.build import network_of
 
     where = device()
 
@@ -236,12 +249,13 @@ def limits() -> dict[str, Any]:
     # A copy reads and writes.
     rates["copy_gb_per_s"] = 2 * source.numel() * 4 / best(lambda: target.copy_(source)) / 1e9
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network, x = PlainNetwork(), torch.empty(2, 1, 105, 105)
-        network(x, x).sum().backward()
+        config = configuration(data, "nowhere", "convolution=direct", experiment=experiment)
+        x = torch.empty(4, config.data.channels, config.data.image_size, config.data.image_size)
+        network_of(config).embed(x).sum().backward()
     return {**rates, "gflop_per_pair": counter.get_total_flops() / 2 / 1e9}
 
 
-def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
+def profile(data: str, root: str, batch: int, precision: str, experiment: str = "") -> dict[str, Any]:
     """Measure the share of each operation in the time of training steps.
 
     This puts a clock around each operation instead of using PyTorch's profiler, which keeps memory for longer: half of
@@ -292,7 +306,7 @@ def profile(data: str, root: str, batch: int, precision: str) -> dict[str, Any]:
         for name in norm_pool.FUNCTIONS:
             setattr(library, name, partial(timed, f"norm_pool.{name}", getattr(library, name)))
     clocked = Clocked()
-    _, arithmetic = fit(data, root, batch, 2 * WARM_UP + 4, precision, clocked)
+    _, arithmetic = fit(data, root, batch, 2 * WARM_UP + 4, precision, clocked, experiment=experiment)
     taken["everything else"] = clocked.total - sum(taken.values())
     most = sorted(taken.items(), key=lambda item: -item[1])[:16]
     return {
