@@ -39,7 +39,7 @@ It is about 0.2 if bf16 works (rounding changes maxima and signs in a random net
 PROBE = 4
 """Version of `measure_choice`; measurements of other versions are repeated."""
 
-FEWEST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 3, 10, 20.0
+FEWEST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 6, 16, 20.0
 """Rounds of timed steps; the seconds are those after which no round begins, apart from the fewest."""
 
 VALID_SECONDS = 30 * 24 * 3600.0
@@ -162,8 +162,8 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
     """Time all allowed combinations in turn, and choose one.
 
     A step is timed by the processor time of one thread, which hardly depends on what else the machine does, unlike the
-    wall time. If the rounds contradict each other all the same, the processor decides: bf16 if it has instructions for
-    it.
+    wall time. The shortest times count. If those of the odd and of the even rounds contradict each other, the processor
+    decides: bf16 if it has instructions for it.
 
     Returns:
         ``best``, precision and convolution; ``slowdown``, its time relative to float32; ``measured``, whether the
@@ -177,7 +177,7 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
         ended = time.monotonic() + MOST_SECONDS
         while len(rounds) < FEWEST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.monotonic() < ended):
             rounds.append({one: processor_seconds(step) for one, step in steps.items()})
-    seconds = {one: min(taken[one] for taken in rounds) for one in steps}
+    seconds = _shortest(rounds)
     errors = {one: float((gradients[one] - gradients[plain]).norm() / gradients[plain].norm()) for one in halves}
     times = (f"{' '.join(one)} {1e3 * seconds[one]:.0f} ms" for one in steps)
     wrong = (f"gradient of {' '.join(one)} off by {errors[one]:.2f}" for one in halves)
@@ -186,7 +186,8 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
     if not usable:
         return {"best": list(plain), "slowdown": 1.0, "measured": True, "told": told, "why": "32: bf16 is wrong here"}
     fastest = min(usable, key=seconds.__getitem__)
-    verdicts = {taken[plain] >= WORTH * taken[fastest] for taken in rounds}
+    halves_of_rounds = (_shortest(rounds[::2]), _shortest(rounds[1::2]))
+    verdicts = {taken[plain] >= WORTH * taken[fastest] for taken in halves_of_rounds}
     measured = precision == "bf16" or len(verdicts) == 1
     chosen = precision == "bf16" or (verdicts == {True} if measured else has_bf16_instructions())
     best = fastest if chosen else plain
@@ -196,6 +197,10 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
     return {
         "best": list(best), "slowdown": seconds[best] / seconds[plain], "measured": measured, "told": told, "why": why
     }  # fmt: skip
+
+
+def _shortest(rounds: list[dict[Arithmetic, float]]) -> dict[Arithmetic, float]:
+    return {one: min(taken[one] for taken in rounds) for one in rounds[0]}
 
 
 @contextlib.contextmanager
