@@ -51,7 +51,7 @@ def _explain(detail: Any, plain: Any, schema: type[BaseModel]) -> str:
     if kind == "union_tag_not_found":
         return f"{key}.name is missing; choose an option of the group {key}"
     if kind == "list_type" and isinstance(detail["input"], str | float | int):
-        return f"{key}={detail['input']}: expected a list; give {key}=[{detail['input']}]"
+        return f"{key}={detail['input']}: expected a list; give {key}=[{str(detail['input']).strip('[]')}]"
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message

@@ -205,7 +205,7 @@ def test_photos_that_cannot_be_read_are_named(verifier: Verifier, faces: Path, t
 
 
 def test_a_verifier_needs_a_trained_run(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match=r"no run found; give a folder that holds a result\.json"):
         Verifier.load(tmp_path)
     evaluate(eval_config(run=str(finished)), RunFolder(tmp_path / "eval"))
     with pytest.raises(ConfigError, match="is an evaluation; give the run that it scored"):
