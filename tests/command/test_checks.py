@@ -87,7 +87,10 @@ BAD = {
         ["data=synthetic", f"data.root={Path(__file__).parent}"], "contains something other than these synthetic faces"
     ),
     "no equals sign": (["batch_size"], "batch_size"),
-    "list that is not closed": (["model.widths=[64,128"], "model.widths=[64,128: expected a list; give model.widths=[64,128]"),
+    "list that is not closed": (
+        ["model.widths=[64,128"],
+        "model.widths=[64,128: expected a list; give model.widths=[64,128]",
+    ),
     "unknown interpolation": (["name=${nope}"], "nope"),
     "data root that is not there": (["data.root=/no/such/folder"], "data.root=/no/such/folder: no such folder"),
     "data set that is not there": (["data=lfw_a"], "no such folder"),
