@@ -44,7 +44,7 @@ from siamese.report.text import interval, percent
 from siamese.text import count, duration, shell_words
 
 MOST_DRAWN = 40
-"""Most configurations of a comparison whose curves are drawn. More lines cannot be told apart and take seconds."""
+"""Most configurations of a comparison whose curves are drawn. More curves look alike, and take seconds to draw."""
 
 HEAT_MAPS = tuple(column for column in COLUMNS if column.key.endswith(("acc", "loss")))
 

@@ -36,7 +36,7 @@ AGREES = 0.5
 
 It is about 0.2 if bf16 works (rounding changes maxima and signs in a random network), and 1 if a kernel is wrong."""
 
-PROBE = 4
+PROBE = 5
 """Version of `measure_choice`; measurements of other versions are repeated."""
 
 FEWEST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 6, 16, 20.0
@@ -140,7 +140,7 @@ def cached_choice(key: str, cache: Path) -> tuple[str, str]:
                     with contextlib.suppress(OSError):
                         write_text_atomically(file, json.dumps(answer, indent=2) + "\n")
     log.info("arithmetic: %s", answer["why"])
-    log.debug("times of a training step with %d images on one thread: %s", IMAGES, answer["told"])
+    log.debug("times of a training step with %d images on one thread: %s", IMAGES, answer["times"])
     if answer["slowdown"] > 1:  # only if the configuration asks for bf16
         log.warning(
             "precision=bf16 takes %.1f times as long as precision=32 on this machine; give precision=auto",
@@ -167,7 +167,7 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
 
     Returns:
         ``best``, precision and convolution; ``slowdown``, its time relative to float32; ``measured``, whether the
-        rounds agreed; ``why``, the choice in words; ``told``, all times.
+        rounds agreed; ``why``, the choice in words; ``times``, all times in words.
     """
     plain, *halves = Arithmetic("32", ways[0]), *(Arithmetic("bf16", way) for way in ways)
     with _one_thread():
@@ -179,12 +179,13 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
             rounds.append({one: processor_seconds(step) for one, step in steps.items()})
     seconds = _shortest(rounds)
     errors = {one: float((gradients[one] - gradients[plain]).norm() / gradients[plain].norm()) for one in halves}
-    times = (f"{' '.join(one)} {1e3 * seconds[one]:.0f} ms" for one in steps)
+    taken = (f"{' '.join(one)} {1e3 * seconds[one]:.0f} ms" for one in steps)
     wrong = (f"gradient of {' '.join(one)} off by {errors[one]:.2f}" for one in halves)
-    told = ", ".join([*times, *wrong])
+    times = ", ".join([*taken, *wrong])
     usable = [one for one in halves if precision == "bf16" or errors[one] <= AGREES]
     if not usable:
-        return {"best": list(plain), "slowdown": 1.0, "measured": True, "told": told, "why": "32: bf16 is wrong here"}
+        why = "32, because the gradients of bf16 are wrong on this machine"
+        return {"best": list(plain), "slowdown": 1.0, "measured": True, "times": times, "why": why}
     fastest = min(usable, key=seconds.__getitem__)
     halves_of_rounds = (_shortest(rounds[::2]), _shortest(rounds[1::2]))
     verdicts = {taken[plain] >= WORTH * taken[fastest] for taken in halves_of_rounds}
@@ -195,7 +196,7 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
     if not measured:
         why = f"{' '.join(best)}, by the processor's instructions, because the measurements contradict each other"
     return {
-        "best": list(best), "slowdown": seconds[best] / seconds[plain], "measured": measured, "told": told, "why": why
+        "best": list(best), "slowdown": seconds[best] / seconds[plain], "measured": measured, "times": times, "why": why
     }  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def test_one_of_several_simultaneous_jobs_measures(tmp_path: Path, monkeypatch: 
     def measure(*question: Any) -> dict[str, Any]:
         time.sleep(0.1)
         measured.append(question)
-        return {"best": ["bf16", f"way {len(measured)}"], "told": "", "why": "", "slowdown": 1.0, "measured": True}
+        return {"best": ["bf16", f"way {len(measured)}"], "times": "", "why": "", "slowdown": 1.0, "measured": True}
 
     monkeypatch.setattr("siamese.scoring.precision.measure_choice", measure)
     with ThreadPoolExecutor(3) as jobs:
