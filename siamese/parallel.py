@@ -135,6 +135,6 @@ def _processes(number: int) -> Executor:
 
 
 def _leave_signals_to_the_first_process() -> None:
-    # It kills this one. A signal in the middle of a result would leave it waiting for the other half.
+    # The first process kills this one. If a signal ended it amid a result, the first would wait for the rest.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
