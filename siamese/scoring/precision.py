@@ -28,15 +28,21 @@ from siamese.scoring.device import device_name, has_bf16_instructions
 
 log = logging.getLogger(__name__)
 
-WORTH = 1.3
-"""``auto`` chooses bf16, with its eight bits of precision, if it is at least this many times as fast as float32."""
+FAST, SLOW = 0.65, 0.95
+"""``auto`` chooses bf16 if it takes at most `FAST` of the time of float32, and float32 if bf16 takes at least `SLOW`.
+
+Between them the measurement decides nothing, and the processor's instructions do: on a busy machine, the ratio varies
+by a tenth, and a choice by one limit would vary with it."""
+
+AS_FAST = 0.9
+"""A kind of convolution other than the first is chosen if it takes at most this share of the first one's time."""
 
 AGREES = 0.5
 """Largest allowed difference between the bf16 gradient and the float32 gradient, relative to the norm of the latter.
 
 It is about 0.2 if bf16 works (rounding changes maxima and signs in a random network), and 1 if a kernel is wrong."""
 
-PROBE = 5
+PROBE = 6
 """Version of `measure_choice`; measurements of other versions are repeated."""
 
 FEWEST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 6, 16, 20.0
@@ -85,9 +91,9 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
 
     On a CPU, float32 convolutions are computed by Fourier transform. If the processor supports bf16 and the
     configuration allows it, a training step of the encoder is timed for each allowed combination
-    (`measure_choice`). ``auto`` chooses bf16 if it is fast enough (`WORTH`) and its gradients agree with those of
-    float32 (`AGREES`): with some processors and versions of PyTorch, bf16 is slow or wrong. The choice is saved in the
-    folder ``data.cache``, for a month.
+    (`measure_choice`). ``auto`` chooses bf16 if it is fast enough (`FAST`, `SLOW`) and its gradients agree with those
+    of float32 (`AGREES`): with some processors and versions of PyTorch, bf16 is slow or wrong. The choice is saved in
+    the folder ``data.cache``, for a month.
     """
     ways = _ways(config)
     if device.type == "cuda":
@@ -162,8 +168,8 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
     """Time all allowed combinations in turn, and choose one.
 
     A step is timed by the processor time of one thread, which hardly depends on what else the machine does, unlike the
-    wall time. The shortest times count. If those of the odd and of the even rounds contradict each other, the processor
-    decides: bf16 if it has instructions for it.
+    wall time. The shortest times count. If the difference is small, or if the times of the odd and of the even rounds
+    lead to different choices, the processor decides: bf16 if it has instructions for it.
 
     Returns:
         ``best``, precision and convolution; ``slowdown``, its time relative to float32; ``measured``, whether the
@@ -186,15 +192,26 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
     if not usable:
         why = "32, because the gradients of bf16 are wrong on this machine"
         return {"best": list(plain), "slowdown": 1.0, "measured": True, "times": times, "why": why}
-    fastest = min(usable, key=seconds.__getitem__)
-    halves_of_rounds = (_shortest(rounds[::2]), _shortest(rounds[1::2]))
-    verdicts = {taken[plain] >= WORTH * taken[fastest] for taken in halves_of_rounds}
-    measured = precision == "bf16" or len(verdicts) == 1
-    chosen = precision == "bf16" or (verdicts == {True} if measured else has_bf16_instructions())
-    best = fastest if chosen else plain
-    why = f"{' '.join(best)}; {' '.join(fastest)} takes {seconds[fastest] / seconds[plain]:.2f} of the time of 32"
+    first = usable[0]
+
+    def choose(taken: dict[Arithmetic, float]) -> tuple[Arithmetic, str]:
+        fastest = min(usable, key=taken.__getitem__)
+        half = fastest if taken[fastest] <= AS_FAST * taken[first] else first
+        ratio = taken[half] / taken[plain]
+        told = f"{' '.join(half)} takes {ratio:.2f} of the time of 32"
+        if precision == "bf16" or ratio <= FAST:
+            return half, told
+        if ratio >= SLOW:
+            return plain, told
+        words = "has" if has_bf16_instructions() else "has no"
+        return half if has_bf16_instructions() else plain, f"{told}, and the processor {words} instructions for bf16"
+
+    best, told = choose(seconds)
+    measured = len({choose(_shortest(half))[0] for half in (rounds[::2], rounds[1::2])}) == 1
     if not measured:
-        why = f"{' '.join(best)}, by the processor's instructions, because the measurements contradict each other"
+        best = first if precision == "bf16" or has_bf16_instructions() else plain
+        told = "by the processor's instructions, because the measurements contradict each other"
+    why = f"{' '.join(best)}; {told}"
     return {
         "best": list(best), "slowdown": seconds[best] / seconds[plain], "measured": measured, "times": times, "why": why
     }  # fmt: skip

@@ -58,25 +58,25 @@ def test_auto_chooses_bf16_if_it_is_much_faster(config: Make, machine: Machine) 
     assert choose_arithmetic(config(precision="auto"), CPU) == ("bf16", "direct")
 
 
-@pytest.mark.parametrize(("instructions", "chosen"), [(True, ("bf16", "direct")), (False, ("32", "dft"))])
+@pytest.mark.parametrize(("instructions", "chosen"), [(True, ("bf16", "dft")), (False, ("32", "dft"))])
 def test_measurements_that_contradict_each_other_leave_the_choice_to_the_processor(
     config: Make, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     instructions: bool, chosen: tuple[str, str],
 ) -> None:  # fmt: skip
     caplog.set_level("INFO", "siamese")
     monkeypatch.setattr("siamese.scoring.precision.has_bf16_instructions", lambda: instructions)
-    machine["bf16", "direct"] = ([0.9, 0.1] * precision.MOST_ROUNDS, 0.2)
-    machine["bf16", "dft"] = (9.0, 0.2)
+    for half in ("dft", "direct"):
+        machine["bf16", half] = ([1.0, 0.1] * precision.MOST_ROUNDS, 0.2)
     assert choose_arithmetic(config(precision="auto"), CPU) == chosen
     assert "the measurements contradict each other" in caplog.text
     precision.cached_choice.cache_clear()
-    machine["bf16", "direct"] = (0.9, 0.2)
+    machine["bf16", "direct"] = machine["bf16", "dft"] = (1.0, 0.2)
     assert choose_arithmetic(config(precision="auto"), CPU) == ("32", "dft"), "the contradiction was not remembered"
 
 
 def test_a_measurement_is_repeated_after_a_month(config: Make, machine: Machine) -> None:
     assert choose_arithmetic(config(precision="auto"), CPU).bf16
-    machine["bf16", "direct"] = machine["bf16", "dft"] = (0.9, 0.2)
+    machine["bf16", "direct"] = machine["bf16", "dft"] = (1.0, 0.2)
     precision.cached_choice.cache_clear()
     assert choose_arithmetic(config(precision="auto"), CPU).bf16
     (file,) = Path(config().data.cache).glob("arithmetic-*.json")
@@ -99,9 +99,26 @@ def test_a_measurement_is_announced_and_its_times_are_only_for_debugging(
     assert "bf16 direct 400 ms" in caplog.text
 
 
-def test_auto_keeps_float32_if_bf16_is_only_a_little_faster(config: Make, machine: Machine) -> None:
-    machine["bf16", "direct"] = machine["bf16", "dft"] = (0.8, 0.2)
-    assert choose_arithmetic(config(precision="auto"), CPU) == ("32", "dft")
+@pytest.mark.parametrize("seconds", [[0.66, 0.94], [0.8, 0.8]])
+@pytest.mark.parametrize(("instructions", "chosen"), [(True, ("bf16", "dft")), (False, ("32", "dft"))])
+def test_the_processor_decides_if_bf16_is_only_a_little_faster(
+    config: Make, machine: Machine, monkeypatch: pytest.MonkeyPatch, seconds: list[float], instructions: bool,
+    chosen: tuple[str, str],
+) -> None:  # fmt: skip
+    """Whatever the ratio is between the limits, the choice is the same, and it is remembered."""
+    monkeypatch.setattr("siamese.scoring.precision.has_bf16_instructions", lambda: instructions)
+    for half in ("dft", "direct"):
+        machine["bf16", half] = ([*seconds] * precision.MOST_ROUNDS, 0.2)
+    assert choose_arithmetic(config(precision="auto"), CPU) == chosen
+    assert list(Path(config().data.cache).glob("arithmetic-*.json"))
+
+
+@pytest.mark.parametrize(("direct", "way"), [(0.46, "dft"), (0.44, "direct")])
+def test_another_convolution_is_chosen_if_it_is_clearly_faster(
+    config: Make, machine: Machine, direct: float, way: str
+) -> None:
+    machine["bf16", "direct"] = (direct, 0.2)
+    assert choose_arithmetic(config(precision="auto"), CPU) == ("bf16", way)
 
 
 def test_auto_refuses_a_bf16_that_is_wrong(config: Make, machine: Machine) -> None:
