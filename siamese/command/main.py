@@ -22,6 +22,9 @@ from siamese.text import to_json
 HYDRA = ("train", "eval")
 """Subcommands that work like ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
 
+EMBEDDING = ("verify", "embed", "identify", "index")
+"""Subcommands that embed photos, a fifth faster if freed memory is kept."""
+
 AFTER_A_SIGNAL = {
     "search": "; run the same command again to resume",
     "report": "; to draw the remaining pages, run the command again without --all",
@@ -35,8 +38,9 @@ AddParser = Callable[..., argparse.ArgumentParser]
 def run() -> NoReturn:
     """Run the command line of this process and end it with the exit code."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    if command in HYDRA:
+    if command in HYDRA + EMBEDDING:
         keep_freed_memory()
+    if command in HYDRA:
         end_on_signals()
         run_with_hydra(command)
     catch_signals()

@@ -106,22 +106,22 @@ def _fit(features_NF: Floats) -> Domain:
     return Domain(mean_F.astype(np.float32), spread_F.astype(np.float32), precision_FF, np.array(np.inf, np.float32))
 
 
-def features(image_CHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Describe an image by its edges -> float32 [F].
+def features(images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Describe images by their edges -> float32 [N, F].
 
     For each cell of the grid: how strong edges of each direction are, and at each scale how much the edges are
     concentrated on few pixels. Drawings have strong edges between even areas; photographs have weak edges everywhere.
     """
-    grey_HW = image_CHW.mean(0, dtype=np.float32)
-    described = [_log_mean(edges_HW) for edges_HW in _edges_by_direction(grey_HW)]
+    grey_NHW = images_NCHW.mean(1, dtype=np.float32)
+    described = [_log_mean(edges_NHW) for edges_NHW in _edges_by_direction(grey_NHW)]
     for _ in range(SCALES):
-        if len(grey_HW) <= GRID:
+        if grey_NHW.shape[1] <= GRID:
             break
-        for edges_HW in (np.diff(grey_HW, axis=0), np.diff(grey_HW, axis=1)):
-            described.append(_log_mean(edges_HW**2, power=0.5) - _log_mean(np.abs(edges_HW)))
-        half = len(grey_HW) // 2
-        grey_HW = grey_HW[: 2 * half, : 2 * half].reshape(half, 2, half, 2).mean((1, 3))
-    return np.concatenate(described)
+        for edges_NHW in (np.diff(grey_NHW, axis=1), np.diff(grey_NHW, axis=2)):
+            described.append(_log_mean(edges_NHW**2, power=0.5) - _log_mean(np.abs(edges_NHW)))
+        half = grey_NHW.shape[1] // 2
+        grey_NHW = grey_NHW[:, : 2 * half, : 2 * half].reshape(-1, half, 2, half, 2).mean((2, 4))
+    return np.concatenate(described, axis=1)
 
 
 def is_blank(image_CHW: NDArray[np.uint8]) -> bool:
@@ -135,34 +135,34 @@ def is_blank(image_CHW: NDArray[np.uint8]) -> bool:
     surfaces_PK = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     fitted_K = np.linalg.lstsq(surfaces_PK, grey_HW.ravel())[0]
     shapes_HW = grey_HW - (surfaces_PK @ fitted_K).reshape(grey_HW.shape)
-    coarse = _cell_means(shapes_HW, BLANK_GRID).std()
+    coarse = _cell_means(shapes_HW[None], BLANK_GRID).std()
     return bool(coarse < BLANK or coarse**2 < BLANK_SHARE * shapes_HW.var())
 
 
-def _edges_by_direction(grey_HW: Floats) -> list[Floats]:
+def _edges_by_direction(grey_NHW: Floats) -> list[Floats]:
     """Strength of the edges, divided among the two nearest of the `ORIENTATIONS` directions."""
-    right_HW = (grey_HW[1:-1, 2:] - grey_HW[1:-1, :-2]) / 2
-    down_HW = (grey_HW[2:, 1:-1] - grey_HW[:-2, 1:-1]) / 2
-    strength_HW = np.hypot(right_HW, down_HW)
-    angle_HW = np.arctan2(down_HW, right_HW) % np.pi * (ORIENTATIONS / np.pi)
+    right_NHW = (grey_NHW[:, 1:-1, 2:] - grey_NHW[:, 1:-1, :-2]) / 2
+    down_NHW = (grey_NHW[:, 2:, 1:-1] - grey_NHW[:, :-2, 1:-1]) / 2
+    strength_NHW = np.hypot(right_NHW, down_NHW)
+    angle_NHW = np.arctan2(down_NHW, right_NHW) % np.pi * (ORIENTATIONS / np.pi)
     shares = []
     for direction in range(ORIENTATIONS):
-        apart_HW = np.abs(angle_HW - direction)
-        apart_HW = np.minimum(apart_HW, ORIENTATIONS - apart_HW)
-        shares.append(np.maximum(0, 1 - apart_HW) * strength_HW)
+        apart_NHW = np.abs(angle_NHW - direction)
+        apart_NHW = np.minimum(apart_NHW, ORIENTATIONS - apart_NHW)
+        shares.append(np.maximum(0, 1 - apart_NHW) * strength_NHW)
     return shares
 
 
-def _log_mean(values_HW: Floats, power: float = 1.0) -> NDArray[np.float32]:
-    """Logarithm of the mean of each cell, to a power, float32 [GRID * GRID]."""
-    means = _cell_means(values_HW, GRID)
-    logarithms: NDArray[np.float32] = np.log(means**power + FAINT).ravel().astype(np.float32)
+def _log_mean(values_NHW: Floats, power: float = 1.0) -> NDArray[np.float32]:
+    """Logarithm of the mean of each cell, to a power, float32 [N, GRID * GRID]."""
+    means = _cell_means(values_NHW, GRID)
+    logarithms: NDArray[np.float32] = np.log(means**power + FAINT).reshape(len(means), -1).astype(np.float32)
     return logarithms
 
 
-def _cell_means(values_HW: Floats, grid: int) -> Floats:
-    """The mean of each of grid x grid cells."""
-    rows, columns = (np.linspace(0, side, grid + 1).round().astype(int) for side in values_HW.shape)
-    sums = np.add.reduceat(np.add.reduceat(values_HW, rows[:-1], axis=0), columns[:-1], axis=1)
+def _cell_means(values_NHW: Floats, grid: int) -> Floats:
+    """The mean of each of grid x grid cells, [N, grid, grid]."""
+    rows, columns = (np.linspace(0, side, grid + 1).round().astype(int) for side in values_NHW.shape[1:])
+    sums = np.add.reduceat(np.add.reduceat(values_NHW, rows[:-1], axis=1), columns[:-1], axis=2)
     means: Floats = sums / np.outer(np.diff(rows), np.diff(columns))
     return means

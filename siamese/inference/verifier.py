@@ -239,7 +239,7 @@ class Verifier:
 
     def unusual(self, pixels: Iterable[NDArray[np.uint8]]) -> list[bool | None]:
         """Whether each photo of `read`, uint8 [C, H, W], is blank or unlike the training images; None: unknown."""
-        return [is_blank(photo) or (self.domain and self.domain.unusual(features(photo))) for photo in pixels]
+        return [is_blank(photo) or (self.domain and self.domain.unusual(features(photo[None])[0])) for photo in pixels]
 
     def describe(self, photo: Prepared) -> Described:
         """Describe a photo of `prepare`, so that its pixels can be dropped."""

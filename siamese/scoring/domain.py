@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 IMAGES = 1000
 """Training images that are described. More take longer and change little (docs/using-a-model.md)."""
 
+BLOCK = 8
+"""Images that are described at once: faster than one by one, while their edges fit into the processor's cache."""
+
 
 def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder, start: FinishedRun | None = None) -> None:
     """Write ``checkpoints/domain.npz`` from the training images, unless the run keeps no weights.
@@ -44,8 +47,9 @@ def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder, sta
 def _record(data: PairDataset, folder: RunFolder) -> None:
     rows, person_N = _training_images(data)
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).round().astype(int))
-    pixels = data.pixels[torch.from_numpy(rows[chosen])].cpu().numpy()
-    domain = fit_domain(np.stack([features(image) for image in pixels]), person_N[chosen])
+    blocks = torch.from_numpy(rows[chosen]).split(BLOCK)
+    described = np.concatenate([features(data.pixels[block].cpu().numpy()) for block in blocks])
+    domain = fit_domain(described, person_N[chosen])
     folder.domain.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder.domain) as temporary, temporary.open("xb") as file:
         np.savez_compressed(file, format=np.array(FORMAT), **domain._asdict())

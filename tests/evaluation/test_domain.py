@@ -25,18 +25,14 @@ def drawn(n: int, seed: int = 0, channels: int = 1) -> NDArray[np.uint8]:
     return np.stack(images).clip(0, 255).astype(np.uint8)
 
 
-def described(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.stack([features(image) for image in images])
-
-
 def share_unusual(domain: Domain, images: NDArray[np.uint8]) -> float:
-    return float(np.mean([domain.unusual(features(image)) for image in images]))
+    return float(np.mean([domain.unusual(row) for row in features(images)]))
 
 
 @pytest.mark.parametrize("n", [30, 300])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_other_images_are_unusual_and_new_ones_of_the_same_kind_are_not(n: int, channels: int) -> None:
-    domain = fit_domain(described(drawn(n, channels=channels)), np.arange(n) // 2)
+    domain = fit_domain(features(drawn(n, channels=channels)), np.arange(n) // 2)
     new = drawn(200, seed=1, channels=channels)
     assert share_unusual(domain, new) <= 0.05
     noise = np.random.default_rng(2).integers(0, 256, new.shape, dtype=np.uint8)
@@ -72,9 +68,9 @@ def test_what_is_equal_on_all_training_images_does_not_decide() -> None:
 
 
 def test_too_few_images_to_compare_with_find_nothing() -> None:
-    one = described(drawn(1))
-    assert not fit_domain(one, np.zeros(1, int)).unusual(features(drawn(1, seed=5)[0]) + 100)
-    assert np.isfinite(fit_domain(described(drawn(6)), np.zeros(6, int)).cut)  # a single person
+    one = features(drawn(1))
+    assert not fit_domain(one, np.zeros(1, int)).unusual(features(drawn(1, seed=5))[0] + 100)
+    assert np.isfinite(fit_domain(features(drawn(6)), np.zeros(6, int)).cut)  # a single person
 
 
 BLANK_PICTURES = {
@@ -107,8 +103,9 @@ def test_any_image_can_be_described(side: int, channels: int, value: int | None)
     image = np.random.default_rng(side).integers(0, 256, shape, dtype=np.uint8)
     if value is not None:
         image = np.full(shape, value, np.uint8)
-    found = features(image)
+    (found,) = features(image[None])
     assert found.dtype == np.float32
     assert found.ndim == 1
     assert np.isfinite(found).all()
-    assert len(found) == len(features(image[:1]))
+    assert len(found) == features(image[None, :1]).shape[1]
+    assert np.array_equal(features(np.stack([255 - image, image]))[1], found)

@@ -32,10 +32,10 @@ def test_a_run_records_its_training_images(trained: tuple[TrainConfig, Path, dic
     found = load_domain(folder.domain)
     assert found is not None
     rows = np.unique(data.train.indices.numpy())
-    unusual = [found.unusual(features(image)) for image in data.pixels[rows].numpy()]
+    unusual = [found.unusual(row) for row in features(data.pixels[rows].numpy())]
     assert np.mean(unusual) < 0.1
     noise = np.random.default_rng(0).integers(0, 256, data.pixels.shape[1:], dtype=np.uint8)
-    assert found.unusual(features(noise))
+    assert found.unusual(features(noise[None])[0])
 
 
 def test_the_people_of_the_unrestricted_setting_are_described(
@@ -50,7 +50,7 @@ def test_the_people_of_the_unrestricted_setting_are_described(
     data = load_dataset(config.data, config.protocol, config.sampling)
     assert data.people is not None
     described: list[np.ndarray] = []
-    monkeypatch.setattr(domain, "features", lambda image: described.append(image) or features(image))
+    monkeypatch.setattr(domain, "features", lambda images: described.extend(images) or features(images))
     monkeypatch.setattr(domain, "IMAGES", 10)
     record_domain(config, data, RunFolder(tmp_path))
     assert len(described) == 10
