@@ -25,7 +25,8 @@ def serve(address: str) -> None:
     import siamese.protocols.evaluate
     import siamese.training.train  # noqa: F401
 
-    finished: set[tuple[str, ...]] = set()  # trainings and evaluations that several pages have
+    # Trainings and evaluations that several pages have -> the newest run after them.
+    finished: dict[tuple[str, ...], Path | None] = {}
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
@@ -36,9 +37,12 @@ def serve(address: str) -> None:
                 caller.close()
                 continue
             request = json.loads(message)
-            words = request["words"]
+            words, latest = request["words"], Path(request["folder"]) / "outputs/latest"
             if tuple(words) in finished:
                 code = 0
+                if newest := finished[tuple(words)]:
+                    latest.unlink()
+                    latest.symlink_to(newest)
             else:
                 child = os.fork()
                 if child == 0:
@@ -49,7 +53,7 @@ def serve(address: str) -> None:
                     os._exit(run(smaller(words), request["folder"], request["environment"]))
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                 if code == 0 and words[0].endswith(".py") and "resume=true" not in words:
-                    finished.add(tuple(words))
+                    finished[tuple(words)] = latest.readlink() if latest.is_symlink() else None
             for descriptor in outputs:
                 os.close(descriptor)
             caller.sendall(str(code).encode())
