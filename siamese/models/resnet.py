@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from siamese.models.encoder import Encoder
@@ -41,12 +42,12 @@ class ResidualBlock(nn.Module):
                 nn.Conv2d(c_in, c_out, 1, bias=False),
                 nn.BatchNorm2d(c_out),
             )
-        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Feature maps [B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
-        y_BCHW: Tensor = self.relu(self.branch(x_BCHW) + self.shortcut(x_BCHW))
-        return y_BCHW
+        y_BCHW: Tensor = self.branch(x_BCHW)
+        y_BCHW += self.shortcut(x_BCHW)
+        return torch.relu_(y_BCHW)
 
 
 class ResNetEncoder(Encoder):

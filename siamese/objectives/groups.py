@@ -1,6 +1,7 @@
 """Losses on a batch of images in groups; the images of a group show one person.
 
-The losses combine a distance, a miner and a loss of pytorch-metric-learning. They compute in float32, under autocast
+Most combine a distance, a miner and a loss of pytorch-metric-learning. NT-Xent does not: the library reads which pairs
+are positive back from the GPU, three times a batch, and the GPU waits. All compute in float32, under autocast
 too: a cosine divided by a temperature of 0.05 reaches 20, where bfloat16 has steps of 0.125. The loss of a batch
 without positive or without negative pairs is 0.
 
@@ -16,13 +17,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
-from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, SupConLoss, TripletMarginLoss
+from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor, nn
 
 
 class GroupLoss(nn.Module):
-    """Base class: computes in float32. Subclasses define ``_loss_of``."""
+    """Base class: computes in float32. Subclasses define ``_loss_of``.
+
+    Attributes:
+        capturable: whether a CUDA graph can contain the loss: it never reads a result back from the GPU.
+    """
+
+    capturable = False
 
     def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
         """Compute the loss of a batch.
@@ -60,22 +67,35 @@ class NTXent(GroupLoss):
         pair_weight: weight of the cross-entropy of the listed pairs; 0 omits it.
     """
 
+    capturable = True
+
     def __init__(self, temperature: float, pair_weight: float) -> None:
         super().__init__()
-        self.loss = SupConLoss(temperature, distance=CosineSimilarity())
+        self.temperature = temperature
         self.pair_weight = pair_weight
         if pair_weight:
             self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
             self.offset = nn.Parameter(torch.tensor(-5.0))
 
     def _loss_of(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
-        total: Tensor = self.loss(z_MD, groups_M)
+        total = self._among_all(F.normalize(z_MD), groups_M)
         pairs = len(label_P)
         if self.pair_weight and pairs:
             cosine_P = F.cosine_similarity(z_MD[:pairs], z_MD[pairs : 2 * pairs])
             logit_P = self.log_scale.exp() * cosine_P + self.offset
             total = total + self.pair_weight * F.binary_cross_entropy_with_logits(logit_P, label_P)
         return total
+
+    def _among_all(self, unit_MD: Tensor, groups_M: Tensor) -> Tensor:
+        logit_MM = unit_MD @ unit_MD.T / self.temperature
+        itself_MM = torch.eye(len(unit_MD), dtype=torch.bool, device=unit_MD.device)
+        equal_MM = groups_M[:, None] == groups_M
+        same_MM = equal_MM & ~itself_MM
+        log_share_MM = logit_MM - logit_MM.masked_fill(itself_MM, -math.inf).logsumexp(1, keepdim=True)
+        positives_M = same_MM.sum(1)
+        loss_M = -(log_share_MM * same_MM).sum(1) / positives_M.clamp_min(1)
+        mean = loss_M.sum() / (positives_M > 0).sum().clamp_min(1)
+        return torch.where(equal_MM.all(), 0.0, mean)
 
 
 class Triplet(GroupLoss):
@@ -140,6 +160,7 @@ class EachPart(nn.Module):
     def __init__(self, losses: Sequence[nn.Module]) -> None:
         super().__init__()
         self.losses = nn.ModuleList(losses)
+        self.capturable = all(getattr(loss, "capturable", False) for loss in losses)
 
     def forward(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
         """Compute the loss of embeddings [M, D], made of parts of equal size; arguments as in `GroupLoss.forward`."""

@@ -17,6 +17,8 @@ class BinaryCrossEntropy(nn.Module):
     same function, but loses all digits of a confident pair in bf16.
     """
 
+    capturable = True
+
     def forward(self, logit_B: Tensor, label_B: Tensor) -> Tensor:
         """Compute the loss of logits [B] of any float dtype and labels [B] (1 = same) -> scalar float32."""
         return F.binary_cross_entropy_with_logits(logit_B.float(), label_B.float())
@@ -32,6 +34,8 @@ class Contrastive(nn.Module):
         distance: ``cosine`` or ``euclidean``.
         margin: distance from which the loss of a different pair is 0.
     """
+
+    capturable = True
 
     def __init__(self, distance: str, margin: float) -> None:
         super().__init__()
