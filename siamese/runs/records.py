@@ -271,8 +271,9 @@ def config_text(config: Section) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
-ADDED, ADDED_TO_DATA = {"start_from": None}, {"align": None}
-"""Keys, and keys of ``data``, that older runs did not record -> the value that describes what they did."""
+ADDED: dict[str, Any] = {"start_from": None}
+ADDED_TO: dict[str, dict[str, Any]] = {"data": {"align": None}, "trainer": {"cuda_graphs": False}}
+"""Keys, and keys of groups, that older runs did not record -> the value that describes what they did."""
 
 
 def read_config(file: Path) -> TrainConfig:
@@ -283,8 +284,9 @@ def read_config(file: Path) -> TrainConfig:
     """
     try:
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(plain, dict) and isinstance(plain.get("data"), dict):
-            plain = ADDED | plain | {"data": ADDED_TO_DATA | plain["data"]}
+        if isinstance(plain, dict):
+            groups = {key: added | plain[key] for key, added in ADDED_TO.items() if isinstance(plain.get(key), dict)}
+            plain = ADDED | plain | groups
         return validate(plain, TrainConfig)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as a run's configuration ({one_line(error)})") from None

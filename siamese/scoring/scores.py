@@ -16,6 +16,9 @@ from siamese.scoring.device import exact_convolutions
 CHUNK = 128
 """Images embedded at once: enough for efficient batches, with 0.6 GB of activations in float32."""
 
+GPU_CHUNK = 512
+"""Images embedded at once on a GPU, which would otherwise wait for the CPU to start its kernels."""
+
 FACTORED = 1 << 25
 """Most values of the embeddings in a block of images whose factors are computed at once: 0.25 GB in float64."""
 
@@ -101,7 +104,7 @@ def _score_by_factors(head: LdaHead | PldaHead, z_ND: Tensor, indices: Tensor) -
 def embed_images(
     network: SiameseNetwork, pixels: Images, rows: Tensor, device: torch.device, bf16: bool = False
 ) -> Tensor:
-    """Embed images, `CHUNK` at a time.
+    """Embed images, `CHUNK` or `GPU_CHUNK` at a time.
 
     Args:
         network: left in evaluation mode, on ``device``.
@@ -114,6 +117,7 @@ def embed_images(
         [B, D] on ``device``; bfloat16 under autocast, else float32.
     """
     network = network.to(device).eval()
+    chunk = GPU_CHUNK if device.type == "cuda" else CHUNK
     with exact_convolutions(device), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        parts = [network.embed(to_float(pixels[chunk].to(device))) for chunk in rows.split(CHUNK)]
+        parts = [network.embed(to_float(pixels[some].to(device))) for some in rows.split(chunk)]
     return torch.cat(parts) if parts else torch.empty(0, device=device)

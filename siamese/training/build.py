@@ -55,11 +55,15 @@ OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 
 def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset) -> SiameseModule:
     """Build the LightningModule: network, objective, optimizer and schedule as configured."""
+    objective = build_objective(
+        config.objective, network.encoder.embedding_dim, network.encoder.parts, len(data.people or ())
+    )
+    trainer = config.trainer
+    # In all of these cases something has to happen between two kernels of a step.
+    stepwise = trainer.processes > 1 or trainer.gradient_clip_val or trainer.detect_anomaly or trainer.profiler
     return SiameseModule(
         network,
-        objective=build_objective(
-            config.objective, network.encoder.embedding_dim, network.encoder.parts, len(data.people or ())
-        ),
+        objective=objective,
         optimizer=partial(build_optimizer, config),
         scheduler=partial(build_scheduler, config),
         threshold=config.threshold,
@@ -67,6 +71,7 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset
         augmentation=config.augmentation,
         views=getattr(config.objective, "views", 1),
         ema_decay=config.ema_decay,
+        graphs=trainer.cuda_graphs and not stepwise and getattr(objective, "capturable", False),
         config=to_plain(config),
     )
 

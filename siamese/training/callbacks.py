@@ -143,7 +143,7 @@ class StopDiverged(Callback):
         steps: steps between two checkpoints; None if they are saved after epochs.
     """
 
-    EVERY = 20
+    EVERY = 200
     """Steps."""
 
     def __init__(self, steps: int | None = None) -> None:

@@ -72,6 +72,9 @@ Batch = PairBatch | GroupBatch
 ON_GPU = 0.5
 """Largest share of a GPU's free memory that the images may take."""
 
+ON_GPU_PAIRS = 512
+"""Fewest validation pairs in a batch on a GPU: a smaller batch takes as long."""
+
 
 class BatchLoader:
     """Yields an epoch's batches of indices; can be resumed within an epoch, as Lightning saves its state.
@@ -216,7 +219,9 @@ class PairDataModule(L.LightningDataModule):
         return lambda batch: _pinned(self._gather(batch))
 
     def _in_order(self, pairs: PairSet) -> BatchLoader:
-        sampler = PairBatchSampler(pairs.indices, pairs.labels, self.batch_size, least=2 * processes())
+        gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        size = max(self.batch_size, ON_GPU_PAIRS) if gpu else self.batch_size
+        sampler = PairBatchSampler(pairs.indices, pairs.labels, size, least=2 * processes())
         return BatchLoader(sampler, PairIndices, gather=self._reader())
 
 

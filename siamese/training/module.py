@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,8 +28,7 @@ from siamese.models.siamese import SiameseNetwork
 from siamese.objectives.pairs import BinaryCrossEntropy
 from siamese.training.data_module import GroupBatch, PairBatch
 from siamese.training.processes.collective import gather, share
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
+from siamese.training.step_graph import StepGraphs, Tensors
 
 
 class SiameseModule(L.LightningModule):
@@ -50,6 +51,7 @@ class SiameseModule(L.LightningModule):
         views: number of differently augmented copies of each image in a batch of groups.
         ema_decay: decay of the exponential moving average of the weights, which is validated and tested instead of the
             last weights; 0 for no average. Checkpoints hold both.
+        graphs: on a GPU, run a training step as a CUDA graph (`siamese.training.step_graph`).
         config: plain values (dicts, lists, numbers, strings) saved in every checkpoint, so that the file describes
             itself and still loads with ``weights_only=True``.
     """
@@ -65,6 +67,7 @@ class SiameseModule(L.LightningModule):
         augmentation: AugmentationConfig | None = None,
         views: int = 1,
         ema_decay: float = 0.0,
+        graphs: bool = False,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -78,7 +81,9 @@ class SiameseModule(L.LightningModule):
         self._views = views
         # Part of this module, so that every checkpoint holds it. (Lightning's own callback does not save the average
         # in checkpoints of weights only.)
-        self.average = averaged(network, ema_decay) if ema_decay else None
+        self.average = MovingAverage(network, ema_decay) if ema_decay else None
+        self._use_graphs = graphs
+        self._graphs: StepGraphs | None = None
         self._config = config or {}
         self._scored: list[tuple[Tensor, Tensor]] = []
         # Saved in every checkpoint, so that an epoch resumed in the middle ends with the same figures. They need no
@@ -103,6 +108,10 @@ class SiameseModule(L.LightningModule):
             ):
                 group["lr"] = rate * factor(schedule.last_epoch)
 
+    def on_train_end(self) -> None:
+        """Free the memory of the graphs."""
+        self._graphs = None
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Reset the metrics in the first step, not after the last: a checkpoint between epochs needs them."""
         if batch_idx == 0:
@@ -110,17 +119,68 @@ class SiameseModule(L.LightningModule):
             self.train_accuracy.reset()
 
     def training_step(self, batch: PairBatch | GroupBatch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self._loss_of_groups(batch) if isinstance(batch, GroupBatch) else self._loss_of_pairs(batch)
-        self.train_loss(loss.detach(), len(batch.groups if isinstance(batch, GroupBatch) else batch.label))
+        """Return the loss of a batch; as a CUDA graph, the step updates the weights too."""
+        draws = self._draws(batch)
+        if self._graphed:
+            if self._graphs is None:
+                step = partial(self._whole_step, type(batch))
+                self._graphs = StepGraphs(step, self.trainer.optimizers[0], self.device)
+            loss, scores = self._graphs((*batch, *(u.to(self.device, non_blocking=True) for u in draws)))
+        else:
+            loss, scores = self._loss(batch, draws)
+        self.train_loss.update(loss.detach(), len(batch.groups if isinstance(batch, GroupBatch) else batch.label))
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, logger=False, prog_bar=True)
+        if isinstance(self.objective, BinaryCrossEntropy):
+            # Not by torchmetrics: it requires probability > threshold, and we require >=. A threshold that validation
+            # chooses is not known here; 0.5 stands in for it.
+            threshold = self._threshold if isinstance(self._threshold, float) else 0.5
+            same = torch.sigmoid(scores.detach().float()) >= threshold
+            self.train_accuracy.update(same.int(), batch.label.int())
+            self.log("train/acc", self.train_accuracy, on_step=False, on_epoch=True, logger=False, prog_bar=True)
         return loss
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients, unless the training step was a CUDA graph."""
+        if not self._graphed:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Reset the gradients, unless the training step was a CUDA graph."""
+        if not self._graphed:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
         """Update the weights, then their average."""
-        super().optimizer_step(*args, **kwargs)
+        if self._graphed:
+            assert optimizer_closure is not None
+            optimizer_closure()
+            return
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.average is not None:
             self.average.update_parameters(self.network)
+
+    @property
+    def _graphed(self) -> bool:
+        return self._use_graphs and self.device.type == "cuda"
+
+    def _whole_step(self, kind: type[PairBatch] | type[GroupBatch], tensors: Tensors) -> Tensors:
+        """Do all that Lightning does in a step, from the loss to the new weights, without leaving the GPU."""
+        optimizer = self.trainer.optimizers[0]
+        batch, draws = kind(*tensors[: len(kind._fields)]), tensors[len(kind._fields) :]
+        loss, scores = self._loss(batch, draws)
+        with torch.autocast(self.device.type, enabled=False):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss.detach(), scores.detach()
 
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Score a batch of validation pairs."""
@@ -150,33 +210,30 @@ class SiameseModule(L.LightningModule):
         """Save the configuration beside the weights."""
         checkpoint["config"] = self._config
 
-    def _loss_of_pairs(self, batch: PairBatch) -> Tensor:
-        pairs = len(batch.label)
-        scores = self(self._augmented(batch.image1, pairs), self._augmented(batch.image2, pairs))
-        scores = gather(scores, pairs, self.all_gather)
-        loss: Tensor = self.objective(scores, batch.label)
-        if isinstance(self.objective, BinaryCrossEntropy):
-            # Not by torchmetrics: it requires probability > threshold, and we require >=. A threshold that validation
-            # chooses is not known here; 0.5 stands in for it.
-            threshold = self._threshold if isinstance(self._threshold, float) else 0.5
-            same = torch.sigmoid(scores.detach().float()) >= threshold
-            self.train_accuracy(same.int(), batch.label.int())
-            self.log("train/acc", self.train_accuracy, on_step=False, on_epoch=True, logger=False, prog_bar=True)
-        return loss
+    def _loss(self, batch: PairBatch | GroupBatch, draws: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch, and the scores of its pairs or the embeddings of its groups."""
+        if isinstance(batch, GroupBatch):
+            total = len(batch.groups)
+            views = torch.cat(self._augmented([batch.images] * self._views, draws))
+            parts = self.network.embed(views).chunk(self._views)
+            z_MD = torch.cat([gather(z_mD, total, self.all_gather) for z_mD in parts])
+            return self.objective(z_MD, batch.groups.repeat(self._views), batch.label), z_MD
+        scores = self.network(*self._augmented([batch.image1, batch.image2], draws))
+        scores = gather(scores, len(batch.label), self.all_gather)
+        return self.objective(scores, batch.label), scores
 
-    def _loss_of_groups(self, batch: GroupBatch) -> Tensor:
-        total = len(batch.groups)
-        views = torch.cat([self._augmented(batch.images, total) for _ in range(self._views)])
-        parts = self.network.embed(views).chunk(self._views)
-        z_MD = torch.cat([gather(z_mD, total, self.all_gather) for z_mD in parts])
-        loss: Tensor = self.objective(z_MD, batch.groups.repeat(self._views), batch.label)
-        return loss
-
-    def _augmented(self, x_BCHW: Tensor, total: int) -> Tensor:
-        """Augment this process's share of a batch of ``total`` images exactly as a single process would."""
+    def _draws(self, batch: PairBatch | GroupBatch) -> list[Tensor]:
+        """Draw the random numbers that `_augmented` needs, this process's share of those of a single process."""
         if self._augmentation is None or not self._augmentation.changes:
-            return x_BCHW
-        return augment(x_BCHW, self._augmentation, share(draws_for(total)))
+            return []
+        views, images = (self._views, len(batch.groups)) if isinstance(batch, GroupBatch) else (2, len(batch.label))
+        return [share(draws_for(images)) for _ in range(views)]
+
+    def _augmented(self, images: Sequence[Tensor], draws: Sequence[Tensor]) -> list[Tensor]:
+        """Augment a batch once for each entry of ``images``."""
+        if self._augmentation is None or not draws:
+            return list(images)
+        return [augment(x_BCHW, self._augmentation, u) for x_BCHW, u in zip(images, draws, strict=True)]
 
     def _score(self, batch: PairBatch) -> None:
         scores = self(batch.image1, batch.image2).float()
@@ -201,19 +258,40 @@ class SiameseModule(L.LightningModule):
             self.log(f"{split}/{name}", value, logger=split == "test", prog_bar=split == "val", batch_size=len(labels))
 
 
-def averaged(network: SiameseNetwork, decay: float) -> AveragedModel:
-    """Return an exponential moving average of a network's weights and batch statistics.
+class MovingAverage(AveragedModel):
+    """An exponential moving average of a network's weights and batch statistics.
 
     Update n keeps the share ``min(decay, (1 + n) / (10 + n))`` of the average, so that the initial weights are soon
-    forgotten.
+    forgotten. (Torch's own update asks the GPU for n, and waits for the answer.)
+
+    Args:
+        network: the network to average.
+        decay: in (0, 1).
     """
 
-    def update(averages: Tensors, lasts: Tensors, updates: Tensor | int) -> None:
-        if not averages[0].is_floating_point():  # counts of batches; all tensors of a call have one dtype
-            torch._foreach_copy_(averages, lasts)
-            return
-        n = int(updates)
-        # The foreach operations (in beta) update all weights in a few kernels; a loop would slow down a GPU.
-        torch._foreach_copy_(averages, torch._foreach_lerp(lasts, averages, min(decay, (1 + n) / (10 + n))))
+    def __init__(self, network: SiameseNetwork, decay: float) -> None:
+        super().__init__(network, use_buffers=True)
+        self.decay = decay
+        self.requires_grad_(False)
 
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Include the present weights of ``model`` in the average."""
+        n = self.n_averaged
+        new = 1 - ((1 + n) / (10.0 + n.double())).clamp(max=self.decay) * (n > 0)
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        averages, lasts = zip(*((ours, last) for ours, last in pairs if ours.is_floating_point()), strict=True)
+        if n.device.type == "cpu":
+            torch._foreach_lerp_(averages, lasts, float(new))
+        else:
+            differences = torch._foreach_sub(lasts, averages)
+            torch._foreach_mul_(differences, new.float())
+            torch._foreach_add_(averages, differences)
+        for ours, last in pairs:
+            if not ours.is_floating_point():  # counts of batches
+                ours.copy_(last)
+        n += 1
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import read_rows, run
-from resuming import KINDS, assert_equal, die
+from resuming import KINDS, assert_close, assert_equal, die
 
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
@@ -34,14 +34,16 @@ MULTICROP = {
 ALL = {**KINDS, "multicrop, as best/unrestricted": MULTICROP}
 
 
+@pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 @pytest.mark.parametrize("kind", ALL)
 def test_a_run_stopped_between_steps_ends_like_an_undisturbed_one(
-    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str, precision: str
-) -> None:
+    tiny_config: Make, tmp_path: Path, at_step: Callable[[int, Callable[[], None]], None], kind: str, precision: str,
+    graphs: bool,
+) -> None:  # fmt: skip
     options = {
-        "batch_size": 4, "max_epochs": 3, "checkpoint": {"every": 2}, "trainer": GPU, **ALL[kind],
-        "precision": precision,
+        "batch_size": 4, "max_epochs": 3, "checkpoint": {"every": 2}, "trainer": {**GPU, "cuda_graphs": graphs},
+        **ALL[kind], "precision": precision,
     }  # fmt: skip
     result = train(tiny_config(**options), RunFolder(tmp_path / "whole"))
     assert (result.device or "").startswith("cuda: ")
@@ -52,6 +54,30 @@ def test_a_run_stopped_between_steps_ends_like_an_undisturbed_one(
     at_step(0, die)
     train(tiny_config(**options, resume=True), RunFolder(tmp_path / "cut"))
     assert_equal(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("kind", ALL)
+def test_a_cuda_graph_trains_like_single_kernels(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, optimizer: str
+) -> None:
+    """Also in a schedule that changes the learning rate, and without reading anything back from the GPU in a step."""
+    replays = []
+
+    def replay(graph: torch.cuda.CUDAGraph) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        original(graph)
+        torch.cuda.set_sync_debug_mode("default")
+        replays.append(graph)
+
+    original = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", replay)
+    for graphs in (False, True):
+        options = {"batch_size": 4, "max_epochs": 3, "scheduler": {"name": "cosine"}, "precision": "bf16", **ALL[kind]}
+        options |= {"optimizer": {"name": optimizer}, "trainer": {**GPU, "cuda_graphs": graphs}}
+        run(tiny_config(**options), tmp_path / str(graphs))
+        assert bool(replays) == graphs
+    assert_close(tmp_path / "True", tmp_path / "False")  # the learning rates of a graph are float32
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -9,21 +9,25 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from resuming import KINDS, assert_equal
 
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import load_dataset
 from siamese.models.build import network_of
 from siamese.objectives.pairs import BinaryCrossEntropy
+from siamese.runs.folder import RunFolder
 from siamese.training.build import build_data_module, build_optimizer, build_scheduler
 from siamese.training.data_module import BatchLoader, PairBatch, PairIndices
-from siamese.training.module import SiameseModule, averaged
+from siamese.training.module import MovingAverage, SiameseModule
+from siamese.training.step_graph import Tensors
+from siamese.training.train import train
 
 Make = Callable[..., TrainConfig]
 
 
 def test_the_average_forgets_the_start_and_then_follows_with_the_decay() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
-    average = averaged(network, decay=0.25)  # type: ignore[arg-type]
+    average = MovingAverage(network, decay=0.25)  # type: ignore[arg-type]
     assert not any(parameter.requires_grad for parameter in average.parameters())
     expected = None
     for n in range(6):
@@ -69,3 +73,29 @@ def test_eight_pairs_are_overfitted(tiny_config: Make, tmp_path: Path, optimizer
         logits = network.train()(batch.image1, batch.image2)
     assert ((logits > 0) == batch.label.bool()).all()
     assert float(BinaryCrossEntropy()(logits, batch.label)) < 0.1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_as_one_call_trains_like_lightnings_own(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What a CUDA graph records, called directly, on the CPU; `tests/training/test_gpu.py` records it."""
+
+    class Once:
+        calls = 0
+
+        def __init__(self, step: Callable[[Tensors], Tensors], optimizer: object, device: torch.device) -> None:
+            self.step = step
+
+        def __call__(self, inputs: Tensors) -> Tensors:
+            Once.calls += 1
+            return self.step(inputs)
+
+    options = {"max_epochs": 2, "batch_size": 4, **KINDS[kind]}
+    train(tiny_config(**options), RunFolder(tmp_path / "lightning"))
+    monkeypatch.setattr("siamese.training.module.StepGraphs", Once)
+    monkeypatch.setattr(SiameseModule, "_graphed", True)
+    train(tiny_config(**options), RunFolder(tmp_path / "whole"))
+    assert Once.calls
+    assert_equal(tmp_path / "whole", tmp_path / "lightning")
