@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine, median, seconds, table, worker
+from benchmarks.common import device, machine, median, seconds, table, worker
 
 Options = argparse.Namespace
 Report = tuple[str, dict[str, Any]]
@@ -33,6 +33,9 @@ def train(options: Options) -> Report:
     first = next(iter(ways))
     for precision in options.precision.split(","):
         ways[f"ours, precision={precision}"] = partial(worker, "ours", **common, **what, precision=precision)
+        if device().type == "cuda":
+            graph = partial(worker, "ours", **common, **what, precision=precision, graphs=True)
+            ways[f"ours, precision={precision}, CUDA graph"] = graph
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     limits: list[dict[str, Any]] = []
     for _ in range(options.repeats):  # in turn, so that a slow minute of the machine affects all of them
@@ -90,10 +93,10 @@ def losses(options: Options) -> Report:
 
 
 def profile(options: Options) -> Report:
-    """share of each operation in the time of our training steps"""
+    """share of each operation, or on a GPU of each kernel (--graphs: in a CUDA graph), in the time of our steps"""
     found = worker(
         "profile", data=options.data, root=options.root, batch=options.batch, precision=options.precision,
-        experiment=options.experiment,
+        experiment=options.experiment, graphs=options.graphs,
     )  # fmt: skip
     rows = [[name, f"{share:.1%}"] for name, share in found["shares"].items()]
     return table(["operation", f"share of a step ({found['arithmetic']})"], rows), found
@@ -299,6 +302,7 @@ def main() -> None:
     parser.add_argument(
         "--experiment", default="", help="for train and profile, such as best/quick; without, Koch's network"
     )
+    parser.add_argument("--graphs", action="store_true", help="profile with trainer.cuda_graphs=true")
     parser.add_argument("--batch", type=int, default=128, help="pairs per training step")
     parser.add_argument(
         "--steps",

@@ -48,15 +48,17 @@ def data_set(data: str, root: str, experiment: str = "") -> PairDataset:
     return load_dataset(config.data, config.protocol, config.sampling)
 
 
-def ours(data: str, root: str, batch: int, steps: int, precision: str, experiment: str = "") -> dict[str, Any]:
+def ours(
+    data: str, root: str, batch: int, steps: int, precision: str, experiment: str = "", graphs: bool = False
+) -> dict[str, Any]:
     """Time the steps of our training."""
-    times, arithmetic = fit(data, root, batch, steps, precision, experiment=experiment)
+    times, arithmetic = fit(data, root, batch, steps, precision, experiment=experiment, graphs=graphs)
     return {"seconds": times.seconds[WARM_UP:], "arithmetic": " ".join(arithmetic)}
 
 
 def fit(
     data: str, root: str, batch: int, steps: int, precision: str, profiler: Any = None, optimizer: str = "",
-    experiment: str = "",
+    experiment: str = "", graphs: bool = False,
 ) -> tuple[StepTimes, Arithmetic]:  # fmt: skip
     """Train for a number of steps with our module and Trainer; ``profiler`` is a further callback."""
     import lightning as L
@@ -72,6 +74,7 @@ def fit(
     from siamese.training.loggers import build_logger
 
     changes = [f"precision={precision}", f"batch_size={batch}", "checkpoint=none"]
+    changes += [f"trainer.cuda_graphs={str(graphs).lower()}"]
     changes += [f"optimizer={optimizer}"] if optimizer else []
     config = configuration(data, root, *changes, experiment=experiment)
     device = pick_device(config)
@@ -255,29 +258,31 @@ def limits(data: str, experiment: str = "") -> dict[str, Any]:
     return {**rates, "gflop_per_pair": counter.get_total_flops() / 2 / 1e9}
 
 
-def profile(data: str, root: str, batch: int, precision: str, experiment: str = "") -> dict[str, Any]:
-    """Measure the share of each operation in the time of training steps.
+def profile(
+    data: str, root: str, batch: int, precision: str, experiment: str = "", graphs: bool = False
+) -> dict[str, Any]:
+    """Measure the share of each operation, or on a GPU of each kernel, in the time of training steps.
 
-    This puts a clock around each operation instead of using PyTorch's profiler, which keeps memory for longer: half of
-    the time that it shows are page faults of the growing heap.
+    On a CPU, this puts a clock around each operation instead of using PyTorch's profiler, which keeps memory longer:
+    half of the time that it shows are page faults of the growing heap.
     """
     from collections import defaultdict
     from contextlib import ExitStack
     from functools import partial
 
     import lightning as L
-    import torch
     from torch.utils._python_dispatch import TorchDispatchMode  # public, see PyTorch's note "Extending PyTorch"
 
+    from benchmarks.common import device
     from siamese.models import norm_pool
 
+    if device().type == "cuda":
+        return _profile_gpu(data, root, batch, precision, experiment, graphs)
     taken: defaultdict[str, float] = defaultdict(float)
 
     def timed(name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
         result = function(*args, **kwargs)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         taken[name] += time.perf_counter() - started
         return result
 
@@ -313,6 +318,46 @@ def profile(data: str, root: str, batch: int, precision: str, experiment: str = 
         "shares": {name: seconds / clocked.total for name, seconds in most},
         "arithmetic": " ".join(arithmetic),
     }
+
+
+def _profile_gpu(data: str, root: str, batch: int, precision: str, experiment: str, graphs: bool) -> dict[str, Any]:
+    """Measure the share of each kernel, and of the time in which none runs, in ten training steps."""
+    from collections import defaultdict
+
+    import lightning as L
+    import torch
+    from torch.profiler import DeviceType, ProfilerActivity
+
+    class Profiled(L.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 10:  # after the recording of a graph
+                self.profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+                self.profiler.start()
+
+        def on_train_end(self, *_: Any) -> None:
+            torch.cuda.synchronize()
+            self.profiler.stop()
+
+    profiled = Profiled()
+    _, arithmetic = fit(data, root, batch, 20, precision, profiled, experiment=experiment, graphs=graphs)
+    kernels = [event for event in profiled.profiler.events() or () if event.device_type == DeviceType.CUDA]
+    shares = defaultdict[str, float](float)
+    spans = sorted((event.time_range.start, event.time_range.end) for event in kernels)
+    total = max(end for _, end in spans) - spans[0][0]
+    for event in kernels:
+        shares[event.name] += event.time_range.elapsed_us() / total
+    busy = covered(spans)
+    most = sorted(shares.items(), key=lambda item: -item[1])[:16]
+    return {"shares": {"no kernel": 1 - busy / total, **dict(most)}, "arithmetic": " ".join(arithmetic)}
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """The length of the union of intervals, sorted by their starts."""
+    length, reached = 0.0, -float("inf")
+    for start, end in spans:
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
 
 
 def scoring(data: str, root: str, repeats: int) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import KOCH, make_network
 
 from benchmarks.common import table
 from benchmarks.reference import PlainNetwork
+from benchmarks.worker import covered
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +36,12 @@ def test_the_plain_network_is_ours() -> None:
 
 def test_table() -> None:
     assert table(["a", "b"], [["x", 1.23456], ["y", 1234.5]]).splitlines()[2:] == ["| x | 1.23 |", "| y | 1234.5 |"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 10))))
+def test_time_in_which_a_kernel_runs(kernels: list[tuple[int, int]]) -> None:
+    spans = sorted((start, start + length) for start, length in kernels)
+    assert covered(spans) == len({tick for start, end in spans for tick in range(start, end)})
 
 
 @pytest.mark.integration
