@@ -115,6 +115,7 @@ def windows(x_BCHW: Tensor, share: float) -> list[Tensor]:
     for right, down in ((-gap, 0.0), (gap, 0.0), (0.0, -gap), (0.0, gap)):
         theta = torch.tensor([[share, 0.0, right], [0.0, share, down]], device=x_BCHW.device)
         with torch.autocast(x_BCHW.device.type, enabled=False):  # a bfloat16 grid is off by up to a sixth of a pixel
-            grid = F.affine_grid(theta.expand(x_BCHW.shape[0], 2, 3), list(x_BCHW.shape), align_corners=False)
-        views.append(F.grid_sample(x_BCHW, grid, padding_mode="border", align_corners=False))
+            grid_1HW2 = F.affine_grid(theta[None], [1, *x_BCHW.shape[1:]], align_corners=False)
+        grid_BHW2 = grid_1HW2.expand(x_BCHW.shape[0], -1, -1, -1)
+        views.append(F.grid_sample(x_BCHW, grid_BHW2, padding_mode="border", align_corners=False))
     return views
