@@ -340,7 +340,11 @@ def _profile_gpu(data: str, root: str, batch: int, precision: str, experiment: s
 
     profiled = Profiled()
     _, arithmetic = fit(data, root, batch, 20, precision, profiled, experiment=experiment, graphs=graphs)
-    kernels = [event for event in profiled.profiler.events() or () if event.device_type == DeviceType.CUDA]
+    kernels = [
+        event
+        for event in profiled.profiler.events() or ()
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
     shares = defaultdict[str, float](float)
     spans = sorted((event.time_range.start, event.time_range.end) for event in kernels)
     total = max(end for _, end in spans) - spans[0][0]

@@ -23,7 +23,7 @@ HYDRA = ("train", "eval")
 """Subcommands that work like ``train.py`` and ``eval.py`` of the clone, and take Hydra's overrides."""
 
 EMBEDDING = ("verify", "embed", "identify", "index")
-"""Subcommands that embed photos, a fifth faster if freed memory is kept."""
+"""Subcommands that embed photos. With freed memory kept, ``embed`` takes a fifth less time for 1,200 photos."""
 
 AFTER_A_SIGNAL = {
     "search": "; run the same command again to resume",

@@ -25,7 +25,7 @@ class TrainerConfig(Section):
     deterministic: bool = Field(description="use only algorithms with bit-for-bit reproducible results")
     cuda_graphs: bool = Field(
         description="on a GPU, start all kernels of a training step by one call; not tried on a GPU yet. No effect "
-        "with several processes, gradient clipping, detect_anomaly, a profiler, objective triplet, arcface or cosface"
+        "with several processes, clipping, detect_anomaly, a profiler, or objective triplet, arcface or cosface"
     )
     gradient_clip_val: float | None = Field(
         gt=0, description="largest norm or value of the gradients, above which they are clipped; null: off"

@@ -56,7 +56,8 @@ class NTXent(GroupLoss):
 
     The loss is the cross-entropy of a softmax over the cosines with all other images, divided by the temperature. It is
     averaged over the positives of an image, and then over the images that have positives (Khosla et al. 2020, eq. 2,
-    "out"). With two views and no labels, this is NT-Xent (Chen et al. 2020).
+    "out"). With two views and no labels, this is NT-Xent (Chen et al. 2020). (``SupConLoss`` of pytorch-metric-learning
+    leaves out images whose loss is rounded to 0.)
 
     With ``pair_weight``, the binary cross-entropy of the listed pairs is added. It makes a listed different pair count
     for more than one of many negatives. The logit of a pair is ``scale * cosine + offset``; both are learned and start

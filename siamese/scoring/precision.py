@@ -194,24 +194,27 @@ def measure_choice(precision: str, ways: list[str], channels: int, size: int, mo
         return {"best": list(plain), "slowdown": 1.0, "measured": True, "times": times, "why": why}
     first = usable[0]
 
-    def choose(taken: dict[Arithmetic, float]) -> tuple[Arithmetic, str]:
+    def fastest_half(taken: dict[Arithmetic, float]) -> Arithmetic:
         fastest = min(usable, key=taken.__getitem__)
-        half = fastest if taken[fastest] <= AS_FAST * taken[first] else first
-        ratio = taken[half] / taken[plain]
-        told = f"{' '.join(half)} takes {ratio:.2f} of the time of 32"
-        if precision == "bf16" or ratio <= FAST:
-            return half, told
-        if ratio >= SLOW:
-            return plain, told
-        words = "has" if has_bf16_instructions() else "has no"
-        return half if has_bf16_instructions() else plain, f"{told}, and the processor {words} instructions for bf16"
+        return fastest if taken[fastest] <= AS_FAST * taken[first] else first
 
-    best, told = choose(seconds)
-    measured = len({choose(_shortest(half))[0] for half in (rounds[::2], rounds[1::2])}) == 1
+    def choose(taken: dict[Arithmetic, float]) -> tuple[Arithmetic, str]:
+        half = fastest_half(taken)
+        ratio = taken[half] / taken[plain]
+        words = f"{' '.join(half)} takes {ratio:.2f} of the time of 32"
+        if precision == "bf16" or ratio <= FAST:
+            return half, words
+        if ratio >= SLOW:
+            return plain, words
+        has = "has" if has_bf16_instructions() else "has no"
+        return half if has_bf16_instructions() else plain, f"{words}, and the processor {has} instructions for bf16"
+
+    best, reason = choose(seconds)
+    measured = precision == "bf16" or len({choose(_shortest(part))[0] for part in (rounds[::2], rounds[1::2])}) == 1
     if not measured:
-        best = first if precision == "bf16" or has_bf16_instructions() else plain
-        told = "by the processor's instructions, because the measurements contradict each other"
-    why = f"{' '.join(best)}; {told}"
+        best = fastest_half(seconds) if has_bf16_instructions() else plain
+        reason = "by the processor's instructions, because the measurements contradict each other"
+    why = f"{' '.join(best)}; {reason}"
     return {
         "best": list(best), "slowdown": seconds[best] / seconds[plain], "measured": measured, "times": times, "why": why
     }  # fmt: skip

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 
@@ -58,9 +59,9 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset
     objective = build_objective(
         config.objective, network.encoder.embedding_dim, network.encoder.parts, len(data.people or ())
     )
-    trainer = config.trainer
-    # In all of these cases something has to happen between two kernels of a step.
-    stepwise = trainer.processes > 1 or trainer.gradient_clip_val or trainer.detect_anomaly or trainer.profiler
+    obstacle = graph_obstacle(config, objective) if config.trainer.cuda_graphs else None
+    if obstacle:
+        log.info("trainer.cuda_graphs=true has no effect, because of %s", obstacle)
     return SiameseModule(
         network,
         objective=objective,
@@ -71,9 +72,27 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset
         augmentation=config.augmentation,
         views=getattr(config.objective, "views", 1),
         ema_decay=config.ema_decay,
-        graphs=trainer.cuda_graphs and not stepwise and getattr(objective, "capturable", False),
+        graphs=config.trainer.cuda_graphs and obstacle is None,
         config=to_plain(config),
     )
+
+
+def graph_obstacle(config: TrainConfig, objective: nn.Module) -> str | None:
+    """Return the key because of which a training step cannot be a CUDA graph; None if it can."""
+    trainer = config.trainer
+    obstacles = {
+        f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}": trainer.processes > 1,
+        "trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
+        "trainer.detect_anomaly": trainer.detect_anomaly,
+        "trainer.profiler": trainer.profiler is not None,
+        f"objective={config.objective.name}": not getattr(objective, "capturable", False),
+        f"optimizer={config.optimizer.name}": not _has_fused(OPTIMIZERS[config.optimizer.name]),
+    }
+    return next((key for key, applies in obstacles.items() if applies), None)
+
+
+def _has_fused(kind: Callable[..., Optimizer]) -> bool:
+    return "fused" in inspect.signature(kind).parameters
 
 
 def build_data_module(config: TrainConfig, data: PairDataset) -> PairDataModule:
@@ -94,7 +113,7 @@ def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:
     options = to_plain(config.optimizer)
     options |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     kind: Callable[..., Optimizer] = OPTIMIZERS[options.pop("name")]
-    if "fused" in inspect.signature(kind).parameters:
+    if _has_fused(kind):
         # Faster: one pass over the parameters. Lightning cannot combine it with clipping under mixed precision.
         options["fused"] = config.trainer.gradient_clip_val is None
     return kind(parameters, **options)

@@ -73,7 +73,7 @@ ON_GPU = 0.5
 """Largest share of a GPU's free memory that the images may take."""
 
 ON_GPU_PAIRS = 512
-"""Fewest validation pairs in a batch on a GPU: a smaller batch takes as long."""
+"""Validation pairs in a batch on a GPU, where a smaller batch takes as long; at most four times ``batch_size``."""
 
 
 class BatchLoader:
@@ -220,7 +220,7 @@ class PairDataModule(L.LightningDataModule):
 
     def _in_order(self, pairs: PairSet) -> BatchLoader:
         gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        size = max(self.batch_size, ON_GPU_PAIRS) if gpu else self.batch_size
+        size = max(self.batch_size, min(ON_GPU_PAIRS, 4 * self.batch_size)) if gpu else self.batch_size
         sampler = PairBatchSampler(pairs.indices, pairs.labels, size, least=2 * processes())
         return BatchLoader(sampler, PairIndices, gather=self._reader())
 

@@ -128,7 +128,9 @@ class SiameseModule(L.LightningModule):
             loss, scores = self._graphs((*batch, *(u.to(self.device, non_blocking=True) for u in draws)))
         else:
             loss, scores = self._loss(batch, draws)
-        self.train_loss.update(loss.detach(), len(batch.groups if isinstance(batch, GroupBatch) else batch.label))
+        size = len(batch.groups if isinstance(batch, GroupBatch) else batch.label)
+        # Not as a weight: torchmetrics would copy it to the GPU in every step, and without checks for NaN ignores it.
+        self.train_loss.update(loss.detach().expand(size))
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, logger=False, prog_bar=True)
         if isinstance(self.objective, BinaryCrossEntropy):
             # Not by torchmetrics: it requires probability > threshold, and we require >=. A threshold that validation
@@ -170,7 +172,7 @@ class SiameseModule(L.LightningModule):
         return self._use_graphs and self.device.type == "cuda"
 
     def _whole_step(self, kind: type[PairBatch] | type[GroupBatch], tensors: Tensors) -> Tensors:
-        """Do all that Lightning does in a step, from the loss to the new weights, without leaving the GPU."""
+        """Compute the loss and update the weights, as Lightning's automatic optimization does."""
         optimizer = self.trainer.optimizers[0]
         batch, draws = kind(*tensors[: len(kind._fields)]), tensors[len(kind._fields) :]
         loss, scores = self._loss(batch, draws)
@@ -223,7 +225,7 @@ class SiameseModule(L.LightningModule):
         return self.objective(scores, batch.label), scores
 
     def _draws(self, batch: PairBatch | GroupBatch) -> list[Tensor]:
-        """Draw the random numbers that `_augmented` needs, this process's share of those of a single process."""
+        """Draw the random numbers for `_augmented`; several processes divide those that one process would draw."""
         if self._augmentation is None or not self._augmentation.changes:
             return []
         views, images = (self._views, len(batch.groups)) if isinstance(batch, GroupBatch) else (2, len(batch.label))
@@ -280,16 +282,16 @@ class MovingAverage(AveragedModel):
         n = self.n_averaged
         new = 1 - ((1 + n) / (10.0 + n.double())).clamp(max=self.decay) * (n > 0)
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
-        averages, lasts = zip(*((ours, last) for ours, last in pairs if ours.is_floating_point()), strict=True)
+        averages, lasts = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
         if n.device.type == "cpu":
             torch._foreach_lerp_(averages, lasts, float(new))
         else:
             differences = torch._foreach_sub(lasts, averages)
             torch._foreach_mul_(differences, new.float())
             torch._foreach_add_(averages, differences)
-        for ours, last in pairs:
-            if not ours.is_floating_point():  # counts of batches
-                ours.copy_(last)
+        if counts := [pair for pair in pairs if not pair[0].is_floating_point()]:  # of batches
+            ours, lasts = zip(*counts, strict=True)
+            torch._foreach_copy_(ours, lasts)
         n += 1
 
 

@@ -7,7 +7,7 @@ thousand kernels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,16 +21,17 @@ Tensors = tuple[Tensor, ...]
 
 
 class StepGraphs:
-    """Runs a function of tensors on a GPU: its first calls as it is, later ones as a CUDA graph for each input shape.
+    """Runs a training step on a GPU. The first calls of each input shape run directly, later calls replay a CUDA graph.
 
-    Both give the same bits. A graph repeats the recorded kernels on the same addresses. So the inputs are copied, the
-    outputs are overwritten by the next call, and numbers computed by Python stay those of the recording. The learning
-    rates are therefore given to the optimizer as tensors.
+    A graph repeats the recorded kernels on the same addresses. So the inputs are copied, the outputs are overwritten by
+    the next call, and numbers computed by Python stay those of the recording. The optimizer therefore reads its
+    learning rates from tensors, float32, in the first calls too. A graph keeps the memory of a step until training
+    ends.
 
     Args:
         step: tensors -> tensors; updates parameters through ``optimizer``. It must not read results back to the CPU,
             and must draw random numbers from torch's generator of the GPU only.
-        optimizer: of torch, with ``fused=True``.
+        optimizer: with ``fused=True``; others compute with the learning rate in Python.
         device: the GPU.
     """
 
@@ -70,7 +71,7 @@ class StepGraphs:
         """Run the step on the stream of the recording: autograd's nodes remember the stream."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream), self._tensor_rates():
+        with torch.cuda.stream(self._stream), tensor_rates(self._optimizer, self._rates, capturable=False):
             outputs = self._step(inputs)
         current.wait_stream(self._stream)
         return outputs
@@ -82,30 +83,35 @@ class StepGraphs:
             # Only this thread is recorded: another one may be copying a checkpoint from the GPU.
             with (
                 torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"),
-                self._tensor_rates(capturable=True),
+                tensor_rates(self._optimizer, self._rates, capturable=True),
             ):
                 outputs = self._step(static)
-        except RuntimeError as error:
-            if isinstance(error.__context__, torch.OutOfMemoryError):
-                raise error.__context__ from None
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            reason = str(error).splitlines()[0]
+        except Exception as error:
+            cause = error.__context__ or error  # the end of a failed recording fails as well
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
             raise TrainingError(
-                f"the training step cannot become a CUDA graph ({reason}); give trainer.cuda_graphs=false"
+                f"the training step cannot become a CUDA graph ({str(cause).splitlines()[0]}); give "
+                "trainer.cuda_graphs=false"
             ) from error
         return graph, static, outputs
 
-    @contextmanager
-    def _tensor_rates(self, capturable: bool = False) -> Iterator[None]:
-        """Context in which the optimizer reads its learning rates on the GPU; checkpoints hold numbers all the same."""
-        groups = self._optimizer.param_groups
-        before = [dict(group) for group in groups]
-        try:
-            for group, rate in zip(groups, self._rates, strict=True):
-                group.update(lr=rate, capturable=capturable)
-            yield
-        finally:
-            for group, values in zip(groups, before, strict=True):
-                group.clear()
-                group.update(values)
+
+@contextmanager
+def tensor_rates(optimizer: Optimizer, rates: Sequence[Tensor], capturable: bool) -> Iterator[None]:
+    """Context in which an optimizer reads the learning rate of each group from a tensor; checkpoints hold numbers.
+
+    Args:
+        optimizer: the optimizer.
+        rates: a scalar for each of its groups.
+        capturable: whether a CUDA graph is being recorded, which torch asks to be told.
+    """
+    before = [dict(group) for group in optimizer.param_groups]
+    try:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group.update(lr=rate, capturable=capturable)
+        yield
+    finally:
+        for group, values in zip(optimizer.param_groups, before, strict=True):
+            group.clear()
+            group.update(values)

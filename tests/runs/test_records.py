@@ -163,6 +163,20 @@ def test_a_file_that_is_no_result(tmp_path: Path, content: bytes) -> None:
 # --- config.yaml ------------------------------------------------------------------------------------------
 
 
+def test_a_configuration_of_an_older_version_lacks_the_keys_that_were_added_later(
+    tmp_path: Path, tiny_config: Make
+) -> None:
+    file, written = tmp_path / "config.yaml", yaml.safe_load(records.config_text(tiny_config()))
+    for key in records.ADDED:
+        del written[key]
+    for group, added in records.ADDED_TO.items():
+        for key in added:
+            del written[group][key]
+    file.write_text(yaml.safe_dump(written))
+    read = records.read_config(file)
+    assert (read.start_from, read.data.align, read.trainer.cuda_graphs) == (None, None, False)
+
+
 def test_a_configuration_is_read_as_written(tmp_path: Path, tiny_config: Make) -> None:
     config = tiny_config(threshold="far:0.01", trainer={"accelerator": "cpu", "max_time": "00:01:00:00"})
     file = tmp_path / "config.yaml"

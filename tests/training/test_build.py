@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from siamese.config.schema import TrainConfig
-from siamese.training.build import build_optimizer, build_scheduler
+from siamese.objectives.build import build_objective
+from siamese.training.build import build_optimizer, build_scheduler, graph_obstacle
 
 Make = Callable[..., TrainConfig]
 
@@ -44,3 +45,26 @@ def test_schedules(tiny_config: Make) -> None:
     warm = rates(name="cosine", final_fraction=0.1, warmup_epochs=3)
     assert warm[:4] == pytest.approx([cosine[epoch] * (epoch + 1) / 4 for epoch in range(4)])
     assert warm[4:] == cosine[4:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [
+        ({}, None),
+        ({"optimizer": {"name": "sgd"}}, None),
+        ({"objective": {"name": "contrastive"}}, None),
+        ({"objective": {"name": "ntxent"}}, None),
+        ({"objective": {"name": "triplet"}}, "objective=triplet"),
+        ({"trainer": {"gradient_clip_val": 1.0}}, "trainer.gradient_clip_val"),
+        ({"trainer": {"detect_anomaly": True}}, "trainer.detect_anomaly"),
+        ({"trainer": {"profiler": "simple"}}, "trainer.profiler"),
+        ({"trainer": {"devices": 2}}, "trainer.devices=2 trainer.nodes=1"),
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_prevents_a_cuda_graph(
+    tiny_config: Make, changes: dict[str, dict[str, object]], obstacle: str | None, parts: int
+) -> None:
+    """If it were not noticed, gradients would not be clipped, for example."""
+    config = tiny_config(**changes)
+    assert graph_obstacle(config, build_objective(config.objective, 4, parts, 3)) == obstacle

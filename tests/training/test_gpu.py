@@ -6,17 +6,19 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import read_rows, run
-from resuming import KINDS, assert_close, assert_equal, die
+from resuming import KINDS, assert_equal, die
 
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
+from siamese.training.module import SiameseModule
 from siamese.training.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -58,26 +60,36 @@ def test_a_run_stopped_between_steps_ends_like_an_undisturbed_one(
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("kind", ALL)
-def test_a_cuda_graph_trains_like_single_kernels(
-    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, optimizer: str
-) -> None:
-    """Also in a schedule that changes the learning rate, and without reading anything back from the GPU in a step."""
-    replays = []
-
-    def replay(graph: torch.cuda.CUDAGraph) -> None:
-        torch.cuda.set_sync_debug_mode("error")
-        original(graph)
-        torch.cuda.set_sync_debug_mode("default")
-        replays.append(graph)
-
-    original = torch.cuda.CUDAGraph.replay
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", replay)
+def test_a_cuda_graph_trains_like_single_kernels(tiny_config: Make, tmp_path: Path, kind: str, optimizer: str) -> None:
+    """Bit for bit, with learning rates that float32 represents exactly."""
     for graphs in (False, True):
-        options = {"batch_size": 4, "max_epochs": 3, "scheduler": {"name": "cosine"}, "precision": "bf16", **ALL[kind]}
-        options |= {"optimizer": {"name": optimizer}, "trainer": {**GPU, "cuda_graphs": graphs}}
-        run(tiny_config(**options), tmp_path / str(graphs))
-        assert bool(replays) == graphs
-    assert_close(tmp_path / "True", tmp_path / "False")  # the learning rates of a graph are float32
+        options = {"batch_size": 4, "max_epochs": 3, "precision": "bf16", **ALL[kind], "learning_rate": 2.0**-10}
+        options |= {"scheduler": {"name": "step", "step_size": 1, "gamma": 0.5}, "optimizer": {"name": optimizer}}
+        run(tiny_config(**options, trainer={**GPU, "cuda_graphs": graphs}), tmp_path / str(graphs))
+    assert_equal(tmp_path / "True", tmp_path / "False")
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_cpu_does_not_wait_for_a_step(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Once its graph is recorded: torch raises an error where the CPU would wait for the GPU."""
+    checked = []
+
+    def step(self: SiameseModule, *args: Any) -> torch.Tensor:
+        recorded = self._graphs is not None and bool(self._graphs._recorded) and self.trainer.global_step < 8
+        torch.cuda.set_sync_debug_mode("error" if recorded else "default")
+        checked.append(recorded)
+        try:
+            return original(self, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    original = SiameseModule.training_step
+    monkeypatch.setattr(SiameseModule, "training_step", step)
+    options = {"batch_size": 4, "max_epochs": 1, **ALL[kind], "trainer": {**GPU, "cuda_graphs": True}}
+    run(tiny_config(**options), tmp_path)
+    assert any(checked)
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -16,10 +16,11 @@ from siamese.data.dataset import load_dataset
 from siamese.models.build import network_of
 from siamese.objectives.pairs import BinaryCrossEntropy
 from siamese.runs.folder import RunFolder
+from siamese.runs.records import read_history
 from siamese.training.build import build_data_module, build_optimizer, build_scheduler
 from siamese.training.data_module import BatchLoader, PairBatch, PairIndices
 from siamese.training.module import MovingAverage, SiameseModule
-from siamese.training.step_graph import Tensors
+from siamese.training.step_graph import Tensors, tensor_rates
 from siamese.training.train import train
 
 Make = Callable[..., TrainConfig]
@@ -99,3 +100,40 @@ def test_a_step_as_one_call_trains_like_lightnings_own(
     train(tiny_config(**options), RunFolder(tmp_path / "whole"))
     assert Once.calls
     assert_equal(tmp_path / "whole", tmp_path / "lightning")
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_an_optimizer_reads_its_rates_from_tensors_and_keeps_its_numbers(tiny_config: Make, kind: str) -> None:
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    expected, found = (build_optimizer(tiny_config(optimizer={"name": kind}), [weight]) for weight in weights)
+    groups = [dict(group) for group in found.param_groups]
+    for rate in (2.0**-3, 2.0**-5):
+        for weight in weights:
+            weight.grad = torch.tensor([1.0, -2.0, 0.5])
+        for group in expected.param_groups:
+            group["lr"] = rate
+        expected.step()
+        with tensor_rates(found, [torch.tensor(rate)], capturable=False):
+            found.step()
+        assert torch.equal(*weights)
+    with pytest.raises(KeyError), tensor_rates(found, [torch.tensor(1.0)], capturable=True):
+        raise KeyError
+    assert [{**group, "params": 0} for group in found.param_groups] == [{**group, "params": 0} for group in groups]
+
+
+@pytest.mark.integration
+def test_the_training_loss_of_an_epoch_is_the_mean_over_its_pairs(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def loss(self: BinaryCrossEntropy, logit_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(label_B))
+        return 0 * logit_B.sum() + len(label_B)
+
+    monkeypatch.setattr(BinaryCrossEntropy, "forward", loss)
+    folder = RunFolder(tmp_path)
+    train(tiny_config(max_epochs=1, batch_size=5), folder)
+    assert len(set(sizes)) > 1
+    (epoch,) = read_history(folder.history)
+    assert epoch["train/loss"] == pytest.approx(sum(size**2 for size in sizes) / sum(sizes), rel=1e-6)
