@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset
@@ -49,24 +50,34 @@ def fit_backend(
     Returns:
         the head, on ``device``.
     """
-    head = _fit_head(config, network, data, device, bf16)
+    cohort = torch.from_numpy(data.cohort)
+    known: list[tuple[Tensor, Tensor]] = []  # rows of the cohort among the training images, and their embeddings
+
+    def embed(rows_B: Tensor) -> Tensor:
+        z_BD = embed_images(network, data.pixels, rows_B, device, bf16)
+        if config.backend.cohort:
+            inside_B = torch.isin(rows_B, cohort)
+            known.append((rows_B[inside_B], z_BD[inside_B.to(device)]))
+        return z_BD
+
+    head = _fit_head(config, network.encoder.embedding_dim, data, embed, device)
     if not config.backend.cohort:
         return head
     assert not isinstance(head, WeightedL1Head)
     relative = CohortHead(head, config.backend.cohort).to(device)
-    rows = torch.from_numpy(data.cohort)
-    relative.fit(embed_images(network, data.pixels, block, device, bf16) for block in rows.split(BLOCK))
+    others = cohort[~torch.isin(cohort, torch.cat([rows_B for rows_B, _ in known]))]
+    relative.fit(chain([z_BD for _, z_BD in known], map(embed, others.split(BLOCK))))
     return relative
 
 
 def _fit_head(
-    config: TrainConfig, network: SiameseNetwork, data: PairDataset, device: torch.device, bf16: bool
+    config: TrainConfig, embedding_dim: int, data: PairDataset, embed: Callable[[Tensor], Tensor], device: torch.device
 ) -> WeightedL1Head | LdaHead | PldaHead:
     backend = config.backend
-    head = BACKENDS[backend.name](network.encoder.embedding_dim).to(device)
+    head = BACKENDS[backend.name](embedding_dim).to(device)
     if data.people is not None and not isinstance(head, WeightedL1Head):
         embedded = (
-            (embed_images(network, data.pixels, torch.from_numpy(np.concatenate(people)), device, bf16),
+            (embed(torch.from_numpy(np.concatenate(people))),
              torch.repeat_interleave(torch.tensor([len(images) for images in people])))
             for people in _blocks_of_people(data.people)
         )  # fmt: skip
@@ -77,7 +88,7 @@ def _fit_head(
         # All pairs of an epoch as one batch.
         ((indices, labels),) = NamedPairSampler(data.people, 2 * len(data.pixels), config.sampling, config.seed)
     distinct, position = torch.unique(indices, return_inverse=True)
-    z_ND = embed_images(network, data.pixels, distinct, device, bf16).clone()  # inference tensors cannot be trained on
+    z_ND = embed(distinct).clone()  # inference tensors cannot be trained on
     position, labels = position.to(device), labels.to(device)
     if isinstance(head, WeightedL1Head):
         head.fit(z_ND[position[:, 0]], z_ND[position[:, 1]], labels, backend.shrinkage)

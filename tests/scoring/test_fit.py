@@ -10,6 +10,7 @@ import torch
 from configs import section
 from embeddings import D, faces, pairs
 
+from siamese.models.backends import CohortHead
 from siamese.scoring import fit
 
 Z, GROUPS = faces(40, 3)
@@ -43,3 +44,30 @@ def test_a_person_is_in_one_block(monkeypatch):
     people = [np.arange(number) for number in (2, 3, 1, 9, 4, 1)]
     found = [[len(images) for images in block] for block in fit._blocks_of_people(people)]
     assert found == [[2, 3], [1], [9], [4, 1]]
+
+
+@pytest.mark.parametrize("setting", ["people", "pairs"])
+def test_an_image_of_the_cohort_and_of_training_is_embedded_once(setting, monkeypatch):
+    embedded = []
+
+    def embed_images(network, pixels, rows, device, bf16):
+        embedded.extend(rows.tolist())
+        return Z[rows]
+
+    monkeypatch.setattr(fit, "embed_images", embed_images)
+    monkeypatch.setattr(fit, "BLOCK", 8)
+    indices = torch.randperm(90, generator=torch.Generator().manual_seed(0)).reshape(-1, 2)
+    indices = torch.cat([indices, torch.tensor([[0, 1], [3, 4]])])
+    data = SimpleNamespace(
+        pixels=None, people=list(np.arange(90).reshape(30, 3)) if setting == "people" else None,
+        train=SimpleNamespace(indices=indices, labels=(GROUPS[indices[:, 0]] == GROUPS[indices[:, 1]]).long()),
+        cohort=np.arange(1, 120, 3),
+    )  # fmt: skip
+    config = SimpleNamespace(backend=section("backend", name="plda", cohort=5))
+    network = SimpleNamespace(encoder=SimpleNamespace(embedding_dim=D))
+    head = fit.fit_backend(config, network, data, torch.device("cpu"))
+    assert sorted(embedded) == sorted({*range(90), *range(1, 120, 3)})
+    separately = CohortHead(head.head, 5)
+    separately.fit([Z[data.cohort]])
+    z1, z2, _ = pairs(*faces(20, 3, seed=9), number=50)
+    torch.testing.assert_close(head(z1, z2), separately(z1, z2))
