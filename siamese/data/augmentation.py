@@ -59,7 +59,7 @@ def change_geometry(x_BCHW: Tensor, u_B5: Tensor, flip_B: Tensor, options: Augme
     extremes = (
         math.radians(options.rotation), options.shear, math.log(options.scale), options.translation, options.translation
     )  # fmt: skip
-    # Not one product with a tensor of extremes: that would be a copy to the GPU, on which the GPU waits.
+    # Not one product with a tensor of extremes: the CPU would wait for its copy to the GPU.
     columns = (2 * u_B5 - 1).unbind(1)
     angle, shear, log_scale, right, down = (u_B * extreme for u_B, extreme in zip(columns, extremes, strict=True))
     mirror, zoom = torch.where(flip_B, -1.0, 1.0), torch.exp(-log_scale)

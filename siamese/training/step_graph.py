@@ -91,7 +91,7 @@ class StepGraphs:
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
             raise TrainingError(
-                f"the training step cannot become a CUDA graph ({str(cause).splitlines()[0]}); give "
+                f"the training step cannot become a CUDA graph ({' '.join(str(cause).split())[:200]}); give "
                 "trainer.cuda_graphs=false"
             ) from error
         return graph, static, outputs
@@ -104,7 +104,7 @@ def tensor_rates(optimizer: Optimizer, rates: Sequence[Tensor], capturable: bool
     Args:
         optimizer: the optimizer.
         rates: a scalar for each of its groups.
-        capturable: whether a CUDA graph is being recorded, which torch asks to be told.
+        capturable: whether a CUDA graph is being recorded.
     """
     before = [dict(group) for group in optimizer.param_groups]
     try:
