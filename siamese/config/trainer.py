@@ -24,8 +24,8 @@ class TrainerConfig(Section):
     nodes: int = Field(ge=1, description="machines; for more than one, start the run with torchrun or SLURM")
     deterministic: bool = Field(description="use only algorithms with bit-for-bit reproducible results")
     cuda_graphs: bool = Field(
-        description="on a GPU, start all kernels of a training step by one call; not tried on a GPU yet. No effect "
-        "with several processes, clipping, detect_anomaly, a profiler, or objective triplet, arcface or cosface"
+        description="on a GPU, start all kernels of a training step by one call. No effect with several processes, "
+        "clipping, detect_anomaly, a profiler, or objective triplet, arcface or cosface"
     )
     gradient_clip_val: float | None = Field(
         gt=0, description="largest norm or value of the gradients, above which they are clipped; null: off"

@@ -6,6 +6,7 @@ Shapes: B images, C channels, H = W pixels, D embedding dimensions of all networ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -55,9 +56,29 @@ class MultiCropEncoder(Encoder):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Embed images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D], float32."""
-        crops = (central_crop(x_BCHW, side, self.crop_size) for side in self.sides)
-        z = [F.normalize(encoder(crop).float()) for encoder, crop in zip(self.encoders, crops, strict=True)]
+        networks = list(zip(self.encoders, self.sides, strict=True))
+
+        def embed(encoder: nn.Module, side: int) -> Tensor:
+            return F.normalize(encoder(central_crop(x_BCHW, side, self.crop_size)).float())
+
+        if not x_BCHW.is_cuda:
+            return torch.cat([embed(*network) for network in networks], 1)
+        # Side by side: one of these networks alone does not keep a GPU busy.
+        main, streams, z = torch.cuda.current_stream(), _streams(self.parts), []
+        for network, stream in zip(networks, streams, strict=True):
+            stream.wait_stream(main)
+            x_BCHW.record_stream(stream)
+            with torch.cuda.stream(stream):
+                z.append(embed(*network))
+            z[-1].record_stream(main)
+        for stream in streams:
+            main.wait_stream(stream)
         return torch.cat(z, 1)
+
+
+@lru_cache
+def _streams(number: int) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream() for _ in range(number)]
 
 
 def central_crop(x_BCHW: Tensor, side: int, size: int) -> Tensor:

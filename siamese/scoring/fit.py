@@ -74,15 +74,22 @@ def _fit_head(
     config: TrainConfig, embedding_dim: int, data: PairDataset, embed: Callable[[Tensor], Tensor], device: torch.device
 ) -> WeightedL1Head | LdaHead | PldaHead:
     backend = config.backend
-    head = BACKENDS[backend.name](embedding_dim).to(device)
+    head = BACKENDS[backend.name](embedding_dim)
+
+    def fitted(statistics: tuple[Tensor, Tensor, Tensor]) -> LdaHead | PldaHead:
+        # On the CPU: for the decompositions of a few matrices, a GPU would load its library for a second.
+        assert not isinstance(head, WeightedL1Head)
+        mean_D, within_DD, total_DD = (some.cpu() for some in widened(*statistics, backend.within))
+        head.fit(mean_D, within_DD, total_DD, backend.shrinkage)
+        return head.to(device)
+
     if data.people is not None and not isinstance(head, WeightedL1Head):
         embedded = (
             (embed(torch.from_numpy(np.concatenate(people))),
              torch.repeat_interleave(torch.tensor([len(images) for images in people])))
             for people in _blocks_of_people(data.people)
         )  # fmt: skip
-        head.fit(*widened(*covariances_by_groups(embedded), backend.within), backend.shrinkage)
-        return head
+        return fitted(covariances_by_groups(embedded))
     indices, labels = data.train.indices, data.train.labels
     if data.people is not None:
         # All pairs of an epoch as one batch.
@@ -92,11 +99,10 @@ def _fit_head(
     position, labels = position.to(device), labels.to(device)
     if isinstance(head, WeightedL1Head):
         head.fit(z_ND[position[:, 0]], z_ND[position[:, 1]], labels, backend.shrinkage)
-        return head
+        return head.to(device)
     pairs = zip(position.split(BLOCK), labels.split(BLOCK), strict=True)
     embedded_pairs = ((z_ND[rows[:, 0]], z_ND[rows[:, 1]], label) for rows, label in pairs)
-    head.fit(*widened(*covariances_by_pairs(embedded_pairs), backend.within), backend.shrinkage)
-    return head
+    return fitted(covariances_by_pairs(embedded_pairs))
 
 
 def _blocks_of_people(people: Sequence[Ints]) -> Iterator[list[Ints]]:

@@ -16,7 +16,7 @@ from siamese.scoring.device import exact_convolutions
 CHUNK = 128
 """Images embedded at once: enough for efficient batches, with 0.6 GB of activations in float32."""
 
-GPU_CHUNK = 256
+GPU_CHUNK = 512
 """Images embedded at once on a GPU, which would otherwise wait for the CPU to start its kernels."""
 
 FACTORED = 1 << 25

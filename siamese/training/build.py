@@ -59,9 +59,6 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset
     objective = build_objective(
         config.objective, network.encoder.embedding_dim, network.encoder.parts, len(data.people or ())
     )
-    obstacle = graph_obstacle(config, objective) if config.trainer.cuda_graphs else None
-    if obstacle:
-        log.info("trainer.cuda_graphs=true has no effect, because of %s", obstacle)
     return SiameseModule(
         network,
         objective=objective,
@@ -72,7 +69,7 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset
         augmentation=config.augmentation,
         views=getattr(config.objective, "views", 1),
         ema_decay=config.ema_decay,
-        graphs=config.trainer.cuda_graphs and obstacle is None,
+        graphs=config.trainer.cuda_graphs and graph_obstacle(config, objective) is None,
         config=to_plain(config),
     )
 

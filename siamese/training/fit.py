@@ -36,6 +36,7 @@ from siamese.training.build import (
     build_module,
     build_profiler,
     build_trainer,
+    graph_obstacle,
     log_profile,
 )
 from siamese.training.loggers import build_logger, log_configuration
@@ -120,6 +121,12 @@ def fit(config: TrainConfig, folder: RunFolder, session: Session, data: PairData
     if config.max_epochs == 0:
         return _untrained(config, folder, network, parameters)
     module = build_module(config, network, data)
+    if (
+        session.device.type == "cuda"
+        and config.trainer.cuda_graphs
+        and (key := graph_obstacle(config, module.objective))
+    ):
+        log.info("single kernels instead of CUDA graphs, because of %s: an epoch may take twice as long", key)
     batches = build_data_module(config, data)
     _log_plan(config, folder, session, parameters, len(batches.train_dataloader()))
     checkpoint_io = build_checkpoint_io(config)
