@@ -37,6 +37,14 @@ class NtxentObjective(GroupObjective):
 
     name: Literal["ntxent"] = Field(description="the loss")
     temperature: float = Field(gt=0, description="divisor of the cosine similarities")
+    chain_pairs: bool = Field(
+        description="restricted setting: images connected by a chain of same pairs count as one person; false: only "
+        "the two images of a pair do"
+    )
+    negatives: Literal["batch", "listed"] = Field(
+        description="images that count as other people: all others of the batch; or, in the restricted setting, only "
+        "those of listed different pairs (needs views=2)"
+    )
     pair_weight: float = Field(
         ge=0, description="weight of an additional binary cross-entropy on listed pairs (restricted setting); 0: off"
     )

@@ -168,15 +168,23 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _setting_fits_objective(self) -> TrainConfig:
+        usual = {"pair_weight": 0, "chain_pairs": True, "negatives": "batch"}
+        changed = {key for key, value in usual.items() if getattr(self.objective, key, value) != value}
         if self.unrestricted:
-            if getattr(self.objective, "pair_weight", 0):
+            if changed:
+                key = min(changed)
                 raise ValueError(
-                    "objective.pair_weight is for listed pairs, which protocol.setting=unrestricted does not use; "
-                    "give 0"
+                    f"objective.{key} is for listed pairs, which protocol.setting=unrestricted does not use; "
+                    f"give {str(usual[key]).lower()}"
                 )
         elif self.objective.name in ("arcface", "cosface"):
             raise ValueError(
                 f"objective={self.objective.name} classifies people by identity; give protocol.setting=unrestricted"
+            )
+        if "negatives" in changed and getattr(self.objective, "views", 1) == 1:
+            raise ValueError(
+                "objective.negatives=listed gives the images of different pairs nothing to be similar to; give "
+                "objective.views=2"
             )
         return self
 

@@ -44,7 +44,7 @@ def _on_groups(
 
     match config:
         case NtxentObjective():
-            return NTXent(config.temperature, config.pair_weight)
+            return NTXent(config.temperature, config.pair_weight, config.negatives)
         case TripletObjective():
             return Triplet(config.distance, config.margin, config.mining)
         case AngularMarginObjective():

@@ -56,8 +56,8 @@ class NTXent(GroupLoss):
 
     The loss is the cross-entropy of a softmax over the cosines with all other images, divided by the temperature. It is
     averaged over the positives of an image, and then over the images that have positives (Khosla et al. 2020, eq. 2,
-    "out"). With two views and no labels, this is NT-Xent (Chen et al. 2020). (``SupConLoss`` of pytorch-metric-learning
-    leaves out images whose loss is rounded to 0.)
+    "out"). Positives are the images of a group, and those of listed same pairs. With two views and no labels, this is
+    NT-Xent (Chen et al. 2020). (``SupConLoss`` of pytorch-metric-learning leaves out images whose loss rounds to 0.)
 
     With ``pair_weight``, the binary cross-entropy of the listed pairs is added. It makes a listed different pair count
     for more than one of many negatives. The logit of a pair is ``scale * cosine + offset``; both are learned and start
@@ -65,21 +65,24 @@ class NTXent(GroupLoss):
 
     Args:
         temperature: above 0.
+        negatives: ``batch``, all images that are not positives; or ``listed``, those of listed different pairs, in
+            all views. Other images are then left out of the softmax, and images without a negative have no loss.
         pair_weight: weight of the cross-entropy of the listed pairs; 0 omits it.
     """
 
     capturable = True
 
-    def __init__(self, temperature: float, pair_weight: float) -> None:
+    def __init__(self, temperature: float, pair_weight: float, negatives: str = "batch") -> None:
         super().__init__()
         self.temperature = temperature
+        self.negatives = negatives
         self.pair_weight = pair_weight
         if pair_weight:
             self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
             self.offset = nn.Parameter(torch.tensor(-5.0))
 
     def _loss_of(self, z_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
-        total = self._among_all(F.normalize(z_MD), groups_M)
+        total = self._softmax_loss(F.normalize(z_MD), groups_M, label_P)
         pairs = len(label_P)
         if self.pair_weight and pairs:
             cosine_P = F.cosine_similarity(z_MD[:pairs], z_MD[pairs : 2 * pairs])
@@ -87,16 +90,30 @@ class NTXent(GroupLoss):
             total = total + self.pair_weight * F.binary_cross_entropy_with_logits(logit_P, label_P)
         return total
 
-    def _among_all(self, unit_MD: Tensor, groups_M: Tensor) -> Tensor:
+    def _softmax_loss(self, unit_MD: Tensor, groups_M: Tensor, label_P: Tensor) -> Tensor:
         logit_MM = unit_MD @ unit_MD.T / self.temperature
         itself_MM = torch.eye(len(unit_MD), dtype=torch.bool, device=unit_MD.device)
-        equal_MM = groups_M[:, None] == groups_M
+        equal_MM = (groups_M[:, None] == groups_M) | _listed(label_P == 1, len(unit_MD))
         same_MM = equal_MM & ~itself_MM
-        log_share_MM = logit_MM - logit_MM.masked_fill(itself_MM, -math.inf).logsumexp(1, keepdim=True)
-        positives_M = same_MM.sum(1)
-        loss_M = -(log_share_MM * same_MM).sum(1) / positives_M.clamp_min(1)
-        mean = loss_M.sum() / (positives_M > 0).sum().clamp_min(1)
-        return torch.where(equal_MM.all(), 0.0, mean)
+        different_MM = ~equal_MM
+        if self.negatives == "listed":
+            different_MM &= _listed(label_P == 0, len(unit_MD))
+        counts_M = same_MM.any(1) & different_MM.any(1)
+        # An image that does not count gets a finite loss, so that its gradient of 0 is not NaN.
+        compared_MM = same_MM | different_MM | (itself_MM & ~counts_M[:, None])
+        log_share_MM = logit_MM - logit_MM.masked_fill(~compared_MM, -math.inf).logsumexp(1, keepdim=True)
+        loss_M = -(log_share_MM * same_MM).sum(1) / same_MM.sum(1).clamp_min(1)
+        return (loss_M * counts_M).sum() / counts_M.sum().clamp_min(1)
+
+
+def _listed(chosen_P: Tensor, images: int) -> Tensor:
+    """Mark the chosen pairs, bool [P], in the matrix of all images, bool [M, M], between all views of their images."""
+    pairs = len(chosen_P)
+    if not pairs:
+        return torch.zeros(images, images, dtype=torch.bool, device=chosen_P.device)
+    upper = torch.diag_embed(chosen_P, offset=pairs)
+    views = images // (2 * pairs)
+    return (upper | upper.T).tile(views, views)
 
 
 class Triplet(GroupLoss):

@@ -272,8 +272,12 @@ def config_text(config: Section) -> str:
 
 
 ADDED: dict[str, Any] = {"start_from": None}
-ADDED_TO: dict[str, dict[str, Any]] = {"data": {"align": None}, "trainer": {"cuda_graphs": False}}
-"""Keys, and keys of groups, that older runs did not record -> the value that describes what they did."""
+ADDED_TO: dict[str, dict[str, Any]] = {
+    "data": {"align": None},
+    "trainer": {"cuda_graphs": False},
+    "objective=ntxent": {"chain_pairs": True, "negatives": "batch"},
+}
+"""Keys, and keys of groups or of one option of a group, that older runs did not record -> what they did."""
 
 
 def read_config(file: Path) -> TrainConfig:
@@ -285,8 +289,11 @@ def read_config(file: Path) -> TrainConfig:
     try:
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(plain, dict):
-            groups = {key: added | plain[key] for key, added in ADDED_TO.items() if isinstance(plain.get(key), dict)}
-            plain = ADDED | plain | groups
+            plain = ADDED | plain
+            for place, added in ADDED_TO.items():
+                key, _, name = place.partition("=")
+                if isinstance(plain.get(key), dict) and name in ("", plain[key].get("name")):
+                    plain[key] = added | plain[key]
         return validate(plain, TrainConfig)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as a run's configuration ({one_line(error)})") from None

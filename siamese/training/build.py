@@ -99,6 +99,7 @@ def build_data_module(config: TrainConfig, data: PairDataset) -> PairDataModule:
         config.batch_size,
         config.seed,
         groups=config.objective.name not in PAIR_OBJECTIVES,
+        chain_pairs=getattr(config.objective, "chain_pairs", True),
         sampling=config.sampling,
         limit_batches=config.trainer.limit_train_batches,
         overfit_batches=config.trainer.overfit_batches,

@@ -135,6 +135,7 @@ class PairDataModule(L.LightningDataModule):
         batch_size: pairs per batch; a batch of groups has twice as many images.
         seed: seed of the order of the training batches.
         groups: make training batches of images grouped by person instead of pairs.
+        chain_pairs: group the images of listed pairs by `groups_of_pairs`; False: each image is a group.
         sampling: how an epoch samples images of each person; needed only in the unrestricted setting.
         limit_batches: training batches per epoch, as ``limit`` of `BatchLoader`.
         overfit_batches: train on this many batches only, repeated until the epoch has its usual length.
@@ -146,6 +147,7 @@ class PairDataModule(L.LightningDataModule):
         batch_size: int,
         seed: int,
         groups: bool = False,
+        chain_pairs: bool = True,
         sampling: SamplingConfig | None = None,
         limit_batches: int | float | None = None,
         overfit_batches: int | None = None,
@@ -155,6 +157,7 @@ class PairDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.groups = groups
+        self.chain_pairs = chain_pairs
         self.sampling = sampling
         self.limit_batches = limit_batches
         self.overfit_batches = overfit_batches
@@ -170,7 +173,8 @@ class PairDataModule(L.LightningDataModule):
         if self.dataset.people is None:
             train, least = self.dataset.train, 2 * processes()
             sampler = PairBatchSampler(train.indices, train.labels, self.batch_size, True, self.seed, least)
-            as_batch: Callable[..., Indices] = _listed_groups if self.groups else PairIndices
+            of_listed = _listed_groups if self.chain_pairs else _listed_images
+            as_batch: Callable[..., Indices] = of_listed if self.groups else PairIndices
         else:
             assert self.sampling is not None
             by_name = GroupBatchSampler if self.groups else NamedPairSampler
@@ -227,6 +231,12 @@ class PairDataModule(L.LightningDataModule):
 
 def _listed_groups(indices: Tensor, labels: Tensor) -> GroupIndices:
     return GroupIndices(indices.T.reshape(-1), groups_of_pairs(indices, labels), labels)
+
+
+def _listed_images(indices: Tensor, labels: Tensor) -> GroupIndices:
+    """A batch in which only the labels say which images show the same person."""
+    rows = indices.T.reshape(-1)
+    return GroupIndices(rows, rows, labels)
 
 
 def _named_groups(rows: Tensor, groups: Tensor) -> GroupIndices:

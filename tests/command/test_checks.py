@@ -55,6 +55,13 @@ BAD = {
     "impossible rate": (["threshold=far:2"], "threshold: 'far:2' is not a rule for the threshold"),
     "similarities taken for logits": (["objective=ntxent", "calibration=none"], "give calibration=platt"),
     "names in the restricted setting": (["objective=arcface"], "give protocol.setting=unrestricted"),
+    "pairs that the unrestricted setting does not use": (
+        ["objective=ntxent", "objective.chain_pairs=false", "protocol.setting=unrestricted"], "does not use; give true"
+    ),
+    "listed negatives that the unrestricted setting does not use": (
+        ["objective=ntxent", "objective.negatives=listed", "protocol.setting=unrestricted"], "does not use; give batch"
+    ),
+    "listed negatives alone": (["objective=ntxent", "objective.negatives=listed"], "give objective.views=2"),
     "listed pairs in the unrestricted setting": (
         ["objective=ntxent", "objective.pair_weight=1", "protocol.setting=unrestricted"], "objective.pair_weight"
     ),

@@ -157,3 +157,51 @@ def test_each_part_learns_as_it_would_alone():
         part = z[:, columns].detach().requires_grad_()
         (alone,) = torch.autograd.grad(loss(part, groups, NO_PAIRS), part)
         torch.testing.assert_close(gradient[:, columns], alone)
+
+
+def reference_ntxent(z, groups, label, t, negatives):
+    """The definition, image by image, for two views of the images of listed pairs."""
+    unit, pairs = F.normalize(z.double()), len(label)
+    images = 2 * pairs
+    cos = (unit @ unit.T).tolist()
+
+    def listed(i, j, value):
+        one, other = sorted((i % images, j % images))
+        return other - one == pairs and label[one] == value
+
+    def same(i, j):
+        return i != j and (groups[i] == groups[j] or listed(i, j, 1))
+
+    def different(i, j):
+        return i != j and not same(i, j) and (negatives == "batch" or listed(i, j, 0))
+
+    losses = []
+    for i in range(len(unit)):
+        mates = [j for j in range(len(unit)) if same(i, j)]
+        others = [j for j in range(len(unit)) if different(i, j)]
+        if mates and others:
+            total = sum(math.exp(cos[i][j] / t) for j in mates + others)
+            losses.append(sum(math.log(total) - cos[i][j] / t for j in mates) / len(mates))
+    return sum(losses) / max(1, len(losses))
+
+
+@pytest.mark.parametrize("negatives", ["batch", "listed"])
+@pytest.mark.parametrize("label", [[1, 0, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 0, 5, 2, 6, 7], [0, 1, 0, 3, 3, 5, 6, 7, 8, 3]])
+def test_ntxent_knows_of_listed_pairs_what_it_is_told(negatives, label, groups):
+    z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    both = torch.tensor(groups).repeat(2)
+    found = NTXent(0.2, 0.0, negatives)(z, both, torch.tensor(label).float())
+    assert found.item() == pytest.approx(reference_ntxent(z, both.tolist(), label, 0.2, negatives), rel=1e-4, abs=1e-6)
+    found.backward()
+    assert z.grad.isfinite().all()
+
+
+def test_with_listed_negatives_no_other_image_matters():
+    """Moving an image of a pair changes only the loss of its own pair's images."""
+    z, label = torch.randn(16, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([1.0, 0, 0, 0])
+    groups = torch.arange(8).repeat(2)
+    z.requires_grad_()
+    NTXent(0.2, 0.0, "listed")(z, groups, label).backward()
+    rows = z.grad.abs().sum(1) > 0
+    assert rows.tolist() == [False, True, True, True] * 4  # images of the same pair have no negative

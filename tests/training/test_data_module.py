@@ -70,6 +70,17 @@ def test_images_are_gathered_as_floats(dataset: PairDataset, groups: bool) -> No
         assert len(batch.label) == 0
 
 
+def test_without_chains_only_the_labels_say_who_is_the_same(dataset: PairDataset) -> None:
+    if dataset.people is not None:
+        return
+    listed = set(zip(*dataset.train.indices.T.tolist(), dataset.train.labels.tolist(), strict=True))
+    found = set()
+    for rows, groups, labels in module(dataset, groups=True, chain_pairs=False).train_dataloader():
+        assert torch.equal(rows, groups)
+        found |= set(zip(*rows.view(2, -1).tolist(), labels.tolist(), strict=True))
+    assert found == listed
+
+
 @pytest.mark.parametrize("groups", [False, True])
 def test_images_read_from_disk_give_the_same_batches(
     dataset: PairDataset, tiny_data: dict[str, object], groups: bool
