@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from siamese.evaluation.metrics import as_scores, eer, midranks, roc_curve
+from siamese.evaluation.metrics import as_scores, eer, midranks, roc_curve, tar_at_far
 from siamese.evaluation.people import NumberedPeople, PairPeople, are_few, people_with_variation, variance_over_people
 
 Statistic = Callable[[NDArray[np.float64], NDArray[np.bool_]], float]
@@ -91,16 +91,23 @@ def _share_over_people(
     share: float, values: NDArray[np.float64], people: PairPeople | NumberedPeople, level: float
 ) -> Interval:
     """The interval of a share, from the influence of each pair on it: ``values``, whose mean does not matter."""
-    variance, number = variance_over_people(people, values)
+    n, number = _effective_pairs(share, values, people)
     if number < LEAST_PEOPLE:
         return UNDEFINED
+    return _wilson(share, max(1.0, n), _student_quantile(level, number - 1))
+
+
+def _effective_pairs(
+    share: float, values: NDArray[np.float64], people: PairPeople | NumberedPeople
+) -> tuple[float, int]:
+    """The number of independent pairs whose share has the variance of the mean of ``values``; the number of people."""
+    variance, number = variance_over_people(people, values)
     # Few people with errors say little about how much people differ. With one or two of them, or without an error, each
     # person counts as one pair: that is right if all pairs of a person are right or all are wrong.
-    n = float(min(number, len(values)))
-    if variance > 1e-24:  # 0, apart from rounding
-        most = number * max(1.0, people_with_variation(people, values) / 2)
-        n = min(most, share * (1 - share) / variance)
-    return _wilson(share, max(1.0, n), _student_quantile(level, number - 1))
+    if variance <= 1e-24:  # 0, apart from rounding
+        return float(min(number, len(values))), number
+    most = number * max(1.0, people_with_variation(people, values) / 2)
+    return min(most, share * (1 - share) / variance), number
 
 
 def _wilson(p: float, n: float, z: float) -> Interval:
@@ -236,6 +243,57 @@ def eer_interval(scores: ArrayLike, labels: ArrayLike, people: PairPeople | Numb
     return _share_over_people(rate, _influence(~accepted[same], accepted[~same], same) / 2, people, 0.95)
 
 
+def tar_interval(
+    scores: ArrayLike, labels: ArrayLike, far: float, people: PairPeople | NumberedPeople, level: float = 0.95
+) -> Interval:
+    """Compute an interval of the true accept rate at a false accept rate (`siamese.evaluation.metrics.tar_at_far`).
+
+    Two things are uncertain: the rate at a threshold (Wilson), and the threshold, which the different pairs determine.
+    The number of them above the right threshold is binomial, which gives the rates at the ends of an interval of
+    thresholds. Both are combined by the method of variance estimates recovery (Zou and Donner 2008, "Construction of
+    confidence limits about effect measures", eq. 3). Over people, both count as many pairs as have their variance.
+
+    Args:
+        scores: float [N], finite.
+        labels: 0 or 1 [N].
+        far: in (0, 1).
+        people: both people of each pair, [N].
+        level: confidence level.
+
+    Returns:
+        the interval; NaN at both ends if a class is missing, if it is over fewer than `LEAST_PEOPLE` people, or if
+        there are fewer than about ``3 / far`` different pairs, of which none may be above the right threshold.
+    """
+    score, is_same = as_scores(scores, labels)
+    rate = tar_at_far(score, is_same, far)
+    if math.isnan(rate):
+        return UNDEFINED
+    same, different = score[is_same], np.sort(score[~is_same])[::-1]
+
+    def rate_above(k: float) -> float:
+        """The rate if k different pairs were accepted."""
+        return float(np.mean(same > different[min(max(int(k), 0), len(different) - 1)]))
+
+    m, n = float(len(same)), float(len(different))
+    z = _normal_quantile(level)
+    if are_few(people):
+        limit = different[min(math.floor(far * n), len(different) - 1)]
+        accepted, none = score > limit, np.zeros(len(score))
+        m, number = _effective_pairs(rate, _influence(accepted[is_same], none[~is_same], is_same), people)
+        n, _ = _effective_pairs(far, _influence(none[is_same], accepted[~is_same], is_same), people)
+        if number < LEAST_PEOPLE:
+            return UNDEFINED
+        z = _student_quantile(level, number - 1)
+    if (1 - far) ** n > 1 - level:
+        return UNDEFINED
+    share = len(different) / n
+    few, many = (_binomial_quantile(q, round(n), far) * share for q in ((1 - level) / 2, (1 + level) / 2))
+    at_rate = _wilson(rate, max(1.0, m), z)
+    low = math.hypot(rate - at_rate.low, rate - min(rate, rate_above(few - 1)))
+    high = math.hypot(at_rate.high - rate, max(rate, rate_above(many)) - rate)
+    return Interval(max(0.0, rate - low), min(1.0, rate + high))
+
+
 def _influence(of_same: ArrayLike, of_different: ArrayLike, same: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The influence of each pair on the sum of two means, one over same pairs and one over different pairs, [N]."""
     values = np.empty(len(same))
@@ -286,6 +344,13 @@ def bootstrap_interval(
         return UNDEFINED
     low, high = np.quantile(figures, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+def _binomial_quantile(q: float, n: int, p: float) -> int:
+    from scipy.special import bdtr, bdtrik
+
+    k = math.ceil(float(bdtrik(q, n, p)))
+    return k - 1 if k and bdtr(k - 1, n, p) >= q else k
 
 
 def _normal_quantile(level: float) -> float:

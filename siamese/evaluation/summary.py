@@ -7,9 +7,19 @@ import math
 from numpy.typing import ArrayLike
 
 from siamese.evaluation.calibration import brier, ece
-from siamese.evaluation.intervals import Interval, auc_interval, eer_interval, mean_interval, share_interval
-from siamese.evaluation.metrics import as_flags, auc, bce_with_logits, confusion, eer, sigmoid
+from siamese.evaluation.intervals import (
+    Interval,
+    auc_interval,
+    eer_interval,
+    mean_interval,
+    share_interval,
+    tar_interval,
+)
+from siamese.evaluation.metrics import as_flags, auc, bce_with_logits, confusion, eer, sigmoid, tar_at_far
 from siamese.evaluation.people import NumberedPeople, PairPeople, are_few
+
+FARS = (1e-2, 1e-3, 1e-4)
+"""False accept rates at which the true accept rate is reported, if there are at least 1 / rate different pairs."""
 
 Figure = float | list[float] | str | None
 
@@ -27,8 +37,9 @@ def summarise(logits: ArrayLike, labels: ArrayLike, people: PairPeople, threshol
         threshold: decision boundary on the probability, in [0, 1].
 
     Returns:
-        ``loss``, ``acc``, ``auc``, ``eer``, ``brier``, ``ece`` (float); ``loss_ci``, ``acc_ci``, ``auc_ci``,
-        ``eer_ci`` ([low, high]); ``ci_over`` (``pairs`` or ``people``); ``tp``, ``fp``, ``tn``, ``fn`` (int). All
+        ``loss``, ``acc``, ``auc``, ``eer``, ``brier``, ``ece``, and ``tar@far=RATE`` for each of `FARS` (float);
+        ``loss_ci``, ``acc_ci``, ``auc_ci``, ``eer_ci``, ``tar@far=RATE_ci`` ([low, high]); ``ci_over`` (``pairs`` or
+        ``people``); ``tp``, ``fp``, ``tn``, ``fn`` (int). All
         numbers are plain Python numbers. An undefined value is None, because JSON has no NaN: AUC and EER without both
         classes, an interval with too few pairs or people.
 
@@ -42,6 +53,11 @@ def summarise(logits: ArrayLike, labels: ArrayLike, people: PairPeople, threshol
     probabilities = sigmoid(logits)
     predicted = probabilities >= threshold
     counts = confusion(predicted, labels)
+    rates: dict[str, Figure] = {}
+    for far in FARS:
+        if counts.tp + counts.fn and (counts.fp + counts.tn) * far >= 1:
+            rates[f"tar@far={far:g}"] = tar_at_far(logits, labels, far)
+            rates[f"tar@far={far:g}_ci"] = _ends(tar_interval(logits, labels, far, known))
     # AUC and EER need the logits: probabilities that the sigmoid rounds to 0 or 1 have lost their order.
     return {
         "loss": float(losses.mean()),
@@ -52,6 +68,7 @@ def summarise(logits: ArrayLike, labels: ArrayLike, people: PairPeople, threshol
         "auc_ci": _ends(auc_interval(logits, labels, known)),
         "eer": _or_none(eer(logits, labels)),
         "eer_ci": _ends(eer_interval(logits, labels, known)),
+        **rates,
         "ci_over": "people" if are_few(known) else "pairs",
         "brier": brier(probabilities, labels),
         "ece": ece(probabilities, labels),

@@ -14,6 +14,7 @@ from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.data.lists import people_of_each
 from siamese.evaluation.intervals import share_interval
 from siamese.evaluation.people import are_few
+from siamese.evaluation.summary import FARS
 from siamese.files import write_bytes_atomically, write_text_atomically
 from siamese.report.drawn import Drawn
 from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, load_photo, occlusion_map_file, pick_examples
@@ -179,6 +180,7 @@ def _headlines(result: Result) -> list[Headline]:
         ("Accuracy", "test/acc", percent),
         ("AUC", "test/auc", fixed(3)),
         ("Equal error rate", "test/eer", percent),
+        *((f"TAR at FAR {far:.4g}", f"test/tar@far={far:g}", percent) for far in FARS),
         ("Loss", "test/loss", fixed(4)),
     ]
     return [

@@ -71,7 +71,20 @@ KEY_PATTERNS = (
         "fraction",
         ONESHOT,
     ),
-    (r"test/tar@far=.+", "test/tar@far=RATE", "true accept rate at this false accept rate", "fraction", FOLDS),
+    (
+        r"test/tar@far=[^_]+",
+        "test/tar@far=RATE",
+        "true accept rate at false accept rates of 0.01, 0.001 and 0.0001, if there are enough different pairs",
+        "fraction",
+        DONE,
+    ),
+    (
+        r"test/tar@far=.+_ci",
+        "test/tar@far=RATE_ci",
+        "95 % confidence interval of `test/tar@far=RATE`",
+        "fraction",
+        DONE,
+    ),
 )
 """Keys with a variable part: pattern, name in the documentation, meaning, unit, when present."""
 

@@ -15,7 +15,6 @@ from siamese.data.lists import people_of_each
 from siamese.data.protocol import count_folds
 from siamese.data.sources import prepare_data
 from siamese.evaluation.intervals import mean_interval
-from siamese.evaluation.metrics import tar_at_far
 from siamese.evaluation.summary import summarise
 from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
@@ -29,9 +28,6 @@ from siamese.scoring.precision import choose_arithmetic
 from siamese.training.train import train, write_page
 
 log = logging.getLogger(__name__)
-
-FARS = (1e-2, 1e-3)
-"""False accept rates at which the true accept rate is recorded."""
 
 
 def train_folds(
@@ -118,7 +114,6 @@ def pool_folds(folder: RunFolder, started: float) -> Result:
             "test/acc_se": float(accuracies.std(ddof=1) / np.sqrt(len(accuracies))),
             "test/acc_ci": list(mean_interval(accuracies)),
         },
-        **{f"test/tar@far={far:g}": tar_at_far(logits, labels, far) for far in FARS},
         **{key: float(np.mean([r.figure(key) for r in results])) for key in ("val/loss", "val/acc", "val/auc")},
         **{name: outcomes.count(name) for name in OUTCOMES},
         folds=len(results),

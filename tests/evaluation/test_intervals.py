@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -148,6 +149,51 @@ def test_intervals_cover_the_truth():
         hits += [low <= truth <= high for (low, high), truth in found]
     assert np.all(hits / 300 > 0.95 - 4 * 0.0126)
     assert np.all(hits / 300 < 0.995)
+
+
+class TestTrueAcceptRate:
+    @pytest.mark.parametrize(("different", "far"), [(500, 0.01), (1000, 0.1), (4000, 0.001)])
+    def test_intervals_cover_the_truth(self, different, far):
+        rng, normal = np.random.default_rng(4), NormalDist()
+        truth = 1 - normal.cdf(normal.inv_cdf(1 - far) - 2.5)
+        labels, people, found = np.repeat([1, 0], [400, different]), strangers(400 + different), []
+        for _ in range(100):
+            ends = intervals.tar_interval(rng.normal(2.5 * labels, 1), labels, far, people)
+            found.append(ends.low <= truth <= ends.high)
+        assert np.mean(found) >= 0.88
+        assert ends.high - ends.low < 0.5
+
+    @fast
+    @given(two_classes)
+    def test_contains_the_rate(self, pairs):
+        scores, labels = unzip(pairs)
+        low, high = intervals.tar_interval(scores, labels, 0.5, strangers(len(labels)))
+        if not math.isnan(low):
+            assert 0 <= low <= metrics.tar_at_far(scores, labels, 0.5) <= high <= 1
+
+    def test_an_uncertain_threshold_widens_it(self):
+        rng = np.random.default_rng(5)
+        labels = np.repeat([1, 0], [1000, 50_000])
+        scores = rng.normal(2 * labels, 1)
+        many = intervals.tar_interval(scores, labels, 0.01, strangers(51_000))
+        few = intervals.tar_interval(scores[:1500], labels[:1500], 0.01, strangers(1500))
+        alone = intervals.wilson(1000 * metrics.tar_at_far(scores, labels, 0.01), 1000)
+        assert (alone.high - alone.low) < (many.high - many.low) < 1.3 * (alone.high - alone.low)
+        assert (few.high - few.low) > 2 * (many.high - many.low)
+
+    def test_is_wider_over_few_people(self):
+        rng = np.random.default_rng(6)
+        labels = np.arange(6000) % 2
+        scores = rng.normal(2 * labels, 1)
+        person = rng.integers(0, 100, (6000, 2))
+        person[labels == 1, 1] = person[labels == 1, 0]
+        over_people = intervals.tar_interval(scores, labels, 0.01, list(map(tuple, person)))
+        over_pairs = intervals.tar_interval(scores, labels, 0.01, strangers(6000))
+        assert over_people.high - over_people.low > over_pairs.high - over_pairs.low
+
+    @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0]])
+    def test_one_class_has_none(self, labels):
+        assert math.isnan(intervals.tar_interval([0.0, 1.0, 2.0], labels, 0.5, strangers(3)).low)
 
 
 class TestFewPeople:

@@ -32,6 +32,23 @@ class TestSummary:
         assert figures.pop("ci_over") == "pairs"
         assert all(type(v) in (int, float) for f in figures.values() for v in (f if isinstance(f, list) else [f]))
 
+    @pytest.mark.parametrize(("different", "fars"), [(99, []), (100, [0.01]), (500, [0.01]), (1000, [0.01, 0.001])])
+    def test_rates_at_strict_thresholds_need_enough_different_pairs(self, different, fars):
+        rng = np.random.default_rng(3)
+        labels = np.repeat([1, 0], [200, different])
+        logits = rng.normal(2 * labels, 1)
+        figures = summarise(logits, labels, strangers(len(labels)))
+        assert {name for name in figures if name.startswith("tar")} == {
+            f"tar@far={far}{end}" for far in fars for end in ("", "_ci")
+        }
+        for far in fars:
+            rate, ends = figures[f"tar@far={far}"], figures[f"tar@far={far}_ci"]
+            assert rate == metrics.tar_at_far(logits, labels, far)
+            if different * far < 3:  # no different pair may be above the right threshold, which has no bound then
+                assert ends is None
+            else:
+                assert ends[0] < rate < ends[1]
+
     def test_a_probability_equal_to_the_threshold_is_same(self):
         logits = [math.log(3), math.log(3) - 1e-6, 0.0]  # probabilities 3/4, a little less, 1/2
         assert summarise(logits, [1, 1, 0], strangers(3), threshold=0.75)["tp"] == 1
