@@ -251,7 +251,7 @@ def tar_interval(
     Two things are uncertain: the rate at a threshold (Wilson), and the threshold, which the different pairs determine.
     The number of them above the right threshold is binomial, which gives the rates at the ends of an interval of
     thresholds. Both are combined by the method of variance estimates recovery (Zou and Donner 2008, "Construction of
-    confidence limits about effect measures", eq. 3). Over people, both count as many pairs as have their variance.
+    confidence limits about effect measures"). Over people, both count as many pairs as have their variance.
 
     Args:
         scores: float [N], finite.

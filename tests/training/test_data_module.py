@@ -72,7 +72,7 @@ def test_images_are_gathered_as_floats(dataset: PairDataset, groups: bool) -> No
 
 def test_without_chains_only_the_labels_say_who_is_the_same(dataset: PairDataset) -> None:
     if dataset.people is not None:
-        return
+        pytest.skip("batches of named people have no listed pairs")
     listed = set(zip(*dataset.train.indices.T.tolist(), dataset.train.labels.tolist(), strict=True))
     found = set()
     for rows, groups, labels in module(dataset, groups=True, chain_pairs=False).train_dataloader():
