@@ -41,6 +41,7 @@ BACKDROPS = ("plain", "clouds", "lights", "stripes", "room")
 class Person:
     """What is the same in every photo of a person. Lengths are in half widths of an average face."""
 
+    male: bool
     skin: Colour
     face_width: float
     chin: float  # y of the chin
@@ -143,7 +144,8 @@ def sample_person(rng: np.random.Generator) -> Person:
     marks = _sample_marks(rng, dark_skin)
     lip_red = rng.uniform(0.3, 0.55) if male else rng.uniform(0.45, 0.95)
     return Person(
-        skin=skin, chin=chin, eye_y=eye_y, nose_y=nose_y, hair=cut, hair_colour=hair_colour, beard=beard, wrinkles=old,
+        male=male, skin=skin, chin=chin, eye_y=eye_y, nose_y=nose_y, hair=cut, hair_colour=hair_colour, beard=beard,
+        wrinkles=old,
         **marks,
         **_sample_head(rng, male),
         **_sample_eyes(rng, male, dark_skin, hair_colour),
@@ -151,6 +153,17 @@ def sample_person(rng: np.random.Generator) -> Person:
         **_sample_hair(rng, hair_colour),
         **_sample_accessories(rng, male),
     )  # fmt: skip
+
+
+def groups_of(person: Person) -> dict[str, str]:
+    """Return the groups that a person belongs to: attribute -> value, the columns of the data set's ``groups.csv``."""
+    age, tone = person.wrinkles, sum(person.skin)
+    return {
+        "gender": "male" if person.male else "female",
+        "age_group": "young" if age < 0.2 else "middle" if age < 0.5 else "old",
+        "skin_tone": "light" if tone >= 500 else "medium" if tone >= 300 else "dark",
+        "glasses": "no" if person.glasses == "none" else "yes",
+    }
 
 
 def _sample_hair_colour(rng: np.random.Generator, dark_skin: bool, old: float) -> Colour:

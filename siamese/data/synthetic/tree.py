@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from tqdm import tqdm
 from siamese.data.repository import LISTS
 from siamese.data.synthetic.faces import render
 from siamese.data.synthetic.plan import FOLDS, Plan, SyntheticSpec, make_plan
-from siamese.data.synthetic.traits import sample_person
+from siamese.data.synthetic.traits import groups_of, sample_person
 from siamese.errors import DataError
+from siamese.files import write_csv_atomically
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ GENERATOR_VERSION = 1
 
 IMAGE_FOLDER = "lfw"
 MANIFEST = "synthetic.json"
+GROUPS = "groups.csv"
+"""The groups of each person, for the key ``groups``."""
 
 _TRAITS = 0
 """Random streams have the keys (seed, person, photo): photos from 1 on, 0 for the person's traits."""
@@ -62,6 +65,15 @@ def _write_lists(folder: Path, plan: Plan) -> None:
     write("pairs.txt", [(FOLDS, len(plan.fold_pairs[0][0])), *in_folds])
     by_fold = [row for fold in plan.folds for row in ((len(fold),), *fold.items())]
     write("people.txt", [(FOLDS,), *by_fold])
+
+
+def _write_groups(folder: Path, spec: SyntheticSpec) -> None:
+    """Write `GROUPS`, unless it is there: trees of older versions lack it."""
+    if not (folder / GROUPS).is_file():
+        names = list(make_plan(spec).people)
+        people = [groups_of(sample_person(np.random.default_rng([spec.seed, k, _TRAITS]))) for k in range(len(names))]
+        rows = sorted((name, *groups.values()) for name, groups in zip(names, people, strict=True))
+        write_csv_atomically(folder / GROUPS, ("person", *people[0]), rows)
 
 
 def render_share(folder: Path, spec: SyntheticSpec, share: int, shares: int) -> Iterator[Path]:
@@ -169,6 +181,8 @@ def write_lfw_tree(root: Path, spec: SyntheticSpec, *, workers: int | None = Non
         DataError: `root` contains anything else, or cannot be written.
     """
     if is_written(root, spec):
+        with suppress(OSError):  # an older tree that cannot be written to is complete without its groups
+            _write_groups(root, spec)
         return
     target = root.absolute()
     try:
@@ -196,6 +210,7 @@ def _write_tree(target: Path, spec: SyntheticSpec, workers: int | None, progress
         most = min(8, cores, max(1, photos // 60)) if workers is None else workers
         _render_all(unfinished / IMAGE_FOLDER, spec, photos, max(1, most), progress)
         _write_lists(unfinished, plan)
+        _write_groups(unfinished, spec)
         text = json.dumps(_manifest(spec), indent=2) + "\n"
         (unfinished / MANIFEST).write_text(text, encoding="utf-8")
         unfinished.replace(target)

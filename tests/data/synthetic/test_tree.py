@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from siamese.data.synthetic import __main__ as command
 from siamese.data.synthetic import tree as synthetic
-from siamese.data.synthetic.plan import FOLDS, SyntheticSpec
+from siamese.data.synthetic.plan import FOLDS, SyntheticSpec, make_plan
+from siamese.data.synthetic.traits import sample_person
 from siamese.data.synthetic.tree import contact_sheet, is_written, render_share, write_lfw_tree
 from siamese.errors import DataError
 
@@ -187,3 +191,22 @@ def test_the_contact_sheet_has_a_row_for_each_person(tmp_path, monkeypatch):
     command.main(["--contact-sheet", str(tmp_path / "docs" / "faces.png"), "--seed", "1"])
     with Image.open(tmp_path / "docs" / "faces.png") as picture:
         assert picture.size == small.size
+
+
+def test_the_groups_are_those_of_the_drawn_people(tree):
+    with (tree / "groups.csv").open(newline="", encoding="utf-8") as file:
+        groups = {row.pop("person"): row for row in csv.DictReader(file)}
+    assert groups.keys() == make_plan(TINY).people.keys()
+    for index, name in enumerate(make_plan(TINY).people):
+        person = sample_person(np.random.default_rng([TINY.seed, index, 0]))
+        assert (groups[name]["glasses"] == "yes") == (person.glasses != "none")
+        assert (groups[name]["gender"] == "male") or person.beard == "none"
+    assert all(len({row[column] for row in groups.values()}) > 1 for column in ("gender", "age_group", "skin_tone"))
+
+
+def test_a_tree_of_an_older_version_gets_its_groups(tree, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(tree, old)
+    (old / "groups.csv").unlink()
+    write_lfw_tree(old, TINY)
+    assert digests(old) == digests(tree)
