@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from siamese.config.data import DataConfig, FolderData, LfwData, PairsData
+from siamese.config.data import DataConfig, FolderData, LfwData, PairsData, SyntheticData
 from siamese.config.load import Composed, check_hydra, load_eval, load_train, without_hydra
 from siamese.config.protocol import OneShotProtocol, TrainProtocol
 from siamese.config.schema import TrainConfig
@@ -28,6 +29,15 @@ from siamese.text import count
 
 EXTRAS = ("mlflow", "wandb")
 """Loggers that need an optional package of the same name."""
+
+
+class Checked(NamedTuple):
+    """What the data of a job is checked for."""
+
+    data: DataConfig
+    protocol: TrainProtocol | OneShotProtocol
+    groups: str | None
+    test_only: bool = False
 
 
 def check_job(config: Composed, command: str, folder: Path | None, fetch: bool = True) -> None:
@@ -43,13 +53,19 @@ def check_job(config: Composed, command: str, folder: Path | None, fetch: bool =
         UserError: the configuration, data, device or output folder cannot be used.
     """
     check_hydra(config)
-    data, protocol, test_only = (_check_train if command == "train" else _check_eval)(config, folder)
+    data, protocol, groups, test_only = (_check_train if command == "train" else _check_eval)(config, folder)
     # Here, because it loads numpy: --help and a wrong key need not wait for that.
     from siamese.data.sources import check_data, prepare_data
 
     check_data(data, protocol, test_only)
-    if fetch and isinstance(data, LfwData):
+    # The groups of the synthetic faces are drawn with them.
+    drawn = isinstance(data, SyntheticData) and groups is not None and Path(groups).parent == Path(data.root)
+    if fetch and (isinstance(data, LfwData) or drawn):
         prepare_data(data, sys.stderr.isatty(), protocol)
+    if groups is not None:
+        from siamese.data.attributes import read_attributes
+
+        read_attributes(Path(groups))
 
 
 def check_sweep(config: Composed, command: str, config_name: str) -> None:
@@ -89,12 +105,13 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
         raise problems[0]
 
 
-def _check_train(config: Composed, folder: Path | None) -> tuple[DataConfig, TrainProtocol | OneShotProtocol, bool]:
+def _check_train(config: Composed, folder: Path | None) -> Checked:
     run = None if folder is None else RunFolder(folder)
     train = with_start(_load_with_hint(config), run)
     if run is not None:
         run.check(train)
-    if run is None or not run.is_done:  # a finished run is only reported
+    is_done = run is not None and run.is_done  # a finished run is only reported
+    if not is_done:
         find_start(train)
     if train.trainer.accelerator == "gpu":
         from siamese.scoring.device import pick_device
@@ -102,7 +119,7 @@ def _check_train(config: Composed, folder: Path | None) -> tuple[DataConfig, Tra
         pick_device(train)
     if train.logger.name in EXTRAS and importlib.util.find_spec(train.logger.name) is None:
         raise MissingPackageError(f"logger={train.logger.name}", train.logger.name, train.logger.name)
-    return train.data, train.protocol, False
+    return Checked(train.data, train.protocol, None if is_done else train.groups)
 
 
 def _load_with_hint(config: Composed) -> TrainConfig:
@@ -119,7 +136,7 @@ def _load_with_hint(config: Composed) -> TrainConfig:
         raise
 
 
-def _check_eval(config: Composed, folder: Path | None) -> tuple[DataConfig, TrainProtocol | OneShotProtocol, bool]:
+def _check_eval(config: Composed, folder: Path | None) -> Checked:
     evaluation = load_eval(without_hydra(config))
     run = find_runs(evaluation)[0]
     own = run.config.data
@@ -132,7 +149,7 @@ def _check_eval(config: Composed, folder: Path | None) -> tuple[DataConfig, Trai
     if folder is not None and not _may_evaluate_in(RunFolder(folder)):
         raise ConfigError(f"{folder} already holds a run; give another output folder")
     protocol = evaluation.protocol if isinstance(evaluation.protocol, OneShotProtocol) else run.config.protocol
-    return run.config.data, protocol, run.test_only
+    return Checked(run.config.data, protocol, evaluation.groups, run.test_only)
 
 
 def _may_evaluate_in(folder: RunFolder) -> bool:

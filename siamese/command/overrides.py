@@ -20,12 +20,12 @@ OUTPUT = frozenset({"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"})
 """Folders that Hydra creates. A ``~`` in other folders is expanded by the schema, so also in YAML files."""
 
 TEXT = OUTPUT | {
-    "data.root", "data.list", "data.cache", "protocol.within", "run", "start_from", "name", "logger.project",
+    "data.root", "data.list", "data.cache", "protocol.within", "run", "start_from", "groups", "name", "logger.project",
     "logger.uri", "experiment", "debug",
 }  # fmt: skip
 """Keys and groups whose value is any text."""
 
-NULLABLE = frozenset({"data.root", "protocol.within", "start_from", "logger.uri", "experiment"})
+NULLABLE = frozenset({"data.root", "protocol.within", "start_from", "groups", "logger.uri", "experiment"})
 """Those of `TEXT` for which ``null`` means no value."""
 
 LISTS = frozenset({"run", "experiment", "debug"})

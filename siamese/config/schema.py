@@ -23,7 +23,7 @@ from siamese.config.logger import LoggerConfig
 from siamese.config.model import SMALLEST_CROP, ModelConfig
 from siamese.config.objective import PAIR_OBJECTIVES, ObjectiveConfig
 from siamese.config.optimizer import OptimizerConfig
-from siamese.config.protocol import EvalProtocol, TrainProtocol
+from siamese.config.protocol import EvalProtocol, OneShotProtocol, TrainProtocol
 from siamese.config.sampling import SamplingConfig
 from siamese.config.scheduler import SchedulerConfig
 from siamese.config.section import Section, UserPath
@@ -40,6 +40,11 @@ PRESETS = {
 
 HOW_IT_IS_STARTED = ("resume", "print_config")
 """Keys that may differ if a run is resumed."""
+
+GROUPS = (
+    "CSV file of groups: a column image or person, and a column for each attribute, such as gender; the error rates of "
+    "each group are then reported on the test pairs (docs/protocols.md); null: none"
+)
 
 Label = Annotated[str, Field(strict=False, coerce_numbers_to_str=True, min_length=1, max_length=120)]
 FolderName = Annotated[UserPath, Field(strict=False, coerce_numbers_to_str=True, min_length=1)]
@@ -108,6 +113,7 @@ class TrainConfig(Section):
     checkpoint: Annotated[CheckpointConfig, BeforeValidator(as_section)] = Field(
         description="which checkpoints a run saves, and when; checkpoint=best is short for checkpoint.keep=best"
     )
+    groups: FolderName | None = Field(description=GROUPS)
     resume: bool = Field(description="resume the run in the output folder")
     print_config: bool = Field(description="log the whole configuration when the run starts")
     data: DataConfig = Field(description="data set, and how its images are preprocessed")
@@ -258,12 +264,19 @@ class EvalConfig(Section):
     backend: BackendConfig | None = Field(
         None, description="how a pair of embeddings is scored; null: as in the run; any other is fitted before scoring"
     )
+    groups: FolderName | None = Field(None, examples=["GROUPS.csv"], description=GROUPS)
     flip_average: bool | None = Field(
         None, description=f"{TrainConfig.model_fields['flip_average'].description}; {NULL_AVERAGE}"
     )
     crop_average: float | None = Field(
         None, ge=0.5, le=1, description=f"{TrainConfig.model_fields['crop_average'].description}; {NULL_AVERAGE}"
     )
+
+    @model_validator(mode="after")
+    def _groups_are_of_pairs(self) -> EvalConfig:
+        if self.groups is not None and isinstance(self.protocol, OneShotProtocol):
+            raise ValueError("groups: error rates by group are those of pairs, not of protocol=oneshot; leave it out")
+        return self
 
     @property
     def changes_scores(self) -> bool:

@@ -233,37 +233,43 @@ def read_text(path: Path, expected: str) -> str:
         raise DataError(f"{path}:{line}: byte 0x{byte:02x} is not UTF-8 (expected text in UTF-8)") from None
 
 
-def read_table(path: Path, columns: Sequence[str], expected: str) -> Iterator[tuple[str, dict[str, str | None]]]:
+def read_table(
+    path: Path, columns: Sequence[str], expected: str, row_of: str = "pair"
+) -> Iterator[tuple[str, dict[str, str | None]]]:
     """Iterate over the rows of a CSV file with a header.
 
     Args:
         path: the file.
-        columns: required columns; the file may have others.
+        columns: required columns, ``a or b`` for one of two; the file may have others.
         expected: what the header should be, for the error message.
+        row_of: what a row describes, for error messages.
 
     Yields:
         ``FILE:LINE`` and the row.
 
     Raises:
-        DataError: the file is missing, not UTF-8 or not CSV, lacks a column, or has no row.
+        DataError: the file is missing, not UTF-8 or not CSV, lacks a column or has one twice, or has no row.
     """
     # newline="": csv handles line ends itself, and a quoted value may contain one. StringIO would take four bytes for
     # each character.
-    content = io.BytesIO(read_text(path, "a CSV file of pairs").encode())
+    content = io.BytesIO(read_text(path, f"a CSV file of {row_of}s").encode())
     reader = csv.DictReader(io.TextIOWrapper(content, "utf-8", newline=""), strict=True)
     row = None
     try:
-        if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
+        header = list(reader.fieldnames or [])
+        if missing := [name for name in columns if not {*name.split(" or ")} & {*header}]:
             separators = {";": "semicolons", "\t": "tabs"}
-            other = [word for mark, word in separators.items() if mark in ",".join(reader.fieldnames or [])]
+            other = [word for mark, word in separators.items() if mark in ",".join(header)]
             cause = f"; this header has {other[0]}: separate the values by commas" if other else ""
             raise DataError(f"{path}:1: no column {missing[0]} (expected a header with {expected}){cause}")
+        if twice := [name for name in header if name and header.count(name) > 1]:
+            raise DataError(f"{path}:1: the column {twice[0]} is there twice; rename or remove one of the two")
         for row in reader:
             yield f"{path}:{reader.line_num}", row
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error} (expected values separated by commas)") from None
     if row is None:
-        raise DataError(f"{path}: contains no pairs (expected one line for each pair after the header)")
+        raise DataError(f"{path}: contains no {row_of}s (expected one line for each {row_of} after the header)")
 
 
 def _read_block(lines: _Lines, count: int) -> list[Pair]:

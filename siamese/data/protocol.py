@@ -126,6 +126,12 @@ def count_folds(data: DataConfig) -> int:
     return len(read_folds(Path(data.root) / FOLDS_LIST))
 
 
+def read_all_folds(data: DataConfig, protocol: View2Protocol) -> list[Pair]:
+    """Read the test pairs of all folds of View 2; raises as `read_listed`."""
+    folds = [protocol.model_copy(update={"fold": fold}) for fold in range(1, count_folds(data) + 1)]
+    return [pair for fold in folds for pair in read_listed(data, fold).test]
+
+
 def read_test_people(data: DataConfig, trained: TrainProtocol = VIEW1, test_only: bool = False) -> People:
     """Read the people of the test set.
 

@@ -87,6 +87,22 @@ def share_interval(
     return _share_over_people(float(values.mean()), values, people, level)
 
 
+def difference_interval(first: float, of_first: Interval, second: float, of_second: Interval) -> Interval:
+    """Combine the intervals of two independent shares to that of ``first - second``.
+
+    With Wilson's intervals it is Newcombe's method 10 (Newcombe 1998, "Interval estimation for the difference between
+    independent proportions"), a case of the method of variance estimates recovery (`tar_interval`).
+
+    Args:
+        first, second: the shares.
+        of_first, of_second: their intervals, of the same level.
+    """
+    difference = first - second
+    below = math.hypot(first - of_first.low, of_second.high - second)
+    above = math.hypot(of_first.high - first, second - of_second.low)
+    return Interval(difference - below, difference + above)
+
+
 def _share_over_people(
     share: float, values: NDArray[np.float64], people: PairPeople | NumberedPeople, level: float
 ) -> Interval:

@@ -19,6 +19,7 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
+from siamese.scoring.groups import record_groups
 from siamese.scoring.leakage import check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.outcome import SplitScores, log_test_figures, record_predictions, score_splits
@@ -110,7 +111,9 @@ def evaluate_pairs(runs: list[FinishedRun], refit: bool, folder: RunFolder) -> N
     else:
         scores = mean_of_members(scored, decisions)
         decision = choose_decision(scores["val"], labels, "platt", first.config.threshold)
-    log_test_figures(folder.record(**record_predictions(scores, data, decision, first.config.threshold, folder)))
+    figures = record_predictions(scores, data, decision, first.config.threshold, folder)
+    figures |= record_groups(first.config.groups, folder)
+    log_test_figures(folder.record(**figures))
 
 
 def mean_of_members(scored: list[SplitScores], decisions: list[Decision]) -> SplitScores:

@@ -28,6 +28,10 @@ TERMS = {
     "ensemble": "Several networks that decide together: their calibrated logits are averaged.",
     "equal error rate, EER": "Error rate at the threshold where the share of wrong decisions is the same for same "
     "pairs and for different pairs. 0 % is perfect, 50 % is chance.",
+    "false match rate, FMR": "Share of the different pairs that are predicted “same”, as the false positive rate; the "
+    "word of biometric tests.",
+    "false non-match rate, FNMR": "Share of the same pairs that are predicted “different”: 1 minus the true positive "
+    "rate.",
     "false positive rate, FPR, FAR": "Share of the different pairs that are predicted “same”; also called false "
     "accept rate (FAR).",
     "fold": "One of the parts of the pairs in View 2. Each is tested with a network that was trained on the others.",

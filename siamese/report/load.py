@@ -14,11 +14,13 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.records import (
     OUTCOMES,
     Exclusion,
+    GroupFigure,
     HistoryRow,
     Prediction,
     Result,
     read_excluded,
     read_folds,
+    read_groups,
     read_history,
     read_mapping,
     read_predictions,
@@ -42,6 +44,7 @@ class Run:
         excluded: the images that could not be used.
         overrides: the ``key=value`` arguments of the command line, as Hydra recorded them.
         folds: the rows of ``folds.csv`` (View 2).
+        groups: the rows of ``groups.csv``.
         problems: one line per missing or damaged file.
     """
 
@@ -54,6 +57,7 @@ class Run:
     excluded: tuple[Exclusion, ...] = ()
     overrides: tuple[str, ...] = ()
     folds: tuple[Mapping[str, float], ...] = ()
+    groups: tuple[GroupFigure, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -106,7 +110,7 @@ def configuration_options(hydra: Mapping[str, Any]) -> list[str]:
 def run_files(folder: Path) -> list[Path]:
     """All files and folders that `read_run` and the properties of `Run` depend on; some may be missing."""
     paths = RunFolder(folder)
-    tables = [paths.history, paths.folds, paths.predictions, paths.excluded]
+    tables = [paths.history, paths.folds, paths.groups, paths.predictions, paths.excluded]
     hydra = [folder / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml")]
     return [folder / "result.json", paths.config, *tables, *hydra, folder / "fold_01", *folder.glob("fold_*")]
 
@@ -132,11 +136,12 @@ def read_run(folder: Path) -> Run:
     excluded: list[Exclusion] = []
     if not is_of_folds:  # each fold has its own
         excluded = read_excluded(paths.excluded, problems)
+    groups = [] if result.groups_file is None else read_groups(paths.groups, problems)
     problems += _contradictions(result, predictions)
     overrides = _overrides(folder / ".hydra" / "overrides.yaml")
     text = read_text(paths.config, [])
     tables = tuple(history), tuple(predictions), tuple(excluded)
-    return Run(folder, result, config, text, *tables, overrides, tuple(folds), tuple(problems))
+    return Run(folder, result, config, text, *tables, overrides, tuple(folds), tuple(groups), tuple(problems))
 
 
 def _contradictions(result: Result, predictions: Iterable[Prediction]) -> list[str]:

@@ -14,9 +14,11 @@ from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.data.lists import people_of_each
 from siamese.evaluation.intervals import share_interval
 from siamese.evaluation.people import are_few
+from siamese.evaluation.subgroups import LEAST
 from siamese.evaluation.summary import FARS
 from siamese.files import write_bytes_atomically, write_text_atomically
 from siamese.report.drawn import Drawn
+from siamese.report.error_rates import attribute_tables, how_certain
 from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, load_photo, occlusion_map_file, pick_examples
 from siamese.report.figures import OUTCOME_TITLES, curves_figure, gallery_figure, predictions_figures, to_png
 from siamese.report.html import render_page
@@ -131,6 +133,9 @@ def render(run: Run, figures: Mapping[str, Figure], photo: Callable[[str], Image
         rates=_rates(shown),
         trials=_trials(run),
         folds=run.folds,
+        groups=attribute_tables(run.groups),
+        least=LEAST,
+        how_certain=how_certain(run.groups),
         shown=shown[0].split if shown else "test",
         best_epoch=run.result.best_epoch,
         # The two curves one by one, so that they can stand below each other on a narrow screen.

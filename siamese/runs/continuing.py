@@ -20,7 +20,7 @@ EARLIER = "earlier"
 RAISED = ("max_epochs", "patience", "trainer.max_time")
 """Keys that say when training ends. They may be raised if a run is resumed; null is no limit."""
 
-RESULT = ("predictions.csv", "report.html", "*.png", "explanations/*")
+RESULT = ("predictions.csv", "groups.csv", "report.html", "*.png", "explanations/*")
 """The files that a run writes after training."""
 
 KEPT = (

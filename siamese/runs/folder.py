@@ -43,6 +43,7 @@ class RunFolder:
         self.excluded = path / "excluded.csv"
         self.split = path / "split.csv"
         self.folds = path / "folds.csv"
+        self.groups = path / "groups.csv"
         self.page = path / "report.html"
         self.earlier = path / EARLIER
 

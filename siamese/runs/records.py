@@ -8,6 +8,7 @@
 ``excluded.csv``          an `Exclusion` per image that could not be used
 ``split.csv``             a `Membership` per image of the user's own data
 ``folds.csv``             a row per fold of View 2
+``groups.csv``            a `GroupFigure` per group of test pairs and figure
 ========================  ==========================================================
 
 Every writer replaces the whole file at once. A damaged file is an error. For the pages most readers take a list of
@@ -24,7 +25,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -164,6 +165,8 @@ class Result(BaseModel):
     tn: int | None = _key("tn", "true negatives: test pairs with label 0 (different), predicted as different", "pairs")
     fn: int | None = _key("fn", "false negatives: test pairs with label 1 (same), predicted as different", "pairs")
 
+    groups_file: str | None = _key("groups/file", "the file of `groups`, from which `groups.csv` was computed")
+    groups_sha256: str | None = _key("groups/sha256", "SHA-256 of this file, hexadecimal")
     threshold: float | None = _key("threshold", "decision boundary on the probability", "probability")
     threshold_origin: str | None = _key(
         "threshold_origin", "rule that chose the threshold on the validation pairs, if any"
@@ -284,7 +287,7 @@ def config_text(config: Section) -> str:
     return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
-ADDED: dict[str, Any] = {"start_from": None}
+ADDED: dict[str, Any] = {"start_from": None, "groups": None}
 ADDED_TO: dict[str, dict[str, Any]] = {
     "data": {"align": None},
     "trainer": {"cuda_graphs": False},
@@ -478,6 +481,68 @@ def write_folds(file: Path, results: Sequence[Result]) -> None:
     """Write a ``folds.csv`` from the results of the folds, in order."""
     rows = ([fold, *(result.figure(key) for key in FOLD_COLUMNS[1:])] for fold, result in enumerate(results, start=1))
     write_csv_atomically(file, FOLD_COLUMNS, rows)
+
+
+# --- groups.csv -------------------------------------------------------------------------------------------
+
+GroupKind = Literal["all", "group", "mixed", "unknown", "difference"]
+
+
+class GroupFigure(NamedTuple):
+    """A figure of a group of test pairs, or the difference between two groups.
+
+    Attributes:
+        attribute: what the pairs are grouped by, a column of the file of groups; empty for all test pairs.
+        kind: ``all`` test pairs; ``group``: both images have the value ``group``; ``mixed``: they have two values;
+            ``unknown``: at least one of them has none; ``difference``: highest minus lowest figure of the groups.
+        group: the value; for a difference, that of the group with the highest figure.
+        minus: for a difference, the value of the group with the lowest figure; otherwise empty.
+        figure: ``acc`` (accuracy), ``fnmr`` (false non-match rate) or ``fmr`` (false match rate).
+        share: the figure; NaN without pairs.
+        low, high: its 95 % confidence interval; NaN if it is undefined.
+        cases: pairs that are decided correctly (``acc``) or wrongly (``fnmr``, ``fmr``); 0 for a difference.
+        pairs: pairs that the figure is measured on: all, same, or different pairs; 0 for a difference.
+        people: people in these pairs; 0 for a difference.
+        too_few: whether these are too few to say anything.
+    """
+
+    attribute: str
+    kind: GroupKind
+    group: str
+    minus: str
+    figure: str
+    share: float
+    low: float
+    high: float
+    cases: int
+    pairs: int
+    people: int
+    too_few: bool
+
+
+def read_groups(file: Path, problems: list[str] | None = None) -> list[GroupFigure]:
+    """Read a ``groups.csv``; errors as in `read_history`."""
+
+    def parse(row: dict[str, str]) -> GroupFigure:
+        share, low, high = (float(row[key] or "nan") for key in ("share", "low", "high"))
+        counts = (int(row[key]) for key in ("cases", "pairs", "people", "too_few"))
+        kind = row["kind"]
+        if kind not in get_args(GroupKind):
+            raise ValueError(row)
+        names = row["attribute"], cast("GroupKind", kind), row["group"], row["minus"], row["figure"]
+        cases, pairs, people, too_few = counts
+        return GroupFigure(*names, share, low, high, cases, pairs, people, bool(too_few))
+
+    return _read_rows(file, parse, problems)
+
+
+def write_groups(file: Path, figures: Iterable[GroupFigure]) -> None:
+    """Write a ``groups.csv``; a number that is undefined becomes an empty cell, ``too_few`` 0 or 1."""
+    write_csv_atomically(file, GroupFigure._fields, ([_cell(value) for value in figure] for figure in figures))
+
+
+def _cell(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else "" if value != value else value
 
 
 # --- reading ----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
 from siamese.runs.moved import changed_images
 from siamese.runs.records import Membership, write_memberships
+from siamese.scoring.groups import check_groups
 from siamese.text import count
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def load_run_data(
         trained: the evaluated run, if it is evaluated on the data that it was trained on.
 
     Raises:
-        DataError: as `siamese.data.dataset.load_dataset`, or the user's own images changed since the run started.
+        DataError: as `siamese.data.dataset.load_dataset`, the user's own images changed since the run started, or the
+            file of ``groups`` does not fit the test pairs.
     """
     writes = is_main(config.trainer.processes)
     data = load_dataset(
@@ -48,6 +50,7 @@ def load_run_data(
         else:
             record_memberships(memberships(data.own, data.val.pairs, root, digests), folder, trained or folder, root)
         folder.record(**_sizes(data), n_excluded=len(data.images.excluded))
+        check_groups(config.groups, data.test.pairs)
     _warn_about_few_images(config, data)
     trained_on = f"{len(data.train):,} training"
     if config.max_epochs == 0:

@@ -12,7 +12,7 @@ import numpy as np
 from siamese.config.protocol import View2Protocol
 from siamese.config.schema import TrainConfig
 from siamese.data.lists import people_of_each
-from siamese.data.protocol import count_folds
+from siamese.data.protocol import count_folds, read_all_folds
 from siamese.data.sources import prepare_data
 from siamese.evaluation.intervals import mean_interval
 from siamese.evaluation.summary import summarise
@@ -22,6 +22,7 @@ from siamese.runs.records import OUTCOMES, Prediction, Result, read_predictions,
 from siamese.runs.signals import Interrupted
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
+from siamese.scoring.groups import check_groups, record_groups
 from siamese.scoring.networks import recorded_decision
 from siamese.scoring.outcome import log_test_figures
 from siamese.scoring.precision import choose_arithmetic
@@ -51,6 +52,7 @@ def train_folds(
     assert isinstance(config.protocol, View2Protocol)
     started = time.perf_counter()
     prepare_data(config.data, protocol=config.protocol)
+    check_groups(config.groups, read_all_folds(config.data, config.protocol))
     device = pick_device(config)
     facts = describe_run(config, device, choose_arithmetic(config, device), find_start(config))
     label = label or config.name
@@ -59,7 +61,7 @@ def train_folds(
     for fold in range(1, folds + 1):
         log.info("fold %d of %d", fold, folds)
         train_fold(config, fold, folder, f"{label}-fold{fold}", swept)
-    result = pool_folds(folder, started)
+    result = pool_folds(config, folder, started)
     write_page(folder, [], config, result)
     log_test_figures(result)
     return result
@@ -68,7 +70,8 @@ def train_folds(
 def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainConfig, RunFolder]:
     """Return configuration and folder of one fold, numbered from 1."""
     protocol = config.protocol.model_copy(update={"fold": fold})
-    of_fold = config.model_copy(update={"protocol": protocol, "resume": True})
+    # The groups of a single fold would be small.
+    of_fold = config.model_copy(update={"protocol": protocol, "resume": True, "groups": None})
     return of_fold, RunFolder(folder.path / f"fold_{fold:02d}")
 
 
@@ -85,7 +88,7 @@ def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, sw
         raise
 
 
-def pool_folds(folder: RunFolder, started: float) -> Result:
+def pool_folds(config: TrainConfig, folder: RunFolder, started: float) -> Result:
     """Write tables and result of all folds below a folder, which must all be done, and return the result.
 
     Accuracy is the mean over the folds, each with the threshold chosen on its own validation pairs, with the standard
@@ -116,6 +119,7 @@ def pool_folds(folder: RunFolder, started: float) -> Result:
         },
         **{key: float(np.mean([r.figure(key) for r in results])) for key in ("val/loss", "val/acc", "val/auc")},
         **{name: outcomes.count(name) for name in OUTCOMES},
+        **record_groups(config.groups, folder),
         folds=len(results),
         n_test=len(pooled),
         n_excluded=max(result.n_excluded or 0 for result in results),

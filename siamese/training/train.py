@@ -18,6 +18,7 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result, read_history
 from siamese.scoring.domain import record_domain
 from siamese.scoring.fit import fit_backend
+from siamese.scoring.groups import record_groups
 from siamese.scoring.leakage import check_unseen
 from siamese.scoring.networks import load_backend, load_network, save_backend
 from siamese.scoring.outcome import log_test_figures, record_predictions, score_splits
@@ -69,6 +70,7 @@ def train(
     scores = score_splits(network, data, session.device, session.arithmetic.bf16)
     decision = choose_decision(scores["val"], data.val.labels.numpy(), config.fitted_calibration, config.threshold)
     figures = record_predictions(scores, data, decision, config.threshold, folder)
+    figures |= record_groups(config.groups, folder)
     result = folder.record(
         status="done",
         **figures,

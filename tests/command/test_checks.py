@@ -93,6 +93,11 @@ BAD = {
     "synthetic faces where other files are": (
         ["data=synthetic", f"data.root={Path(__file__).parent}"], "contains something other than these synthetic faces"
     ),
+    "groups that are not there": (["data=synthetic", "groups=no.csv"], "no.csv: no such file (expected a CSV file of"),
+    "groups that are no table": (
+        ["data=synthetic", f"groups={__file__}"], "test_checks.py:1: no column image or person (expected a header with"
+    ),
+    "groups in a sweep": (["-m", "data=synthetic", "groups=no.csv", "seed=0,1"], "no.csv: no such file"),
     "no equals sign": (["batch_size"], "batch_size"),
     "list that is not closed": (
         ["model.widths=[64,128"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,15 @@ import numpy as np
 import pytest
 from configs import eval_config
 from conftest import TINY, read_rows, run
+from PIL import Image
+from pydantic import ValidationError
 
 from siamese.config.schema import TrainConfig
 from siamese.errors import DataError
 from siamese.evaluation.calibration import Calibration, fit_platt
 from siamese.evaluation.metrics import sigmoid
 from siamese.protocols.evaluate import evaluate
+from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
 from siamese.scoring.networks import load_network
 
@@ -163,3 +168,65 @@ def test_a_back_end_is_fitted_saved_and_used_again(
     (tmp_path / "fit/checkpoints/backend.ckpt").unlink()
     with pytest.raises(DataError, match=f"fit the back end again: eval.py backend={name}"):
         evaluation(tmp_path / "fit", tmp_path / "lost")
+
+
+# --- error rates by group ---------------------------------------------------------------------------------
+
+
+def test_figures_by_group_of_a_finished_run(embedding_run: EmbeddingRun, tiny_root: Path, tmp_path: Path) -> None:
+    path, result = embedding_run()
+    groups = tmp_path / "mine.csv"
+    shutil.copy(tiny_root / "groups.csv", groups)
+    found = evaluation(path, tmp_path / "eval", groups=str(groups))
+    assert (tmp_path / "eval/predictions.csv").read_bytes() == (path / "predictions.csv").read_bytes()
+    assert {key: found[key] for key in result if key.startswith(("test/", "calibration/", "threshold"))} == {
+        key: value for key, value in result.items() if key.startswith(("test/", "calibration/", "threshold"))
+    }
+    assert found["groups/file"] == str(groups)
+    assert found["groups/sha256"] == hashlib.sha256(groups.read_bytes()).hexdigest()
+    gender = {row["person"]: row["gender"] for row in read_rows(groups)}
+    tested = [row for row in read_rows(path / "predictions.csv") if row["split"] == "test"]
+    both = [{gender[row[name].split("/")[0]] for name in ("image1", "image2")} for row in tested]
+    for value in ("female", "male"):
+        pairs = [row for row, values in zip(tested, both, strict=True) if values == {value}]
+        counts = {
+            "acc": ([row["predicted"] == row["label"] for row in pairs]),
+            "fnmr": [row["outcome"] == "fn" for row in pairs if row["label"] == "1"],
+            "fmr": [row["outcome"] == "fp" for row in pairs if row["label"] == "0"],
+        }
+        for row in read_rows(tmp_path / "eval/groups.csv"):
+            if (row["attribute"], row["kind"], row["group"]) == ("gender", "group", value):
+                cases = counts[row["figure"]]
+                assert (int(row["cases"]), int(row["pairs"])) == (sum(cases), len(cases))
+    groups.unlink()
+    page = write_run_page(tmp_path / "eval").read_text(encoding="utf-8")
+    assert "Error rates by group" in page
+    assert page.count("<h3>gender</h3>") == 1
+
+
+def test_a_group_with_harder_photos_has_a_higher_error_rate(
+    embedding_run: EmbeddingRun, tiny_root: Path, tiny_data: dict[str, object], tmp_path: Path
+) -> None:
+    """All photos of people with glasses are the same grey picture: they cannot be told apart."""
+    path, _ = embedding_run()
+    shutil.copytree(tiny_root, tmp_path / "faces")
+    glasses = {row["person"]: row["glasses"] for row in read_rows(tiny_root / "groups.csv")}
+    for photo in (tmp_path / "faces/lfw").glob("*/*.jpg"):
+        if glasses[photo.parent.name] == "yes":
+            Image.new("RGB", (250, 250), (128, 128, 128)).save(photo)
+    data = {**tiny_data, "root": str(tmp_path / "faces"), "cache": str(tmp_path / "cache")}
+    evaluation(path, tmp_path / "eval", data=data, groups=str(tiny_root / "groups.csv"))
+    rows = [row for row in read_rows(tmp_path / "eval/groups.csv") if row["attribute"] == "glasses"]
+    rate = {row["group"]: row["share"] for row in rows if (row["kind"], row["figure"]) == ("group", "fmr")}
+    assert float(rate["yes"]) == 1 > float(rate["no"])
+
+
+def test_a_file_of_groups_that_does_not_fit_is_refused(embedding_run: EmbeddingRun, tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("person,gender\nNobody,f\n")
+    with pytest.raises(DataError, match="has none of the 12 test people; its first person is 'Nobody'"):
+        evaluation(embedding_run()[0], tmp_path / "eval", groups=str(tmp_path / "groups.csv"))
+
+
+def test_groups_of_trials_are_refused() -> None:
+    with pytest.raises(ValidationError, match="are those of pairs, not of protocol=oneshot"):
+        eval_config(run="run", groups="groups.csv", protocol={"name": "oneshot"})

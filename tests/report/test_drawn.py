@@ -106,6 +106,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
         "history.csv", "report.html", "gallery.png", "../photos/Bob/Bob_0001.jpg", drawn.FILE,
     )},
     "folds.csv appears": add("folds.csv"),
+    "groups.csv appears": add("groups.csv"),
     "folds appear": add("fold_01/result.json"),
     "the page is cut short": lambda run: os.truncate(run / "report.html", 1000),
     "an occlusion map appears": lambda run: add(

@@ -21,6 +21,7 @@ from siamese.runs.records import (
     KEY_PATTERNS,
     OUTCOMES,
     Exclusion,
+    GroupFigure,
     Membership,
     Prediction,
     Result,
@@ -43,6 +44,12 @@ HISTORY = [
 PREDICTIONS = [
     Prediction("val", "Ann/Ann_0001.jpg", "Bob, the 2nd/Bob_0001.jpg", 0, -1 / 3, 0.1 + 0.2, 0),
     Prediction("test", 'Ann/"Ann"_0001.jpg', "Ann/Ann_0002.jpg", 1, 5e-324, 1.0, 1),
+]
+
+
+GROUPS = [
+    GroupFigure("pose", "group", "a, b", "", "fmr", 1 / 3, 0.1 + 0.2, 0.5, 10, 30, 12, too_few=False),
+    GroupFigure("pose", "unknown", "", "", "acc", math.nan, math.nan, math.nan, 0, 0, 0, too_few=True),
 ]
 
 
@@ -176,7 +183,7 @@ def test_a_configuration_of_an_older_version_lacks_the_keys_that_were_added_late
             del written[place.partition("=")[0]][key]
     file.write_text(yaml.safe_dump(written))
     read = records.read_config(file)
-    assert (read.start_from, read.data.align, read.trainer.cuda_graphs) == (None, None, False)
+    assert (read.start_from, read.groups, read.data.align, read.trainer.cuda_graphs) == (None, None, None, False)
     assert (read.objective.chain_pairs, read.objective.negatives) == (True, "batch")
     written["objective"] = {"name": "bce"}  # which has none of the keys of ntxent
     file.write_text(yaml.safe_dump(written))
@@ -256,6 +263,14 @@ def test_folds_are_read_as_written(tmp_path: Path) -> None:
         assert same(dict(row), {"fold": row["fold"], **wanted})
 
 
+def test_groups_are_read_as_written(tmp_path: Path) -> None:
+    records.write_groups(tmp_path / "groups.csv", GROUPS)
+    first, second = records.read_groups(tmp_path / "groups.csv")
+    assert first == GROUPS[0]
+    assert second._replace(share=0.0, low=0.0, high=0.0) == GROUPS[1]._replace(share=0.0, low=0.0, high=0.0)
+    assert math.isnan(second.share)
+
+
 READERS: dict[str, tuple[Callable[..., Any], Callable[[Path], None], str]] = {
     "history.csv": (records.read_history, lambda file: records.write_history(file, HISTORY), "many,0.1,,,,,,"),
     "predictions.csv": (
@@ -263,6 +278,9 @@ READERS: dict[str, tuple[Callable[..., Any], Callable[[Path], None], str]] = {
     ),
     "excluded.csv": (
         records.read_excluded, lambda file: records.write_excluded(file, {"a": "b", "c": "d"}), "",
+    ),
+    "groups.csv": (
+        records.read_groups, lambda file: records.write_groups(file, GROUPS), "pose,no kind,,,fmr,0.5,0,1,1,2,2,0",
     ),
     "folds.csv": (
         records.read_folds, lambda file: records.write_folds(file, [Result(), Result()]), "1,x,,,,,",

@@ -29,9 +29,9 @@ Make = Callable[..., TrainConfig]
 
 
 def test_view_2_is_resumed_in_the_fold_where_it_was_stopped(
-    embedding_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedding_config: Make, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = embedding_config(protocol={"name": "view2"})
+    config = embedding_config(protocol={"name": "view2"}, groups=str(tiny_root / "groups.csv"))
     folder = RunFolder(tmp_path / "folds")
     calls = []
 
@@ -51,6 +51,10 @@ def test_view_2_is_resumed_in_the_fold_where_it_was_stopped(
     result = train_folds(config.model_copy(update={"resume": True}), folder).as_dict()
     assert {name: (folder.path / name / "predictions.csv").stat().st_mtime_ns for name in finished} == finished
     check_pooled(folder.path, result)
+    assert not list(folder.path.glob("fold_*/groups.csv"))
+    groups = [row for row in read_rows(folder.groups) if (row["attribute"], row["figure"]) == ("gender", "acc")]
+    assert sum(int(row["pairs"]) for row in groups) == TINY.view2_pairs
+    assert sum(int(row["cases"]) for row in groups) == result["tp"] + result["tn"]
     assert train_folds(config.model_copy(update={"resume": True}), folder).as_dict() == result
 
     # A fold alone is an ordinary run with the same result.
@@ -76,7 +80,9 @@ def check_pooled(path: Path, pooled: dict[str, Any]) -> None:
     assert "test/tar@far=0.01" not in pooled  # there are fewer than 100 different pairs
     assert [float(row["test/acc"]) for row in read_rows(path / "folds.csv")] == pytest.approx(accuracies)
     write_run_page(path)
-    assert "View 2" in (path / "report.html").read_text()
+    page = (path / "report.html").read_text()
+    assert "View 2" in page
+    assert "Error rates by group" in page
 
 
 @pytest.mark.slow
