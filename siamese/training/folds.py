@@ -52,7 +52,8 @@ def train_folds(
     assert isinstance(config.protocol, View2Protocol)
     started = time.perf_counter()
     prepare_data(config.data, protocol=config.protocol)
-    check_groups(config.groups, read_all_folds(config.data, config.protocol))
+    if config.groups is not None:
+        check_groups(config.groups, read_all_folds(config.data, config.protocol))
     device = pick_device(config)
     facts = describe_run(config, device, choose_arithmetic(config, device), find_start(config))
     label = label or config.name
