@@ -14,13 +14,16 @@ from typing import Any
 import yaml
 
 from siamese.config.defaults import configuration_folder, group_defaults
-from siamese.config.protocol import OneShotProtocol
+from siamese.config.protocol import IdentificationProtocol, OneShotProtocol
 from siamese.config.reference import groups_of, options_of_group, values_of
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import Section, options_of, sections_of
+from siamese.report.curves import ROC_COLUMNS, ReliabilityPoint
 from siamese.runs.records import (
+    CMC_COLUMNS,
     HISTORY_COLUMNS,
     KEY_PATTERNS,
+    OPEN_SET_COLUMNS,
     PREDICTION_COLUMNS,
     Exclusion,
     GroupFigure,
@@ -71,7 +74,8 @@ under the ROC curve) of pairs that all have the same label.
 """
 
 EVALUATION = """`python eval.py run=FOLDER` scores a finished run again. It also takes the groups `data`, `protocol` and
-`backend`. By default they are null, which means as in the run. The protocol `oneshot` is for `eval.py` only."""
+`backend`. By default they are null, which means as in the run. The protocols
+`oneshot` and `identification` are for `eval.py` only."""
 
 COLUMNS = {
     "epoch": "epoch, counted from 1",
@@ -88,8 +92,20 @@ COLUMNS = {
     "label": "1: same pair, 0: different pair",
     "score": "raw output of the network or the back end; a logit for an ensemble and for View 2 over all folds",
     "probability": "calibrated probability that both images show the same person",
+    "fpr": "false positive rate (false accept rate, FAR) if pairs with this score or a higher one are accepted",
+    "tpr": "true positive rate (true accept rate, TAR) at this score",
+    "fnr": "false negative rate at this score",
+    "same": "share of same pairs in the bin",
+    "same_low": "lower end of the 95 % confidence interval of `same`",
+    "same_high": "upper end of the 95 % confidence interval of `same`",
     "predicted": "1 if the probability reaches the threshold, else 0",
     "outcome": "`tp`, `fp`, `tn` or `fn`: true or false positive or negative; positive means predicted as a same pair",
+    "rank": "rank, from 1 to at most 100",
+    "rate": "share of the searches whose right person has this rank or a better one",
+    "logit": "threshold on the logit (of an ensemble: the mean logit); empty if no score reaches it",
+    "fpir": "false positive identification rate: share of the searches for strangers in which any person reaches it",
+    "tpir": "true positive identification rate: share of the searches for people in the gallery in which the right "
+    "person has the highest score and reaches it",
     "file": "image file, relative to the image folder",
     "reason": "why the file could not be used",
     "image": "image, relative to the image folder",
@@ -131,7 +147,8 @@ def configuration() -> str:
             lines += _section(group, section, alone=len(sections) == 1, top=top)
     evaluation = yaml.safe_load((configuration_folder() / "eval.yaml").read_text(encoding="utf-8"))
     lines += ["", "## `eval.py`", "", EVALUATION, "", *_keys(EvalConfig, evaluation)]
-    lines += _section("protocol", OneShotProtocol, alone=False, top={})
+    for section in (OneShotProtocol, IdentificationProtocol):
+        lines += _section("protocol", section, alone=False, top={})
     return GENERATED + "\n".join(lines) + "\n"
 
 
@@ -146,6 +163,17 @@ def records() -> str:
     files = {
         "history.csv": ("One row per epoch.", HISTORY_COLUMNS),
         "predictions.csv": ("One row per validation and test pair.", PREDICTION_COLUMNS),
+        "roc.csv": (
+            "One row per corner of the receiver operating characteristic (ROC) of the test pairs (of the validation "
+            "pairs if there are no test pairs); `fpr` and `fnr` are the detection error trade-off (DET).",
+            ROC_COLUMNS,
+        ),
+        "reliability.csv": (
+            "One row per bin of the reliability diagram of the same pairs.",
+            ReliabilityPoint._fields,
+        ),
+        "cmc.csv": ("One row per rank, only with `protocol=identification`: the cumulative match curve.", CMC_COLUMNS),
+        "open_set.csv": ("One row per corner of the open-set curve of `protocol=identification`.", OPEN_SET_COLUMNS),
         "excluded.csv": ("One row per image that could not be used.", Exclusion._fields),
         "groups.csv": (
             "One row per group of test pairs and figure, only with the key `groups`. The kinds `group`, `mixed` and "
@@ -154,9 +182,18 @@ def records() -> str:
         ),
         "split.csv": ("One row per image of the training, validation and test sets.", Membership._fields),
     }
+    of_file = {
+        ("cmc.csv", "low"): "lower end of the 95 % confidence interval of `rate`",
+        ("cmc.csv", "high"): "upper end of the 95 % confidence interval of `rate`",
+        ("open_set.csv", "probability"): "sigmoid of `logit`",
+        ("reliability.csv", "low"): "lower limit of the bin of probabilities",
+        ("reliability.csv", "high"): "upper limit of the bin of probabilities",
+        ("reliability.csv", "pairs"): "number of pairs in the bin",
+        ("reliability.csv", "probability"): "mean predicted probability of the pairs in the bin",
+    }
     for file, (content, columns) in files.items():
         lines += ["", f"## `{file}`", "", content, "", "| column | meaning |", "|---|---|"]
-        lines += [_row((f"`{column}`", COLUMNS[column])) for column in columns]
+        lines += [_row((f"`{column}`", of_file.get((file, column)) or COLUMNS[column])) for column in columns]
     return GENERATED + "\n".join(lines) + "\n"
 
 

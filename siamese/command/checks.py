@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from siamese.config.data import DataConfig, FolderData, LfwData, PairsData, SyntheticData
 from siamese.config.load import Composed, check_hydra, load_eval, load_train, without_hydra
-from siamese.config.protocol import OneShotProtocol, TrainProtocol
+from siamese.config.protocol import EvalProtocol, PeopleProtocol
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, MissingPackageError, UnknownKeyError, UserError
 from siamese.runs.finished import find_runs, find_start, with_start
@@ -35,7 +35,7 @@ class Checked(NamedTuple):
     """What the data of a job is checked for."""
 
     data: DataConfig
-    protocol: TrainProtocol | OneShotProtocol
+    protocol: EvalProtocol
     groups: str | None
     test_only: bool = False
 
@@ -148,7 +148,7 @@ def _check_eval(config: Composed, folder: Path | None) -> Checked:
         )
     if folder is not None and not _may_evaluate_in(RunFolder(folder)):
         raise ConfigError(f"{folder} already holds a run; give another output folder")
-    protocol = evaluation.protocol if isinstance(evaluation.protocol, OneShotProtocol) else run.config.protocol
+    protocol = evaluation.protocol if isinstance(evaluation.protocol, PeopleProtocol) else run.config.protocol
     return Checked(run.config.data, protocol, evaluation.groups, run.test_only)
 
 

@@ -24,7 +24,7 @@ from siamese.command.exit_codes import JobFailedError, end, reason
 from siamese.command.orphans import end_with_sweep
 from siamese.command.overrides import shell_word
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
-from siamese.config.protocol import OneShotProtocol
+from siamese.config.protocol import IdentificationProtocol, OneShotProtocol
 from siamese.data.own import reading_once
 from siamese.errors import ConfigError, TrainingError, UserError, WorkerKilledError
 from siamese.runs.finished import with_start
@@ -69,7 +69,8 @@ def train_job(cfg: Composed) -> float:
 
 
 def eval_job(cfg: Composed) -> float:
-    """Score finished runs; returns the test accuracy (one-shot identification: that of the last number of ways)."""
+    """Score finished runs; returns the test accuracy (one-shot identification: that of the last number of
+    ways; identification in a gallery: the share of right people at rank 1)."""
 
     def run(folder: RunFolder) -> float:
         from siamese.protocols.evaluate import evaluate
@@ -78,6 +79,8 @@ def eval_job(cfg: Composed) -> float:
         result = evaluate(config, folder)
         if isinstance(config.protocol, OneShotProtocol):
             return float(result.oneshot(config.protocol.ways[-1], "acc"))
+        if isinstance(config.protocol, IdentificationProtocol):
+            return float(result.figure("identification/rank1") or 0)
         return float("nan") if result.test_acc is None else result.test_acc
 
     return run_job(run, resumes=False)

@@ -53,5 +53,25 @@ class OneShotProtocol(Section):
     )
 
 
+class IdentificationProtocol(Section):
+    """Closed-set and open-set identification of the test people in galleries (``eval.py`` only)."""
+
+    name: Literal["identification"] = Field(description="the protocol")
+    strangers: float = Field(
+        ge=0, lt=1, description="share of the people who are not in the gallery of the open set; 0: closed set only"
+    )
+    draws: int = Field(ge=1, description="number of random galleries of the test people")
+    seed: int = Field(ge=0, description="seed of the galleries")
+
+
+PeopleProtocol = OneShotProtocol | IdentificationProtocol
+"""Protocols that test whom an image shows, instead of pairs."""
+
+OF_PEOPLE = ("oneshot", "identification")
+"""The names of `PeopleProtocol`."""
+
 TrainProtocol = Annotated[View1Protocol | View2Protocol | HoldoutProtocol, Field(discriminator="name")]
-EvalProtocol = Annotated[View1Protocol | View2Protocol | HoldoutProtocol | OneShotProtocol, Field(discriminator="name")]
+EvalProtocol = Annotated[
+    View1Protocol | View2Protocol | HoldoutProtocol | PeopleProtocol,
+    Field(discriminator="name"),
+]

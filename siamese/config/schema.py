@@ -23,7 +23,7 @@ from siamese.config.logger import LoggerConfig
 from siamese.config.model import SMALLEST_CROP, ModelConfig
 from siamese.config.objective import PAIR_OBJECTIVES, ObjectiveConfig
 from siamese.config.optimizer import OptimizerConfig
-from siamese.config.protocol import EvalProtocol, OneShotProtocol, TrainProtocol
+from siamese.config.protocol import EvalProtocol, PeopleProtocol, TrainProtocol
 from siamese.config.sampling import SamplingConfig
 from siamese.config.scheduler import SchedulerConfig
 from siamese.config.section import Section, UserPath
@@ -274,8 +274,10 @@ class EvalConfig(Section):
 
     @model_validator(mode="after")
     def _groups_are_of_pairs(self) -> EvalConfig:
-        if self.groups is not None and isinstance(self.protocol, OneShotProtocol):
-            raise ValueError("groups: error rates by group are those of pairs, not of protocol=oneshot; leave it out")
+        if self.groups is not None and isinstance(self.protocol, PeopleProtocol):
+            raise ValueError(
+                f"groups: error rates by group are those of pairs, not of protocol={self.protocol.name}; leave it out"
+            )
         return self
 
     @property

@@ -10,7 +10,13 @@ DATASETS = {
 DRAWN = "synthetic faces: drawn, not photographed"
 """What a network knows that was trained on the synthetic faces."""
 
-PROTOCOLS = {"view1": "View 1", "view2": "View 2", "oneshot": "N-way one-shot", "holdout": "people held out"}
+PROTOCOLS = {
+    "view1": "View 1",
+    "view2": "View 2",
+    "oneshot": "N-way one-shot",
+    "identification": "closed-set and open-set identification",
+    "holdout": "people held out",
+}
 
 
 def titled(name: object, titles: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamese.config.data import DataConfig, FolderData, LfwData, OwnData, PairsData, SyntheticData
-from siamese.config.protocol import OneShotProtocol, TrainProtocol, View1Protocol, View2Protocol
+from siamese.config.protocol import EvalProtocol, PeopleProtocol, TrainProtocol, View1Protocol, View2Protocol
 from siamese.data.layouts import LAYOUTS
 from siamese.data.lists import Pair, People, image_name, people_of, read_folds, read_pairs, read_people
 from siamese.data.own import OwnPairs, read_own
@@ -56,9 +56,9 @@ class Listed:
         return listed + [name for images in (self.people or {}).values() for name in images]
 
 
-def list_files(protocol: TrainProtocol | OneShotProtocol) -> list[str]:
+def list_files(protocol: EvalProtocol) -> list[str]:
     """Return the names of the list files that a protocol reads."""
-    if isinstance(protocol, OneShotProtocol):
+    if isinstance(protocol, PeopleProtocol):
         return [TRAIN_LIST, TEST_PEOPLE_LIST]
     unrestricted = protocol.setting == "unrestricted"
     if isinstance(protocol, View2Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from siamese.config.data import DOWNLOADED_ROOT, DataConfig, FolderData, LfwData, PairsData, SyntheticData
 from siamese.config.defaults import data_config
-from siamese.config.protocol import OneShotProtocol, TrainProtocol, View2Protocol
+from siamese.config.protocol import EvalProtocol, PeopleProtocol, View2Protocol
 from siamese.data.download import can_be_downloaded, download_lfw
 from siamese.data.layouts import LAYOUTS
 from siamese.data.own import read_own
@@ -77,7 +77,7 @@ def _recognised_keys(path: Path) -> dict[str, object]:
     return {"name": "folder", "root": str(path)}
 
 
-def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIEW1, test_only: bool = False) -> None:
+def check_data(data: DataConfig, protocol: EvalProtocol = VIEW1, test_only: bool = False) -> None:
     """Check that the data set has its image folder and lists, or can be downloaded or rendered; changes nothing.
 
     Args:
@@ -102,7 +102,7 @@ def check_data(data: DataConfig, protocol: TrainProtocol | OneShotProtocol = VIE
         _check_lfw(data, protocol)
 
 
-def prepare_data(data: DataConfig, progress: bool = False, protocol: TrainProtocol | OneShotProtocol = VIEW1) -> None:
+def prepare_data(data: DataConfig, progress: bool = False, protocol: EvalProtocol = VIEW1) -> None:
     """Make sure that the data set is there: render the synthetic faces or download LFW if needed.
 
     Args:
@@ -126,7 +126,7 @@ def prepare_data(data: DataConfig, progress: bool = False, protocol: TrainProtoc
             raise DataError(f"{error}; or use data=synthetic, which needs no download") from None
 
 
-def _check_lfw(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> None:
+def _check_lfw(data: LfwData, protocol: EvalProtocol) -> None:
     root, images = Path(data.root), LAYOUTS[data.name].images
     if not root.is_dir() and not (data.download and can_be_downloaded(images) and data.root == DOWNLOADED_ROOT):
         raise DataError(
@@ -141,7 +141,7 @@ def _check_lfw(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> None
         raise DataError(f"data={data.name}: missing {paths}; {remedy} (see docs/data.md)")
     if missing:
         return
-    if isinstance(protocol, OneShotProtocol):
+    if isinstance(protocol, PeopleProtocol):
         read_test_people(data)
     elif isinstance(protocol, View2Protocol) and protocol.fold is None:
         check_all_folds(data, protocol)
@@ -149,7 +149,7 @@ def _check_lfw(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> None
         read_listed(data, protocol)
 
 
-def _missing(data: LfwData, protocol: TrainProtocol | OneShotProtocol) -> Sequence[str]:
+def _missing(data: LfwData, protocol: EvalProtocol) -> Sequence[str]:
     """Names of the image folder and lists that are not there."""
     root = Path(data.root)
     folder = LAYOUTS[data.name].images

@@ -23,6 +23,11 @@ class Decision(NamedTuple):
     calibration: Calibration
     threshold: float
 
+    def recorded(self) -> dict[str, float]:
+        """Return the keys of ``result.json``."""
+        line = {f"calibration/{name}": value for name, value in self.calibration._asdict().items()}
+        return {"threshold": self.threshold, **line}
+
     def probabilities(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Convert scores to probabilities of "same", float64 of the same shape."""
         return sigmoid(self.calibration.logits(scores))

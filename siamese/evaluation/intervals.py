@@ -260,7 +260,12 @@ def eer_interval(scores: ArrayLike, labels: ArrayLike, people: PairPeople | Numb
 
 
 def tar_interval(
-    scores: ArrayLike, labels: ArrayLike, far: float, people: PairPeople | NumberedPeople, level: float = 0.95
+    scores: ArrayLike,
+    labels: ArrayLike,
+    far: float,
+    people: PairPeople | NumberedPeople,
+    level: float = 0.95,
+    over_people: bool | None = None,
 ) -> Interval:
     """Compute an interval of the true accept rate at a false accept rate (`siamese.evaluation.metrics.tar_at_far`).
 
@@ -275,10 +280,12 @@ def tar_interval(
         far: in (0, 1).
         people: both people of each pair, [N].
         level: confidence level.
+        over_people: whether the interval is over people; None: if they are few.
 
     Returns:
-        the interval; NaN at both ends if a class is missing, if it is over fewer than `LEAST_PEOPLE` people, or if
-        there are fewer than about ``3 / far`` different pairs, of which none may be above the right threshold.
+        the interval; NaN at both ends if a class is missing, if it is over fewer than `LEAST_PEOPLE` people of either
+        class, or if there are fewer than about ``3 / far`` different pairs, of which none may be above the right
+        threshold.
     """
     score, is_same = as_scores(scores, labels)
     rate = tar_at_far(score, is_same, far)
@@ -292,12 +299,12 @@ def tar_interval(
 
     m, n = float(len(same)), float(len(different))
     z = _normal_quantile(level)
-    if are_few(people):
-        limit = different[min(math.floor(far * n), len(different) - 1)]
-        accepted, none = score > limit, np.zeros(len(score))
-        m, number = _effective_pairs(rate, _influence(accepted[is_same], none[~is_same], is_same), people)
-        n, _ = _effective_pairs(far, _influence(none[is_same], accepted[~is_same], is_same), people)
-        if number < LEAST_PEOPLE:
+    known = people if isinstance(people, NumberedPeople) else NumberedPeople(people)
+    if are_few(known) if over_people is None else over_people:
+        accepted = (score > different[min(math.floor(far * n), len(different) - 1)]).astype(float)
+        m, number = _effective_pairs(rate, accepted[is_same], known.part(is_same))
+        n, of_different = _effective_pairs(far, accepted[~is_same], known.part(~is_same))
+        if min(number, of_different) < LEAST_PEOPLE:
             return UNDEFINED
         z = _student_quantile(level, number - 1)
     if (1 - far) ** n > 1 - level:

@@ -83,6 +83,17 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Roc:
     return Roc(_rate(fp), _rate(tp), np.append(np.inf, score[last_of_tie]))
 
 
+def corners(roc: Roc) -> Roc:
+    """Drop the points of an ROC at which it goes straight on, upwards or to the right.
+
+    Of m same and n different pairs, at most ``2 min(m, n) + 2`` points remain. The line through them stays the same.
+    """
+    right, up = np.diff(roc.fpr) > 0, np.diff(roc.tpr) > 0
+    straight = (right[:-1] == right[1:]) & (up[:-1] == up[1:]) & (right[1:] != up[1:])
+    kept = np.concatenate([[True], ~straight, [True]])
+    return Roc(roc.fpr[kept], roc.tpr[kept], roc.thresholds[kept])
+
+
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Compute the area under the ROC curve (AUC); NaN if a class is missing.
 

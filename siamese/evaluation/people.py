@@ -30,6 +30,10 @@ class NumberedPeople:
     def __len__(self) -> int:
         return len(self.ends)
 
+    def part(self, rows: NDArray[np.bool_]) -> NumberedPeople:
+        """The people of some of the pairs, bool [P]."""
+        return NumberedPeople([(int(one), int(other)) for one, other in self.ends[rows]])
+
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sum over the pairs of each person, float64 [number], of values [P]."""
         found = np.bincount(self.ends[:, 0], values, self.number).astype(np.float64)

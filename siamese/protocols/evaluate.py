@@ -1,4 +1,4 @@
-"""Score finished runs again: on their own test pairs, on other images, as an ensemble, or in one-shot trials."""
+"""Score finished runs again: on their own test pairs, on other images, as an ensemble, or by whom they find."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import time
 
 import numpy as np
 
-from siamese.config.protocol import OneShotProtocol
+from siamese.config.protocol import IdentificationProtocol, OneShotProtocol
 from siamese.config.schema import EvalConfig
 from siamese.data.lists import Pair, identities
 from siamese.errors import DataError
 from siamese.evaluation.decision import Decision, choose_decision
+from siamese.protocols.identification import evaluate_identification
 from siamese.protocols.oneshot import evaluate_oneshot
 from siamese.report.run_page import write_run_page
 from siamese.runs.finished import FinishedRun, find_runs
@@ -45,6 +46,8 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     record_start(runs, config, folder)
     if isinstance(config.protocol, OneShotProtocol):
         evaluate_oneshot(runs, config.changes_scores, config.protocol, folder)
+    elif isinstance(config.protocol, IdentificationProtocol):
+        evaluate_identification(runs, config.changes_scores, config.protocol, folder)
     else:
         evaluate_pairs(runs, config.changes_scores, folder)
     result = folder.record(status="done", total_seconds=round(time.perf_counter() - started, 2))

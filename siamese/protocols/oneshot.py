@@ -4,67 +4,33 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from siamese.config.data import OwnData
 from siamese.config.protocol import OneShotProtocol
-from siamese.data.image_cache import load_images
 from siamese.data.lists import People
 from siamese.data.pixels import Images
 from siamese.data.protocol import read_test_people
 from siamese.data.sources import image_root
 from siamese.errors import DataError
-from siamese.evaluation.calibration import Calibration
-from siamese.evaluation.decision import choose_decision
-from siamese.evaluation.identification import Identification, Trials, draw_trials, identification_accuracy
+from siamese.evaluation.oneshot import Identification, Trials, draw_trials, identification_accuracy
 from siamese.evaluation.people import are_few
-from siamese.files import file_digest, write_csv_atomically
-from siamese.parallel import READERS, in_order
+from siamese.files import write_csv_atomically
+from siamese.protocols.people import Member, check_people, load_member, load_test_images
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
-from siamese.runs.moved import changed_images
-from siamese.runs.records import Membership, write_excluded
-from siamese.scoring.device import pick_device
-from siamese.scoring.leakage import check_unseen
-from siamese.scoring.networks import load_scorer, recorded_decision
-from siamese.scoring.precision import recorded_arithmetic
-from siamese.scoring.run_data import changed_data, load_run_data
-from siamese.scoring.scores import embed_images, score_embeddings, score_pairs
+from siamese.runs.records import write_excluded
+from siamese.scoring.scores import score_embeddings
 from siamese.text import count
 
 log = logging.getLogger(__name__)
 
 ONESHOT_COLUMNS = ("ways", "trials", "acc", "low", "high", "pixels", "pixels_low", "pixels_high", "chance")
-
-
-class OneshotImages(NamedTuple):
-    """The usable images of the test people.
-
-    Attributes:
-        people: person -> the rows of their images.
-        pixels: for each run uint8 [N, C, H, W], preprocessed as that run does; equal rows are the same image.
-        excluded: images that at least one run could not use, with the reason.
-    """
-
-    people: dict[str, list[int]]
-    pixels: list[Images]
-    excluded: dict[str, str]
-
-
-class Member(NamedTuple):
-    """A run of the ensemble, ready to score: its head, the embeddings of all test images, and its calibration."""
-
-    head: nn.Module
-    embeddings: Tensor
-    calibration: Calibration
-    bf16: bool
 
 
 def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProtocol, folder: RunFolder) -> None:
@@ -143,61 +109,9 @@ def in_groups(people: People, within: str, ways: int) -> People:
     return kept or people
 
 
-def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:
-    """Make sure that the run has not seen the test people, and that the user's own test images are unchanged.
-
-    Raises:
-        DataError: otherwise.
-    """
-    if run.foreign:
-        check_unseen(run, {image: person for person, images in people.items() for image in images}, folder)
-    elif isinstance(run.config.data, OwnData) and (recorded := run.folder.memberships) is not None:
-        root = image_root(run.config.data)
-        images = [(image, person) for person, images in people.items() for image in images]
-        digests = in_order(lambda one: file_digest(root / one[0]), images, workers=READERS)
-        now = [Membership(*one, "test", digest) for one, digest in zip(images, digests, strict=True)]
-        before = [row for row in recorded if row.split == "test"]
-        if changed := changed_images(before, now):
-            raise changed_data(changed, root)
-
-
-def load_test_images(runs: list[FinishedRun], people: People) -> OneshotImages:
-    """Decode the images of the test people for each run; keep those that all can use."""
-    listed = [name for images in people.values() for name in images]
-    progress = sys.stderr.isatty()
-    arrays = [load_images(image_root(run.config.data), listed, run.config.data, progress) for run in runs]
-    excluded = {name: reason for array in arrays for name, reason in array.excluded.items()}
-    names = [name for name in listed if name not in excluded]
-    number = {name: index for index, name in enumerate(names)}
-    rows = [[number[name] for name in images if name in number] for images in people.values()]
-    pixels: list[Images] = []
-    for array in arrays:
-        row = {name: index for index, name in enumerate(array.names)}
-        pixels.append(array.pixels.only([row[name] for name in names]))
-    usable = {person: images for person, images in zip(people, rows, strict=True) if images}
-    sizes = count(len(usable), "person", "people"), count(len(names), "image"), count(len(excluded), "image")
-    log.info("%s, %s; %s excluded", *sizes)
-    return OneshotImages(usable, pixels, excluded)
-
-
-def load_member(run: FinishedRun, refit: bool, pixels: Images, folder: RunFolder) -> Member:
-    """Load a run and embed all test images with it."""
-    device, bf16 = pick_device(run.config), recorded_arithmetic(run.result).bf16
-    if refit:
-        data = load_run_data(run.config, folder)
-        network = load_scorer(run, refit, data)
-        val = score_pairs(network, data.pixels, data.val.indices, device, bf16)
-        labels = data.val.labels.numpy()
-        decision = choose_decision(val, labels, run.config.fitted_calibration, run.config.threshold)
-    else:
-        network, decision = load_scorer(run), recorded_decision(run.result)
-    z_ND = embed_images(network, pixels, torch.arange(len(pixels)), device, bf16)
-    return Member(network.head, z_ND, decision.calibration, bf16)
-
-
 def mean_logits(members: list[Member], pairs: Tensor) -> NDArray[np.float64]:
     """The mean over the members of their calibrated logits, float64 [P], for pairs of rows int64 [P, 2]."""
-    logits = [m.calibration.logits(score_embeddings(m.head, m.embeddings, pairs, m.bf16)) for m in members]
+    logits = [m.decision.calibration.logits(score_embeddings(m.head, m.embeddings, pairs, m.bf16)) for m in members]
     mean: NDArray[np.float64] = np.mean(logits, axis=0)
     return mean
 

@@ -20,10 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from siamese.data.lists import people_of_each
-from siamese.evaluation.calibration import brier, ece, reliability
-from siamese.evaluation.intervals import auc_interval, share_interval
-from siamese.evaluation.metrics import Confusion, auc, confusion, eer, roc_curve
-from siamese.evaluation.people import PairPeople, are_few
+from siamese.evaluation.calibration import brier, ece
+from siamese.evaluation.intervals import auc_interval
+from siamese.evaluation.metrics import Confusion, auc, confusion, corners, eer, roc_curve
+from siamese.evaluation.people import PairPeople
+from siamese.report.curves import reliability_points
 from siamese.report.examples import PHOTO_HEIGHT, Examples
 from siamese.report.text import fixed, interval, percent, photo_title, probability
 from siamese.runs.records import Prediction
@@ -258,6 +259,81 @@ def roc_figure(
     return figure
 
 
+def det_figure(scores: ArrayLike, labels: ArrayLike, predicted: ArrayLike, threshold: float | None) -> Figure:
+    """Plot the detection error trade-off (DET; Martin et al. 1997) with the operating point.
+
+    Both error rates have the scale of the normal distribution's quantiles, on which low rates are spread out. Rates of
+    0 and 1, which would be at infinity, are outside the limits of the axes.
+
+    Args:
+        scores: float [N], finite.
+        labels: 0 or 1 [N]. If all are equal there is no curve, and the figure says so.
+        predicted: 0 or 1 [N].
+        threshold: the threshold on the probability, for the legend; None if it is unknown.
+    """
+    figure, (axes,) = _panels(1, SQUARE)
+    fpr, tpr, _ = corners(roc_curve(scores, labels))
+    axes.set(xlabel="false positive rate", ylabel="false negative rate")
+    if np.isnan(fpr).any() or np.isnan(tpr).any():
+        axes.text(0.5, 0.5, "no curve: all pairs have the same label", ha="center", color=INK)
+        return figure
+    from scipy.special import ndtri
+
+    def quantile(rate: ArrayLike) -> NDArray[np.float64]:
+        return np.asarray(ndtri(np.clip(rate, 1e-9, 1 - 1e-9)))
+
+    axes.plot(quantile(fpr), quantile(1 - tpr), color=BLUE, linewidth=1.8)
+    counts, rate = confusion(predicted, labels), eer(scores, labels)
+    x, y = counts.fp / (counts.fp + counts.tn), counts.fn / (counts.tp + counts.fn)
+    at = "operating point" if threshold is None else f"threshold {threshold:g}"
+    marks = (
+        ("D", GREEN, rate, rate, f"equal error rate {percent(rate)}"),
+        ("o", ORANGE, x, y, f"{at}: FPR {percent(x)}, FNR {percent(y)}"),
+    )
+    for marker, color, x, y, label in marks:
+        axes.plot([quantile(x)], [quantile(y)], marker, color=color, markersize=7, label=label, zorder=3)
+    # From the lowest rate that the pairs can show, to a rate above chance where the two errors meet.
+    different, same = counts.fp + counts.tn, counts.tp + counts.fn
+    lowest = max(0.0001, min(0.01, 1 / different, 1 / same))
+    limits = quantile([lowest / 1.3, 0.9])
+    axes.plot(limits, limits, ":", color=GREY)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    ticks = [tick for tick in (0.0001, 0.001, 0.01, 0.05, 0.2, 0.5, 0.8) if tick >= lowest]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(quantile(ticks), [f"{100 * tick:g} %" for tick in ticks])
+    _legend(axes, "upper right")
+    return figure
+
+
+def identification_figure(cmc: Sequence[Mapping[str, float]], open_set: Sequence[Mapping[str, float]] = ()) -> Figure:
+    """Plot the cumulative match curve of the closed set and the curve of the open set, side by side.
+
+    Args:
+        cmc: rows of ``cmc.csv``.
+        open_set: rows of ``open_set.csv``; without any, only the closed set is plotted.
+    """
+    number = 2 if open_set else 1
+    figure, panels = _panels(number, (5.2 * number, 4.6))
+    rank, rate, low, high = (np.array([row[key] for row in cmc]) for key in ("rank", "rate", "low", "high"))
+    panels[0].fill_between(rank, low, high, color=BLUE, alpha=0.22, linewidth=0)
+    panels[0].plot(rank, rate, color=BLUE, linewidth=1.8)
+    panels[0].set(xscale="log", xlabel="rank", ylabel="searches with the right person up to this rank")
+    ranks = [k for k in (1, 2, 5, 10, 20, 50, 100) if k <= rank[-1]]
+    panels[0].set_xticks(ranks, map(str, ranks))
+    panels[0].set_xticks([], minor=True)
+    if open_set:
+        fpir, tpir = (np.array([row[key] for row in open_set]) for key in ("fpir", "tpir"))
+        least = fpir[fpir > 0].min() / 2  # a rate of 0 has no place on a logarithmic axis
+        panels[1].plot(np.maximum(fpir, least), tpir, color=BLUE, linewidth=1.8)
+        panels[1].set(xscale="log", xlim=(least, 1.2), xlabel="FPIR", ylabel="TPIR")
+        panels[1].xaxis.set_major_formatter(PERCENT_TICKS)
+    for axes, title in zip(panels, ("Closed set", "Open set"), strict=False):
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PERCENT_TICKS)
+        axes.set_title(title, loc="left", fontweight="bold", color=INK)
+    return figure
+
+
 def score_figure(
     probabilities: ArrayLike, labels: ArrayLike, threshold: float | None, mark: float | None = None
 ) -> Figure:
@@ -301,14 +377,10 @@ def reliability_figure(probabilities: ArrayLike, labels: ArrayLike, people: Pair
     """
     figure, (axes,) = _panels(1, SQUARE)
     axes.plot([0, 1], [0, 1], ":", color=GREY, label="perfectly calibrated")
-    bins = reliability(probabilities, labels)
-    middle = np.array([one.probability for one in bins])
-    found = np.array([one.frequency for one in bins])
-    same = np.asarray(labels)
-    over_people = are_few(people)
-    ends = np.array(
-        [share_interval(same[one.rows], [people[row] for row in one.rows], over_people=over_people) for one in bins]
-    )
+    points = reliability_points(probabilities, labels, people)
+    middle = np.array([one.probability for one in points])
+    found = np.array([one.same for one in points])
+    ends = np.array([(one.same_low, one.same_high) for one in points])
     label = f"ECE {percent(ece(probabilities, labels))}, Brier score {brier(probabilities, labels):.3f}"
     axes.errorbar(
         middle, found, yerr=np.abs(ends.T - found), color=BLUE, marker="o", markersize=5, linewidth=1.4, capsize=3,
@@ -379,7 +451,7 @@ def gallery_figure(examples: Sequence[Examples], photo: Callable[[str], Image.Im
 
 
 def predictions_figures(predictions: Sequence[Prediction], threshold: float | None) -> dict[str, Figure]:
-    """Draw ``roc``, ``scores``, ``reliability`` and ``confusion`` of at least one scored pair."""
+    """Draw ``roc``, ``det``, ``scores``, ``reliability`` and ``confusion`` of at least one scored pair."""
     scores = [pair.score for pair in predictions]
     probabilities = [pair.probability for pair in predictions]
     labels = [pair.label for pair in predictions]
@@ -387,6 +459,7 @@ def predictions_figures(predictions: Sequence[Prediction], threshold: float | No
     people = people_of_each(predictions)
     return {
         "roc": roc_figure(scores, labels, predicted, people, threshold),
+        "det": det_figure(scores, labels, predicted, threshold),
         "scores": score_figure(probabilities, labels, threshold),
         "reliability": reliability_figure(probabilities, labels, people),
         "confusion": confusion_figure(confusion(predicted, labels)),
@@ -418,7 +491,7 @@ def _panels(number: int, size: tuple[float, float], rows: int = 1) -> tuple[Figu
     return figure, panels
 
 
-def _legend(axes: Axes, where: Literal["best", "lower right", "upper center"]) -> None:
+def _legend(axes: Axes, where: Literal["best", "lower right", "upper center", "upper right"]) -> None:
     axes.legend(loc=where, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, labelcolor=INK)
 
 

@@ -19,8 +19,12 @@ TERMS = {
     "confidence interval, CI": "A 95 % confidence interval is a range computed from the test pairs. If the test were "
     "repeated with new pairs (or, where it says so, new people) many times, 95 % of such ranges would contain the true "
     "value.",
+    "cumulative match curve, CMC": "For each rank, the share of the searches in a gallery whose right person has this "
+    "rank or a better one.",
     "cross-entropy": "The mean of -log(p), where p is the predicted probability of the true label. 0 is perfect. "
     "Predicting 0.5 for every pair gives 0.693.",
+    "DET, detection error trade-off": "False negative rate over false positive rate for all thresholds, on scales that "
+    "spread out low rates.",
     "DFT": "Discrete Fourier transform: the network's large convolutions are computed by Fourier transform instead of "
     "directly, if this is faster on the machine.",
     "ECE, expected calibration error": "Mean difference between the predicted probability and the share of same "
@@ -34,6 +38,8 @@ TERMS = {
     "rate.",
     "false positive rate, FPR, FAR": "Share of the different pairs that are predicted “same”; also called false "
     "accept rate (FAR).",
+    "false positive identification rate, FPIR": "Share of the searches for strangers in which any person of the "
+    "gallery reaches the threshold; also called false alarm rate.",
     "fold": "One of the parts of the pairs in View 2. Each is tested with a network that was trained on the others.",
     "McNemar": "McNemar's test compares two networks on the same test pairs. A small p means that a difference this "
     "large would be rare between equally good networks.",
@@ -47,6 +53,8 @@ TERMS = {
     "seed": "Number that determines the initial weights, the order of the data and dropout.",
     "standard error": "Standard deviation of a mean: how much it would vary if it were measured again.",
     "threshold": "A pair is predicted “same” if its probability of “same person” is at least the threshold.",
+    "true positive identification rate, TPIR": "Share of the searches for people in the gallery in which the right "
+    "person has the highest score and reaches the threshold; also called detection and identification rate.",
     "true positive rate, TPR, TAR": "Share of the same pairs that are predicted “same”; also called true accept rate "
     "(TAR).",
     "unrestricted": "Setting in which training may also use the identities of the people, to form more pairs.",

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from siamese.report.figures import DARK, to_svg
 from siamese.report.glossary import explained
-from siamese.report.text import fixed, number, percent, photo_title, probability
+from siamese.report.text import fixed, interval, number, percent, photo_title, probability
 from siamese.text import count
 
 
@@ -30,6 +30,7 @@ def render_page(template: str, **context: Any) -> str:
     )  # fmt: skip
     environment.filters |= {
         "percent": lambda value: number(value, percent),
+        "interval": lambda ends: interval(ends, percent),
         "fixed": lambda value, digits: number(value, fixed(digits)),
         "count": count,
         "thousands": lambda value: number(value, "{:,}".format),

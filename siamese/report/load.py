@@ -10,14 +10,18 @@ from typing import Any
 import yaml
 
 from siamese.config.defaults import configuration_folder
+from siamese.config.protocol import OF_PEOPLE
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import (
+    CMC_COLUMNS,
+    OPEN_SET_COLUMNS,
     OUTCOMES,
     Exclusion,
     GroupFigure,
     HistoryRow,
     Prediction,
     Result,
+    read_curve,
     read_excluded,
     read_folds,
     read_groups,
@@ -45,6 +49,7 @@ class Run:
         overrides: the ``key=value`` arguments of the command line, as Hydra recorded them.
         folds: the rows of ``folds.csv`` (View 2).
         groups: the rows of ``groups.csv``.
+        cmc, open_set: the rows of ``cmc.csv`` and ``open_set.csv`` (evaluations in a gallery).
         problems: one line per missing or damaged file.
     """
 
@@ -58,6 +63,8 @@ class Run:
     overrides: tuple[str, ...] = ()
     folds: tuple[Mapping[str, float], ...] = ()
     groups: tuple[GroupFigure, ...] = ()
+    cmc: tuple[Mapping[str, float], ...] = ()
+    open_set: tuple[Mapping[str, float], ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
@@ -111,6 +118,7 @@ def run_files(folder: Path) -> list[Path]:
     """All files and folders that `read_run` and the properties of `Run` depend on; some may be missing."""
     paths = RunFolder(folder)
     tables = [paths.history, paths.folds, paths.groups, paths.predictions, paths.excluded]
+    tables += [folder / "cmc.csv", folder / "open_set.csv"]
     hydra = [folder / ".hydra" / name for name in ("overrides.yaml", "hydra.yaml")]
     return [folder / "result.json", paths.config, *tables, *hydra, folder / "fold_01", *folder.glob("fold_*")]
 
@@ -130,18 +138,27 @@ def read_run(folder: Path) -> Run:
     elif not result.is_evaluation and not is_of_folds:  # an evaluation has no epochs
         history = read_history(paths.history, problems)
     # An unfinished run has no predictions yet, which is not a problem to report.
-    is_of_pairs = result.protocol != "oneshot"
+    is_of_pairs = result.protocol not in OF_PEOPLE
     if (result.status in ("done", None) and is_of_pairs) or paths.predictions.exists():
         predictions = read_predictions(paths.predictions, problems)
     excluded: list[Exclusion] = []
     if not is_of_folds:  # each fold has its own
         excluded = read_excluded(paths.excluded, problems)
     groups = [] if result.groups_file is None else read_groups(paths.groups, problems)
+    cmc: list[Mapping[str, float]] = []
+    open_set: list[Mapping[str, float]] = []
+    if result.identification_enrolled is not None:
+        cmc = read_curve(folder / "cmc.csv", CMC_COLUMNS, problems)
+        if result.identification_enrolled != result.n_test_people:  # there are strangers
+            open_set = read_curve(folder / "open_set.csv", OPEN_SET_COLUMNS, problems)
     problems += _contradictions(result, predictions)
     overrides = _overrides(folder / ".hydra" / "overrides.yaml")
     text = read_text(paths.config, [])
     tables = tuple(history), tuple(predictions), tuple(excluded)
-    return Run(folder, result, config, text, *tables, overrides, tuple(folds), tuple(groups), tuple(problems))
+    return Run(
+        folder, result, config, text, *tables, overrides, tuple(folds), tuple(groups), tuple(cmc), tuple(open_set),
+        tuple(problems),
+    )  # fmt: skip
 
 
 def _contradictions(result: Result, predictions: Iterable[Prediction]) -> list[str]:

@@ -12,7 +12,7 @@ def notes(run: Run) -> list[str]:
     keys = run.result.as_dict().keys()
     is_tested = any(key.startswith("test/") for key in keys)
     is_scored = is_tested or any(key.startswith("val/") for key in keys)
-    found = [_oneshot(run)]
+    found = [_oneshot(run), _identification(run)]
     if is_tested:
         found += [_intervals(run), _variation(run)]
     if is_scored:
@@ -37,6 +37,28 @@ def _oneshot(run: Run) -> str:
         f"of each of N - 1 other test people{alike}, all drawn at random. The trial is won if the photo of the same "
         f"person has the highest score. {intervals} For comparison, “Nearest pixels” chooses the photo with the "
         "smallest distance between the pixels."
+    )
+
+
+def _identification(run: Run) -> str:
+    if run.result.figure("identification/rank1") is None:
+        return ""
+    draws, searched = run.result.identification_draws, run.result.identification_searched
+    threshold = (
+        " An ensemble has no threshold here: it would have to be chosen on validation pairs."
+        if isinstance(run.result.run, list)
+        else ""
+    )
+    galleries = count(draws or 1, "random gallery", "random galleries")
+    return (
+        "A gallery has one photo of each test person, drawn at random. A search compares another photo with it. Closed "
+        "set: the gallery has all people, and the right person gets a rank. "
+        f"{searched or 'Some'} people have another photo to search for. Open set: the gallery lacks some people, the "
+        "strangers; people with a single photo are chosen as strangers before others. The true positive identification "
+        "rate (TPIR) is the share of the searches for people in the gallery in which the right person has the highest "
+        "score and reaches the threshold. The false positive identification rate (FPIR) is the share of the searches "
+        f"for strangers in which any person reaches it. The figures are means over {galleries}; the confidence "
+        f"intervals (Wilson) are over people.{threshold}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Write the run page, ``report.html``, and its PNG figures, from the files of the run folder."""
+"""Write the run page, ``report.html``, with its figures and curves, from the files of the run folder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from PIL import Image
 
+from siamese.config.protocol import OF_PEOPLE
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.data.lists import people_of_each
+from siamese.evaluation.identification import FPIRS
 from siamese.evaluation.intervals import share_interval
 from siamese.evaluation.people import are_few
 from siamese.evaluation.subgroups import LEAST
 from siamese.evaluation.summary import FARS
 from siamese.files import write_bytes_atomically, write_text_atomically
+from siamese.report.curves import CURVES, write_curves
 from siamese.report.drawn import Drawn
 from siamese.report.error_rates import attribute_tables, how_certain
 from siamese.report.examples import PHOTO_HEIGHT, as_data_uri, load_photo, occlusion_map_file, pick_examples
-from siamese.report.figures import OUTCOME_TITLES, curves_figure, gallery_figure, predictions_figures, to_png
+from siamese.report.figures import (
+    OUTCOME_TITLES,
+    curves_figure,
+    gallery_figure,
+    identification_figure,
+    predictions_figures,
+    to_png,
+)
 from siamese.report.html import render_page
+from siamese.report.identification import identification_figures
 from siamese.report.load import Run, read_run, run_files
 from siamese.report.run_notes import notes
 from siamese.report.run_summary import summary
@@ -29,7 +40,7 @@ from siamese.report.text import fixed, interval, number, percent
 from siamese.runs.records import Prediction, Result
 from siamese.text import count, duration
 
-PICTURES = ("curves", "roc", "scores", "reliability", "confusion", "gallery")
+PICTURES = ("curves", "identification", "roc", "det", "scores", "reliability", "confusion", "gallery")
 MAX_EXCLUDED = 500
 """Most rows in the table of excluded images; ``excluded.csv`` lists all."""
 
@@ -52,11 +63,11 @@ class Rate(NamedTuple):
 
 
 def write_run_page(folder: Path) -> Path:
-    """Write ``report.html`` and its PNG figures into a run folder, and return the path of the page.
+    """Write ``report.html``, its PNG figures and its curves into a run folder, and return the path of the page.
 
     The run need not be finished. A record of the files that the page is drawn from is written beside it, see
-    `siamese.report.drawn`. The page is one file that needs neither the PNGs nor the network. PNGs of an earlier
-    page that no longer apply are deleted.
+    `siamese.report.drawn`. The page is one file that needs neither the PNGs nor the network. Figures and
+    curves of an earlier page that no longer apply are deleted.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
@@ -76,6 +87,9 @@ def write_run_page(folder: Path) -> Path:
         else:
             (folder / f"{name}.png").unlink(missing_ok=True)
         drawn.note(folder / f"{name}.png")
+    write_curves(folder, _shown(run), run.result.folds is not None)
+    for name in CURVES:
+        drawn.note(folder / name)
     for pair in _gallery(run):
         drawn.note(occlusion_map_file(folder, pair))
     page = folder / "report.html"
@@ -95,6 +109,8 @@ def draw(run: Run, photo: Callable[[str], Image.Image | None]) -> dict[str, Figu
     figures = {}
     if run.history:
         figures["curves"] = curves_figure(run.history, run.result.best_epoch)
+    if run.cmc:
+        figures["identification"] = identification_figure(run.cmc, run.open_set)
     if shown := _shown(run):
         figures |= predictions_figures(shown, run.threshold)
         figures["gallery"] = gallery_figure(pick_examples(shown), photo)
@@ -131,7 +147,9 @@ def render(run: Run, figures: Mapping[str, Figure], photo: Callable[[str], Image
         facts=_facts(run),
         splits=_splits(run),
         rates=_rates(shown),
+        intervals_over=_intervals_over(run.result),
         trials=_trials(run),
+        identification=identification_figures(run.result),
         folds=run.folds,
         groups=attribute_tables(run.groups),
         least=LEAST,
@@ -182,6 +200,8 @@ def _headlines(result: Result) -> list[Headline]:
     recorded = result.as_dict()
     figures = [
         *((f"{n}-way one-shot", f"oneshot/{n}/acc", percent) for n in result.ways),
+        ("Rank-1 identification", "identification/rank1", percent),
+        *((f"TPIR at FPIR {100 * far:g} %", f"identification/tpir@fpir={far:g}", percent) for far in FPIRS),
         ("Accuracy", "test/acc", percent),
         ("AUC", "test/auc", fixed(3)),
         ("Equal error rate", "test/eer", percent),
@@ -193,6 +213,13 @@ def _headlines(result: Result) -> list[Headline]:
         for title, key, write in figures
         if recorded.get(key) is not None
     ]
+
+
+def _intervals_over(result: Result) -> str:
+    """What the confidence intervals of the test results are over."""
+    if result.ways:
+        return "test people" if result.oneshot_ci_over == "people" else "trials"
+    return "test people" if result.protocol == "identification" else f"test {result.test_ci_over or 'pairs'}"
 
 
 def _trials(run: Run) -> list[dict[str, Any]]:
@@ -246,7 +273,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 def _protocol(result: Result) -> str:
     """Protocol, setting and outside data, as far as they are recorded."""
     parts = [titled(result.protocol, PROTOCOLS) if result.protocol else None]
-    if result.protocol != "oneshot":
+    if result.protocol not in OF_PEOPLE:
         parts.append(result.setting)
     if result.oneshot_within:
         parts.append(f"within “{result.oneshot_within}”")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal
 
+from siamese.config.protocol import OF_PEOPLE
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.data.lists import people_of_each
 from siamese.evaluation.intervals import UNCLEAR, not_above_chance, share_interval
@@ -22,6 +23,8 @@ def summary(run: Run) -> str:
     result = run.result
     if result.ways:
         return _oneshot(result)
+    if (rank1 := result.figure("identification/rank1")) is not None and result.n_test_people:
+        return _identification(result, rank1, result.n_test_people)
     if result.test_acc is not None:
         return _decided(run, "test", result.test_acc, result.n_test, result.test_acc_ci)
     if run.status == "done" and result.val_acc is not None and result.n_val:
@@ -61,6 +64,17 @@ def _oneshot(result: Result) -> str:
     )
 
 
+def _identification(result: Result, rank1: float, people: int) -> str:
+    """The share of the searches in the closed set whose right person is first."""
+    ends, searched = result.interval("identification/rank1"), result.identification_searched
+    of = "" if searched is None else f" for {count(searched, 'person', 'people')}"
+    return (
+        f"In a gallery with one photo of each of {count(people, 'test person', 'test people')} of {_data(result)}, "
+        f"{_who(result)} ranks the right person first in {percent(rank1)} of the searches{of}"
+        f"{_brackets(_interval(ends))}; guessing gives {_short(1 / people)}.{verdict([result], ends, 1 / people)}"
+    )
+
+
 def _untested(run: Run) -> str:
     """How far a run without a result came."""
     result = run.result
@@ -94,7 +108,7 @@ def _data(result: Result) -> str:
     title = _title(result.dataset or "an unknown data set")
     protocol = f"{result.ways[-1]}-way one-shot" if result.ways else titled(result.protocol or "", PROTOCOLS)
     protocol += f" within “{result.oneshot_within}”" if result.oneshot_within else ""
-    setting = "" if result.protocol == "oneshot" else result.setting or ""
+    setting = "" if result.protocol in OF_PEOPLE else result.setting or ""
     return title + _brackets(protocol, setting, "with outside data" if result.outside_data else "")
 
 

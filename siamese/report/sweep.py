@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from siamese.config.protocol import OF_PEOPLE
 from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.report.groups import Difference, Group, differences, group_jobs, show, varied
 from siamese.report.jobs import Job, read_runs
@@ -202,7 +203,7 @@ def tested_on(jobs: Sequence[Job]) -> str:
         return ""
     result, pairs = jobs[0].result, scored(jobs[0])
     sizes = [("test", pairs.tested.n or result.n_test), ("validation", pairs.validated.n or result.n_val)]
-    people = result.n_test_people if result.protocol == "oneshot" else None
+    people = result.n_test_people if result.protocol in OF_PEOPLE else None
     parts = [
         " and ".join(dict.fromkeys(titled(job.result.dataset, DATASETS) for job in jobs if job.result.dataset)),
         titled(result.protocol, PROTOCOLS) if result.protocol else "",

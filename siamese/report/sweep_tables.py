@@ -11,6 +11,7 @@ from siamese.config.titles import DATASETS, PROTOCOLS, titled
 from siamese.evaluation.intervals import not_above_chance
 from siamese.files import write_csv_atomically, write_text_atomically
 from siamese.report.groups import ABOUT_INTERVALS, Group, best_on_test, chance_of, show, spread, standard_error
+from siamese.report.identification import identification_figures
 from siamese.report.jobs import Job
 from siamese.report.sweep import Comparison, Sweep, tested_on
 from siamese.report.sweep_summary import accuracy, summary, summary_of
@@ -196,7 +197,8 @@ def by_test_data(evaluations: Sequence[Job]) -> dict[str, list[Job]]:
 
 
 def evaluation_rows(job: Job, folder: Path) -> list[list[str]]:
-    """The rows of an evaluation below `EVALUATION_HEAD`: one per N for N-way one-shot evaluations, otherwise one.
+    """The rows of an evaluation below `EVALUATION_HEAD`: one per N for N-way one-shot evaluations, one per
+    figure for identification, otherwise one.
 
     Args:
         job: the evaluation.
@@ -206,7 +208,9 @@ def evaluation_rows(job: Job, folder: Path) -> list[list[str]]:
     trained_on = titled(result.trained_on, DATASETS) if result.trained_on else ""
     figures: list[tuple[str, Any, Any, float | None]] = [
         (f"{n}-way one-shot", result.oneshot(n, "acc"), result.oneshot(n, "acc_ci"), 1 / n) for n in result.ways
-    ] or [("verification", result.test_acc, result.test_acc_ci, chance_of(job))]
+    ]
+    figures += [(one.title, one.value, one.ends, one.chance) for one in identification_figures(result)]
+    figures = figures or [("verification", result.test_acc, result.test_acc_ci, chance_of(job))]
     return [
         [_evaluated(job, folder), trained_on, task, number(acc, percent), *_uncertainty(ends, chance)]
         for task, acc, ends, chance in figures

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from siamese.config.data import DataConfig, OwnData
+from siamese.config.data import DataConfig, OwnData, PairsData
 from siamese.config.defaults import group_defaults
-from siamese.config.protocol import HoldoutProtocol, View1Protocol
+from siamese.config.protocol import OF_PEOPLE, HoldoutProtocol, View1Protocol
 from siamese.config.schema import EvalConfig, TrainConfig
 from siamese.config.section import to_plain
 from siamese.errors import ConfigError
@@ -194,10 +194,15 @@ def _on_this_machine(trained: TrainConfig) -> TrainConfig:
 def _check_protocol(config: EvalConfig, trained: TrainConfig, own: bool) -> None:
     """Refuse a protocol that tests people of the training set."""
     wanted = config.protocol.name if config.protocol else trained.protocol.name
-    if wanted != trained.protocol.name and not (wanted == "oneshot" and trained.protocol.name in ("view1", "holdout")):
+    if wanted != trained.protocol.name and not (wanted in OF_PEOPLE and trained.protocol.name in ("view1", "holdout")):
         raise ConfigError(
             f"protocol={wanted}: the run was trained with protocol={trained.protocol.name}, on people that {wanted} "
-            f"tests; train with protocol={'view1' if wanted == 'oneshot' else wanted}"
+            f"tests; train with protocol={'view1' if wanted in OF_PEOPLE else wanted}"
+        )
+    if wanted == "identification" and isinstance(config.data or trained.data, PairsData):
+        raise ConfigError(
+            "protocol=identification: a list of pairs does not say which other pairs show the same person; give a "
+            "folder per person (data=folder)"
         )
     # Setting and fold are the run's. Their values in conf/protocol/*.yaml count as "not given", and the setting of the
     # user's own data comes with its group.

@@ -9,6 +9,8 @@
 ``split.csv``             a `Membership` per image of the user's own data
 ``folds.csv``             a row per fold of View 2
 ``groups.csv``            a `GroupFigure` per group of test pairs and figure
+``cmc.csv``               a row per rank, of an evaluation with protocol=identification
+``open_set.csv``          a row per corner of its open-set curve
 ========================  ==========================================================
 
 Every writer replaces the whole file at once. A damaged file is an error. For the pages most readers take a list of
@@ -43,11 +45,14 @@ Row = TypeVar("Row")
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Status = Literal["running", "done", "failed", "interrupted"]
 
-START, DATA, DONE, FOLDS, EVALUATION, ONESHOT, ENDED = (
+START, DATA, DONE, FOLDS, EVALUATION, ONESHOT, IDENTIFICATION, ENDED = (
     "from the start", "once the data is read", "when done", "View 2 over all folds, when done",
-    "evaluations, from the start", "one-shot evaluations, when done", "if the run did not finish",
+    "evaluations, from the start", "one-shot evaluations, when done", "identification, when done",
+    "if the run did not finish",
 )  # fmt: skip
 """When a key of ``result.json`` is present."""
+
+PEOPLE = "one-shot evaluations and identification, when done"
 
 
 def _key(name: str, description: str, unit: str = "", present: str = DONE) -> Any:
@@ -71,6 +76,28 @@ KEY_PATTERNS = (
         "accuracy of choosing the image with the nearest pixels instead",
         "fraction",
         ONESHOT,
+    ),
+    (
+        r"identification/rank\d+",
+        "identification/rankR",
+        "closed set: share of searches whose right person is among the first R (1, 5, 10) of the gallery",
+        "fraction",
+        IDENTIFICATION,
+    ),
+    (
+        r"identification/tpir@fpir=[^_]+",
+        "identification/tpir@fpir=RATE",
+        "TPIR at the threshold at which FPIR is at most 0.1, 0.01 or 0.001, if there are enough strangers",
+        "fraction",
+        IDENTIFICATION,
+    ),
+    (
+        r"identification/(rank\d+|tpir@fpir=.+|tpir|fpir)_ci",
+        "identification/..._ci",
+        "95 % confidence interval of the figure, over people (Wilson); null for `tpir@fpir=RATE` with fewer than about "
+        "3 / RATE strangers",
+        "fraction",
+        IDENTIFICATION,
     ),
     (
         r"test/tar@far=[^_]+",
@@ -111,7 +138,7 @@ class Result(BaseModel):
         present=EVALUATION,
     )  # fmt: skip
     dataset: str | None = _key("dataset", "data set", present=START)
-    protocol: str | None = _key("protocol", "`view1`, `view2`, `holdout` or `oneshot`", present=START)
+    protocol: str | None = _key("protocol", "`view1`, `view2`, `holdout`, `oneshot` or `identification`", present=START)
     setting: str | None = _key("setting", "`restricted` or `unrestricted`", present=START)
     outside_data: bool | None = _key(
         "outside_data",
@@ -131,14 +158,38 @@ class Result(BaseModel):
     n_test: int | None = _key("n_test", "test pairs", "pairs", DATA)
     n_train_people: int | None = _key("n_train_people", "training people (unrestricted setting)", "people", DATA)
     n_train_images: int | None = _key("n_train_images", "training images (unrestricted setting)", "images", DATA)
-    n_test_people: int | None = _key("n_test_people", "test people", "people", ONESHOT)
-    n_test_images: int | None = _key("n_test_images", "test images", "images", ONESHOT)
+    n_test_people: int | None = _key("n_test_people", "test people", "people", PEOPLE)
+    n_test_images: int | None = _key("n_test_images", "test images", "images", PEOPLE)
     oneshot_ci_over: Literal["trials", "people"] | None = _key(
         "oneshot/ci_over",
         "what the intervals `oneshot/N/acc_ci` are over: `people` if the trials are of few, else `trials`",
         present=ONESHOT,
     )
     oneshot_within: str | None = _key("oneshot/within", "`protocol.within`, if it is set", present=ONESHOT)
+    identification_enrolled: int | None = _key(
+        "identification/enrolled", "people in the gallery of the open set; the others are strangers", "people",
+        IDENTIFICATION,
+    )  # fmt: skip
+    identification_searched: int | None = _key(
+        "identification/searched", "people with another image, who are searched for in the closed set", "people",
+        IDENTIFICATION,
+    )  # fmt: skip
+    identification_draws: int | None = _key(
+        "identification/draws", "random galleries; the figures are means over their searches", "galleries",
+        IDENTIFICATION,
+    )  # fmt: skip
+    identification_fpir: float | None = _key(
+        "identification/fpir",
+        "false positive identification rate (FPIR) at the run's threshold: share of the searches for strangers in "
+        "which any person reaches it; absent for an ensemble",
+        "fraction", IDENTIFICATION,
+    )  # fmt: skip
+    identification_tpir: float | None = _key(
+        "identification/tpir",
+        "true positive identification rate (TPIR) at the run's threshold: share of the searches for people in the "
+        "gallery in which the right person has the highest score and reaches it; absent for an ensemble",
+        "fraction", IDENTIFICATION,
+    )  # fmt: skip
     n_excluded: int | None = _key("n_excluded", "image files that could not be used", "images", DATA)
 
     val_loss: float | None = _key("val/loss", "binary cross-entropy on the validation pairs", "nats")
@@ -230,6 +281,10 @@ class Result(BaseModel):
     def oneshot(self, ways: int, figure: Literal["acc", "acc_ci", "pixels"]) -> Any:
         """A figure of N-way one-shot identification; None if it is absent."""
         return self._extra.get(f"oneshot/{ways}/{figure}")
+
+    def interval(self, key: str) -> list[float] | None:
+        """The confidence interval of a figure such as ``identification/rank1``; None if it is absent or undefined."""
+        return self.as_dict().get(f"{key}_ci")
 
     @property
     def _extra(self) -> dict[str, Any]:
@@ -543,6 +598,18 @@ def write_groups(file: Path, figures: Iterable[GroupFigure]) -> None:
 
 def _cell(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else "" if value != value else value
+
+
+# --- cmc.csv, open_set.csv --------------------------------------------------------------------------------
+
+CMC_COLUMNS = ("rank", "rate", "low", "high")
+OPEN_SET_COLUMNS = ("logit", "probability", "fpir", "tpir")
+"""Logit and probability are empty in the first row, where no search reaches the threshold."""
+
+
+def read_curve(file: Path, columns: Sequence[str], problems: list[str]) -> list[Mapping[str, float]]:
+    """Read a table of numbers; an empty cell is nan. Missing and damaged files are listed in ``problems``."""
+    return _read_rows(file, lambda row: {key: float(row[key] or "nan") for key in columns}, problems)
 
 
 # --- reading ----------------------------------------------------------------------------------------------

@@ -76,10 +76,9 @@ def record_predictions(
         keep = ("loss", "acc", "auc") if split == "val" else summary
         figures |= {name if name in OUTCOMES else f"{split}/{name}": summary[name] for name in keep}
     write_predictions(folder.predictions, predictions)
-    figures["threshold"] = decision.threshold
     if isinstance(threshold, str):
         figures["threshold_origin"] = f"chosen on the validation pairs, by {threshold}"
-    return figures | {f"calibration/{name}": value for name, value in decision.calibration._asdict().items()}
+    return figures | decision.recorded()
 
 
 def log_test_figures(result: Result) -> None:

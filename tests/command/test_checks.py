@@ -67,6 +67,7 @@ BAD = {
     ),
     "one pair to compare people": (["objective=triplet", "batch_size=1"], "batch_size=1: objective=triplet compares"),
     "evaluation's protocol in training": (["protocol=oneshot"], "protocol=oneshot is not possible here; give one of"),
+    "identification in training": (["protocol=identification"], "protocol=identification is not possible here"),
     "fold zero": (["protocol=view2", "protocol.fold=0"], "protocol.fold=0: input should be greater than or equal to 1"),
     "stages that do not agree": (["model=resnet", "model.blocks=[1,1]"], "model: widths=[32, 64, 128, 256] and blocks"),
     "spectra for small kernels": (["model=resnet", "convolution=dft"], "convolution=dft is for model=koch"),

@@ -79,6 +79,7 @@ def test_evaluations() -> None:
     assert {"run=", "flip_average=null", "lfw_deepfunneled", "oneshot"} <= set(shown.split())
     assert "learning_rate" not in shown
     assert "protocol.trials=1000" in tables("eval", "protocol=oneshot")
+    assert "protocol.draws=10" in tables("eval", "protocol=identification")
 
 
 @pytest.mark.integration

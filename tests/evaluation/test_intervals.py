@@ -191,6 +191,19 @@ class TestTrueAcceptRate:
         over_pairs = intervals.tar_interval(scores, labels, 0.01, strangers(6000))
         assert over_people.high - over_people.low > over_pairs.high - over_pairs.low
 
+    def test_many_strangers_do_not_make_up_for_few_people(self):
+        """Four people with ten same pairs each, of whom one is never accepted, and different pairs of 200 others."""
+        people = [(k % 4, k % 4) for k in range(40)] + [(10 + k % 200, 10 + k % 200) for k in range(2000)]
+        labels = np.repeat([1, 0], [40, 2000])
+        scores = np.where(
+            labels == 1, [9.0 if one else -9.0 for one, _ in people], np.random.default_rng(0).random(2040)
+        )
+        found = intervals.tar_interval(scores, labels, 0.01, people)
+        alone = intervals.share_interval(scores[:40] > 5, people[:40])
+        assert found.low <= alone.low
+        assert found.high >= alone.high
+        assert math.isnan(intervals.tar_interval(scores[20:], labels[20:], 0.01, [(0, 0)] * 20 + people[40:]).low)
+
     @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0]])
     def test_one_class_has_none(self, labels):
         assert math.isnan(intervals.tar_interval([0.0, 1.0, 2.0], labels, 0.5, strangers(3)).low)

@@ -91,6 +91,22 @@ class TestRoc:
         assert np.array_equal(roc.tpr, [0, 1])
         assert np.array_equal(roc.thresholds, [np.inf, 3])
 
+    @fast
+    @given(two_classes)
+    def test_corners_are_points_of_the_same_curve(self, pairs):
+        roc = metrics.roc_curve(*unzip(pairs))
+        kept = metrics.corners(roc)
+        every = np.stack(roc, axis=1).tolist()
+        assert all(point in every for point in np.stack(kept, axis=1).tolist())
+        wrong = min(np.bincount(unzip(pairs)[1], minlength=2))
+        assert len(kept.fpr) <= 2 * wrong + 2
+        # Nothing but straight lines is lost: each point lies on the curve through the corners.
+        for x, y in zip(roc.fpr, roc.tpr, strict=True):
+            on = [
+                (kept.tpr[k], kept.tpr[k + 1]) for k in range(len(kept.fpr) - 1) if kept.fpr[k] == x == kept.fpr[k + 1]
+            ]
+            assert any(low <= y <= high for low, high in on) or y == pytest.approx(np.interp(x, kept.fpr, kept.tpr))
+
     def test_missing_class_gives_nan_rates(self):
         roc = metrics.roc_curve([1.0, 2.0], [1, 1])
         assert np.isnan(roc.fpr).all()

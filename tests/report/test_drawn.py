@@ -100,10 +100,10 @@ def edit(name: str) -> Callable[[Path], None]:
 CHANGES: dict[str, Callable[[Path], object]] = {
     **{f"{name} is edited": edit(name) for name in (
         "result.json", "config.yaml", "history.csv", "predictions.csv", "excluded.csv", ".hydra/overrides.yaml",
-        ".hydra/hydra.yaml", "report.html", "roc.png", "../photos/Ann/Ann_0001.jpg",
+        ".hydra/hydra.yaml", "report.html", "roc.png", "roc.csv", "../photos/Ann/Ann_0001.jpg",
     )},
     **{f"{name} is missing": lambda run, name=name: (run / name).unlink() for name in (
-        "history.csv", "report.html", "gallery.png", "../photos/Bob/Bob_0001.jpg", drawn.FILE,
+        "history.csv", "report.html", "gallery.png", "reliability.csv", "../photos/Bob/Bob_0001.jpg", drawn.FILE,
     )},
     "folds.csv appears": add("folds.csv"),
     "groups.csv appears": add("groups.csv"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -37,6 +38,28 @@ def test_roc_legend_has_area_interval_and_operating_point():
     assert [point.get_xdata()[0], point.get_ydata()[0]] == [0.2, 0.8]
 
 
+def test_det_has_both_error_rates_on_the_scale_of_normal_quantiles():
+    rng = np.random.default_rng(0)
+    labels = np.arange(20_000) % 2
+    scores = rng.normal(2.0 * labels)  # two normal distributions give a straight line from (-2, 0) to (0, -2)
+    axes = figures.det_figure(scores, labels, scores >= 2, threshold=0.7).axes[0]
+    x, y = axes.lines[0].get_data()
+    middle = np.abs(x - y) < 2
+    np.testing.assert_allclose(x[middle] + y[middle], -2, atol=0.1)
+    point = next(line for line in axes.lines if line.get_label().startswith("threshold 0.7: FPR 2."))
+    np.testing.assert_allclose(np.ravel(point.get_data()), [-2, 0], atol=0.05)
+    for tick, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        assert f"{100 * NormalDist().cdf(tick):.4g} %" == label.get_text()
+
+
+def test_det_reaches_the_edges_of_the_axes():
+    """In falling order of the scores: 60 same, 20 different, 40 same, 80 different pairs."""
+    labels = np.repeat([1, 0, 1, 0], [60, 20, 40, 80])
+    axes = figures.det_figure(-np.arange(200), labels, labels, threshold=None).axes[0]
+    rates = [[round(NormalDist().cdf(value), 3) for value in line] for line in axes.lines[0].get_data()]
+    assert list(zip(*rates, strict=True)) == [(0, 1), (0, 0.4), (0.2, 0.4), (0.2, 0), (1, 0)]
+
+
 def test_histogram_counts_every_pair():
     axes = figures.score_figure([0, 0.01, 0.5, 1.0], [0, 1, 1, 0], 0.5).axes[0]
     assert sum(stairs.get_data().values.sum() for stairs in axes.patches) == 2 * 4
@@ -64,6 +87,9 @@ def test_one_class_can_be_drawn(label):
         assert figures.to_png(figure, dpi=40).startswith(b"\x89PNG")
     texts = [t.get_text() for t in figures.predictions_figures(pairs, None)["roc"].axes[0].texts]
     assert texts == ["no ROC: all pairs have the same label"]
+    separated = [Prediction("test", "a", "b", label, label, label, label) for label in (0, 0, 1)]
+    figures.to_png(figures.det_figure([0, 0, 1], [0, 0, 1], [0, 0, 1], 0.5), dpi=40)  # both error rates are 0
+    assert figures.predictions_figures(separated, 0.5).keys() == {"roc", "det", "scores", "reliability", "confusion"}
 
 
 def test_names_are_not_typeset_as_formulas():

@@ -92,6 +92,7 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
         ("view1", {"name": "view2"}, "trained with protocol=view1, on people that view2 tests"),
         ("view2", {"name": "view1"}, "trained with protocol=view2, on people that view1 tests"),
         ("view2", {"name": "oneshot"}, r"people that oneshot tests; train with protocol=view1"),
+        ("view2", {"name": "identification"}, r"people that identification tests; train with protocol=view1"),
         ("view2", {"name": "view2", "fold": 2}, r"protocol\.fold=2: the run was trained with protocol\.fold=1"),
         ("view1", {"name": "view1", "setting": "unrestricted"}, r"protocol\.setting=unrestricted: .*; leave it out"),
     ],

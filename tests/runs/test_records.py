@@ -105,6 +105,8 @@ def test_every_key_is_documented() -> None:
         records.FOLDS,
         records.EVALUATION,
         records.ONESHOT,
+        records.IDENTIFICATION,
+        records.PEOPLE,
         records.ENDED,
     }
     for name, field in Result.model_fields.items():

@@ -83,6 +83,27 @@ def check_pooled(path: Path, pooled: dict[str, Any]) -> None:
     page = (path / "report.html").read_text()
     assert "View 2" in page
     assert "Error rates by group" in page
+    check_lfw_roc(path)
+
+
+def check_lfw_roc(path: Path) -> None:
+    """Each line must be the mean over the folds of both rates for a threshold, in the order of LFW's results page."""
+    assert not (path / "fold_01/lfw_roc.txt").exists()
+    folds = []
+    for file in sorted(path.glob("fold_*/result.json")):
+        result, tested = json.loads(file.read_text()), read_rows(file.parent / "predictions.csv")
+        slope, intercept = result["calibration/slope"], result["calibration/intercept"]
+        rows = [row for row in tested if row["split"] == "test"]
+        folds.append([(slope * float(row["score"]) + intercept, row["label"]) for row in rows])
+    lines = (path / "lfw_roc.txt").read_text().splitlines()
+    thresholds = [float(row["score"] or "inf") for row in read_rows(path / "roc.csv")]
+    assert len(lines) == len(thresholds) > 2
+    for line, threshold in zip(lines, thresholds, strict=True):
+        means = [
+            np.mean([np.mean([score >= threshold for score, one in fold if one == label]) for fold in folds])
+            for label in "10"
+        ]
+        assert [float(rate) for rate in line.split(" ")] == pytest.approx(means, abs=1e-6)
 
 
 @pytest.mark.slow
