@@ -60,7 +60,7 @@ class IdentificationProtocol(Section):
     strangers: float = Field(
         ge=0, lt=1, description="share of the people who are not in the gallery of the open set; 0: closed set only"
     )
-    draws: int = Field(ge=1, description="number of random galleries of the test people")
+    draws: int = Field(ge=1, le=1000, description="number of random galleries of the test people")
     seed: int = Field(ge=0, description="seed of the galleries")
 
 

@@ -100,8 +100,8 @@ def draw_gallery(people: Sequence[Sequence[int]], strangers: float, seed: int, d
         raise ValueError("the gallery has 1 person; add people")
     if len(people) - number < 2:
         raise ValueError(
-            f"of {len(people)} people, {number} are strangers, and the gallery needs two others; choose a smaller "
-            "protocol.strangers (0: closed set only)"
+            f"protocol.strangers={strangers:g} of {len(people)} people leaves fewer than two for the gallery; choose a "
+            "smaller share (0: closed set only)"
         )
     rng = np.random.default_rng([seed, draw])
     order = rng.permutation(len(people))

@@ -155,7 +155,9 @@ def _log(result: Result) -> None:
     for far in FPIRS:
         if (tpir := result.figure(f"identification/tpir@fpir={far:g}")) is not None:
             strangers = count(people - enrolled, "stranger")
-            log.info("open set, %s: TPIR %.1f %% at FPIR %g %%", strangers, 100 * tpir, 100 * far)
+            log.info(
+                "open set, gallery of %d, %s: TPIR %.1f %% at FPIR %g %%", enrolled, strangers, 100 * tpir, 100 * far
+            )
 
 
 def gallery_of(member: Member, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,15 +50,20 @@ def _identification(run: Run) -> str:
         else ""
     )
     galleries = count(draws or 1, "random gallery", "random galleries")
+    open_set = (
+        " Open set: the gallery lacks some people, the strangers; people with a single photo are chosen as strangers "
+        "before others. The true positive identification rate (TPIR) is the share of the searches for people in the "
+        "gallery in which the right person has the highest score and reaches the threshold. The false positive "
+        "identification rate (FPIR) is the share of the searches for strangers in which any person reaches it. TPIR at "
+        f"an FPIR is given if the number of strangers allows such a rate.{threshold}"
+        if run.open_set
+        else ""
+    )
     return (
         "A gallery has one photo of each test person, drawn at random. A search compares another photo with it. Closed "
         "set: the gallery has all people, and the right person gets a rank. "
-        f"{searched or 'Some'} people have another photo to search for. Open set: the gallery lacks some people, the "
-        "strangers; people with a single photo are chosen as strangers before others. The true positive identification "
-        "rate (TPIR) is the share of the searches for people in the gallery in which the right person has the highest "
-        "score and reaches the threshold. The false positive identification rate (FPIR) is the share of the searches "
-        f"for strangers in which any person reaches it. The figures are means over {galleries}; the confidence "
-        f"intervals (Wilson) are over people.{threshold}"
+        f"{searched or 'Some'} people have another photo to search for.{open_set} The figures are means over "
+        f"{galleries}; the confidence intervals (Wilson) are over people."
     )
 
 

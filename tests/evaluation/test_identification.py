@@ -60,8 +60,8 @@ def test_a_gallery_has_an_image_of_each_person_and_another_one_is_looked_for(str
     ("images", "strangers", "message"),
     [
         ([1, 1, 1, 1, 1], 0.5, "no person has two images, one for the gallery and one to find; add images"),
-        ([2, 2, 2, 2, 2], 0.9, r"of 5 people, 5 are strangers, and the gallery needs two others; choose a smaller"),
-        ([2, 2, 2], 0.5, r"of 3 people, 2 are strangers.*\(0: closed set only\)"),
+        ([2, 2, 2, 2, 2], 0.9, r"strangers=0\.9 of 5 people leaves fewer than two for the gallery; choose a"),
+        ([2, 2, 2], 0.5, r"strangers=0\.5 of 3 people.*\(0: closed set only\)"),
         ([9], 0.0, "the gallery has 1 person; add people"),
     ],
 )

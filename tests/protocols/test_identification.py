@@ -87,7 +87,7 @@ def test_too_many_strangers_are_refused_before_images_are_embedded(
     embedding_run: Callable[..., tuple[Path, dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("siamese.protocols.identification.load_member", lambda *_: pytest.fail("too late"))
-    with pytest.raises(DataError, match=r"are strangers, and the gallery needs two others; choose a smaller"):
+    with pytest.raises(DataError, match=r"strangers=0\.99 of \d+ people leaves fewer than two for the gallery"):
         evaluation([embedding_run(0)[0]], tmp_path / "few", strangers=0.99)
 
 
