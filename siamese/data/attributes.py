@@ -78,6 +78,8 @@ def _columns(path: Path, columns: list[str | None], expected: str) -> tuple[str,
         raise DataError(f"{path}:1: the first column is {unit!r} (expected a header with {expected})")
     if not names or "" in map(str.strip, names):
         raise DataError(f"{path}:1: {'a column without a name' if names else 'no attribute'} (expected {expected})")
+    if {"image", "person"} & set(names):
+        raise DataError(f"{path}:1: columns for both image and person; keep one of them, as the first column")
     return unit, names
 
 
@@ -88,7 +90,7 @@ def check_attributes(attributes: Attributes, pairs: Sequence[Pair] | Sequence[Pr
         a warning if some of the test images or people are not in the file; otherwise empty.
 
     Raises:
-        DataError: it has none of them, or too many values of an attribute.
+        DataError: it has none of them, or no value or too many values of an attribute.
     """
     images = {image for pair in pairs for image in (pair.image1, pair.image2)}
     units = {attributes.unit_of(image) for image in images}
@@ -102,6 +104,10 @@ def check_attributes(attributes: Attributes, pairs: Sequence[Pair] | Sequence[Pr
     for name, values in zip(
         attributes.names, zip(*(attributes.rows[unit] for unit in listed), strict=True), strict=True
     ):
+        if set(values) == {""}:
+            raise DataError(
+                f"{attributes.path}: the column {name} has no value for any test {attributes.unit}; remove it"
+            )
         if len(distinct := set(values)) > MOST_VALUES:
             raise DataError(
                 f"{attributes.path}: the column {name} has {len(distinct)} values in the test (at most {MOST_VALUES}); "

@@ -85,6 +85,17 @@ def test_names_that_match_nothing_are_refused(tmp_path: Path) -> None:
         check_attributes(attributes, PAIRS)
 
 
+def test_an_attribute_without_a_value_is_refused(tmp_path: Path) -> None:
+    attributes = read_attributes(written(tmp_path, "person,gender,age\nAnn,f,\nBob,m,\nCid,m,old\n"))
+    with pytest.raises(DataError, match=r"groups\.csv: the column age has no value for any test person; remove it"):
+        check_attributes(attributes, PAIRS)
+
+
+def test_a_file_of_images_and_people_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"groups\.csv:1: columns for both image and person; keep one of them"):
+        read_attributes(written(tmp_path, "person,image,pose\nAnn,Ann/Ann_0001.jpg,front\n"))
+
+
 def test_a_column_that_makes_no_groups_is_refused(tmp_path: Path) -> None:
     pairs = [Pair(f"P{k}/1.jpg", f"P{k + 1}/1.jpg", 0) for k in range(MOST_VALUES)]
     rows = "".join(f"P{k},{k % MOST_VALUES},{k}\n" for k in range(MOST_VALUES + 1))
