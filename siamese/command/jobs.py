@@ -69,8 +69,10 @@ def train_job(cfg: Composed) -> float:
 
 
 def eval_job(cfg: Composed) -> float:
-    """Score finished runs; returns the test accuracy (one-shot identification: that of the last number of
-    ways; identification in a gallery: the share of right people at rank 1)."""
+    """Score finished runs, and return the test accuracy.
+
+    For one-shot identification it is that of the last number of ways, for identification the rate at rank 1.
+    """
 
     def run(folder: RunFolder) -> float:
         from siamese.protocols.evaluate import evaluate

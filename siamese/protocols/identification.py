@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siamese.config.protocol import IdentificationProtocol
-from siamese.data.protocol import read_test_people
 from siamese.data.sources import image_root
 from siamese.errors import DataError
 from siamese.evaluation.identification import (
@@ -33,7 +32,7 @@ from siamese.evaluation.intervals import share_interval, tar_interval
 from siamese.evaluation.metrics import sigmoid, tar_at_far
 from siamese.evaluation.people import NumberedPeople
 from siamese.files import write_csv_atomically
-from siamese.protocols.people import Member, check_people, load_member, load_test_images
+from siamese.protocols.people import Member, find_test_people, load_member, load_test_images
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import CMC_COLUMNS, OPEN_SET_COLUMNS, Result, write_excluded
@@ -63,9 +62,7 @@ def evaluate_identification(
         DataError: there are too few people or images, a test person was seen in training, or the user's own images
             changed since the run.
     """
-    people = read_test_people(runs[0].config.data, runs[0].config.protocol, runs[0].test_only)
-    for run in runs:
-        check_people(run, people, folder)
+    people = find_test_people(runs, folder)
     images = load_test_images(runs, people)
     write_excluded(folder.excluded, images.excluded)
     rows = list(images.people.values())

@@ -15,13 +15,12 @@ from torch import Tensor
 from siamese.config.protocol import OneShotProtocol
 from siamese.data.lists import People
 from siamese.data.pixels import Images
-from siamese.data.protocol import read_test_people
 from siamese.data.sources import image_root
 from siamese.errors import DataError
 from siamese.evaluation.oneshot import Identification, Trials, draw_trials, identification_accuracy
 from siamese.evaluation.people import are_few
 from siamese.files import write_csv_atomically
-from siamese.protocols.people import Member, check_people, load_member, load_test_images
+from siamese.protocols.people import Member, find_test_people, load_member, load_test_images
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import write_excluded
@@ -49,9 +48,7 @@ def evaluate_oneshot(runs: list[FinishedRun], refit: bool, protocol: OneShotProt
         DataError: there are too few people or images, a test person was seen in training, or the user's own images
             changed since the run.
     """
-    people = read_test_people(runs[0].config.data, runs[0].config.protocol, runs[0].test_only)
-    for run in runs:
-        check_people(run, people, folder)
+    people = find_test_people(runs, folder)
     if protocol.within is not None:
         people = in_groups(people, protocol.within, min(protocol.ways))
     images = load_test_images(runs, people)

@@ -13,6 +13,7 @@ from siamese.config.data import OwnData
 from siamese.data.image_cache import load_images
 from siamese.data.lists import People
 from siamese.data.pixels import Images
+from siamese.data.protocol import read_test_people
 from siamese.data.sources import image_root
 from siamese.evaluation.decision import Decision, choose_decision
 from siamese.files import file_digest
@@ -53,6 +54,14 @@ class Member(NamedTuple):
     embeddings: Tensor
     decision: Decision
     bf16: bool
+
+
+def find_test_people(runs: list[FinishedRun], folder: RunFolder) -> People:
+    """Return the images of each test person, after `check_people` for each run."""
+    people = read_test_people(runs[0].config.data, runs[0].config.protocol, runs[0].test_only)
+    for run in runs:
+        check_people(run, people, folder)
+    return people
 
 
 def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:

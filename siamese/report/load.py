@@ -49,7 +49,7 @@ class Run:
         overrides: the ``key=value`` arguments of the command line, as Hydra recorded them.
         folds: the rows of ``folds.csv`` (View 2).
         groups: the rows of ``groups.csv``.
-        cmc, open_set: the rows of ``cmc.csv`` and ``open_set.csv`` (evaluations in a gallery).
+        cmc, open_set: the rows of ``cmc.csv`` and ``open_set.csv`` (``protocol=identification``).
         problems: one line per missing or damaged file.
     """
 

@@ -152,7 +152,7 @@ def test_the_open_set_curve_has_the_rates_of_each_threshold(separation: float, s
 
 
 def test_repeated_searches_for_a_person_are_not_independent() -> None:
-    """100 sets of 60 people, some of whom are easier to find: the intervals over people contain the true rates."""
+    """In 100 simulations, some of the 60 people are easier to find. The intervals over people contain the true rate."""
     rng = np.random.default_rng(0)
     covered, draws = [], 4
     for _ in range(100):

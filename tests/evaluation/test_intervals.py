@@ -192,7 +192,7 @@ class TestTrueAcceptRate:
         assert over_people.high - over_people.low > over_pairs.high - over_pairs.low
 
     def test_many_strangers_do_not_make_up_for_few_people(self):
-        """Four people with ten same pairs each, of whom one is never accepted, and different pairs of 200 others."""
+        """Four people have ten same pairs each; those of one person are never accepted. 200 others are strangers."""
         people = [(k % 4, k % 4) for k in range(40)] + [(10 + k % 200, 10 + k % 200) for k in range(2000)]
         labels = np.repeat([1, 0], [40, 2000])
         scores = np.where(

@@ -77,7 +77,7 @@ def test_random_scores_win_by_chance():
 
 
 def test_trials_of_few_people_have_a_wider_interval():
-    won = np.repeat(np.arange(20) % 4 > 0, 50)  # 50 trials of each of 20 people, of whom 15 are always found
+    won = np.repeat(np.arange(20) % 4 > 0, 50)  # 20 people with 50 trials each; 15 people are always found
     scores = np.stack([won, ~won], axis=1).astype(float)
     few = identification_accuracy(scores, np.arange(1000) // 50)
     many = identification_accuracy(scores, range(1000))

@@ -207,7 +207,7 @@ def test_figures_by_group_of_a_finished_run(embedding_run: EmbeddingRun, tiny_ro
 def test_a_group_with_harder_photos_has_a_higher_error_rate(
     embedding_run: EmbeddingRun, tiny_root: Path, tiny_data: dict[str, object], tmp_path: Path
 ) -> None:
-    """All photos of people with glasses are the same grey picture: they cannot be told apart."""
+    """The network cannot tell people with glasses apart, because all their photos are the same grey picture."""
     path, _ = embedding_run()
     shutil.copytree(tiny_root, tmp_path / "faces")
     glasses = {row["person"]: row["glasses"] for row in read_rows(tiny_root / "groups.csv")}
