@@ -29,6 +29,7 @@ OTHER_PROGRAMS = {"source", "optuna-dashboard", "nvidia-smi", ".venv/bin/pre-com
 SMALL_MODELS = {
     "koch": ["model.widths=[4,4,8,8]", "model.embedding_dim=16"],
     "resnet": ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"],
+    "lbp": ["model.embedding_dim=8"],
     "multicrop": ["model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"],
 }
 SMALL_RUN = ["max_epochs=1", "data.image_size=65", "trainer=cpu", "trainer.progress_bar=false"]

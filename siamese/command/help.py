@@ -54,7 +54,7 @@ def help_tables(plain: dict[str, Any], choices: Mapping[str, str | None]) -> str
     lines = []
     if schema is TrainConfig:
         chosen = {group: Entry(f"{group}={choices.get(group)}", meaning) for group, meaning in groups.items()}
-        used = [(chosen | keys)[name] for name in MOST_USED]
+        used = [entry for name in MOST_USED if (entry := (chosen | keys).get(name))]
         lines = ["Used most:", *_table([(one.assignment, one.meaning) for one in (*used, OUTPUT)]), ""]
     lines += ["Groups and their options:", *_table([(group, ", ".join(options[group])) for group in groups])]
     lines += ["", "All keys and options (* chosen):", *_table_of_keys(keys, "")]

@@ -83,4 +83,21 @@ class TorchvisionModel(Section):
     embedding_dim: int = Field(ge=1, description="length of the embedding")
 
 
-ModelConfig = Annotated[KochModel | ResnetModel | MulticropModel | TorchvisionModel, Field(discriminator="name")]
+class LbpModel(Section):
+    """Histograms of local binary patterns, and a linear layer that starts as their principal components."""
+
+    name: Literal["lbp"] = Field(description="the network")
+    scales: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        min_length=1, max_length=16,
+        description="sides to which the image is resized, each as a fraction of the image side",
+    )  # fmt: skip
+    radii: list[Annotated[float, Field(ge=1, le=16)]] = Field(
+        min_length=1, max_length=16, description="radii of the patterns, in pixels of the resized image"
+    )
+    cell: int = Field(ge=2, le=1024, description="side of a cell, in pixels; a histogram is over 2 x 2 cells")
+    embedding_dim: int = Field(ge=1, description="length of the embedding: the number of principal components")
+
+
+ModelConfig = Annotated[
+    KochModel | ResnetModel | MulticropModel | TorchvisionModel | LbpModel, Field(discriminator="name")
+]

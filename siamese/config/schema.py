@@ -11,6 +11,7 @@ nor Lightning, so that an invalid value is reported within a second.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
@@ -27,7 +28,7 @@ from siamese.config.protocol import EvalProtocol, PeopleProtocol, TrainProtocol
 from siamese.config.sampling import SamplingConfig
 from siamese.config.scheduler import SchedulerConfig
 from siamese.config.section import Section, UserPath
-from siamese.config.shapes import koch_feature_size
+from siamese.config.shapes import koch_feature_size, lbp_cells, lbp_features
 from siamese.config.threshold_rules import RULES, far_of
 from siamese.config.trainer import TrainerConfig
 
@@ -72,10 +73,13 @@ class TrainConfig(Section):
     learning_rate: float = Field(gt=0, description="initial learning rate; `scheduler` changes it from epoch to epoch")
     weight_decay: float = Field(ge=0, description="weight decay of the optimizer; 0: off")
     start_from: FolderName | None = Field(
-        description="folder of a finished run, or latest, whose weights training starts from; null: random weights"
+        description="folder of a finished run, or latest, whose weights training starts from; null: random weights, or "
+        "for model=lbp principal components"
     )
     max_epochs: int = Field(
-        ge=0, description="largest number of epochs; 0: only calibrate the network of start_from on the new data"
+        ge=0,
+        description="largest number of epochs; 0: only calibrate the network of start_from on the new data, or for "
+        "model=lbp train no more than its principal components and the back end",
     )
     patience: int = Field(ge=1, description="stop training after this many epochs without a better `monitor`")
     monitor: Literal["val/loss", "val/acc", "val/auc"] = Field(
@@ -158,7 +162,14 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _network_is_trained(self) -> TrainConfig:
         if self.max_epochs == 0 and self.start_from is None:
-            raise ValueError("max_epochs=0 trains nothing; give start_from=FOLDER of a finished run, or more epochs")
+            if self.model.name != "lbp":
+                raise ValueError(
+                    "max_epochs=0 trains nothing; give start_from=FOLDER of a finished run, more epochs, or model=lbp"
+                )
+            if self._scores_are_logits:
+                raise ValueError(
+                    "max_epochs=0 does not train the head of objective=bce; give backend=plda, or more epochs"
+                )
         if self.start_from is not None and getattr(self.model, "weights", None) is not None:
             raise ValueError("start_from and model.weights both give the initial weights; give model.weights=null")
         return self
@@ -216,11 +227,27 @@ class TrainConfig(Section):
                     f"model.crops={self.model.crops}: {least} of data.image_size={self.data.image_size} is less than "
                     f"{SMALLEST_CROP} pixels; give larger crops"
                 )
+        if self.model.name == "lbp":
+            scale, radius = min(self.model.scales), max(self.model.radii)
+            if lbp_cells(round(scale * self.data.image_size), radius, self.model.cell) < 2:
+                raise ValueError(
+                    f"model.cell={self.model.cell}: {scale:g} of data.image_size={self.data.image_size} has no room "
+                    f"for 2 cells between margins of {math.ceil(radius)} pixels; give a smaller cell, or a larger "
+                    "data.image_size"
+                )
+            features = self.data.channels * lbp_features(
+                self.data.image_size, self.model.scales, self.model.radii, self.model.cell
+            )
+            if features < self.model.embedding_dim:
+                raise ValueError(
+                    f"model.embedding_dim={self.model.embedding_dim}: the histograms of this model have only "
+                    f"{features} features; give at most {features}, or a smaller model.cell"
+                )
         return self
 
     @model_validator(mode="after")
     def _views_differ(self) -> TrainConfig:
-        unchanged = not self.augmentation.changes and self.model.dropout == 0
+        unchanged = not self.augmentation.changes and getattr(self.model, "dropout", 0) == 0
         if unchanged and getattr(self.objective, "views", 1) > 1:
             raise ValueError("objective.views=2 without augmentation uses each image twice; give augmentation=face")
         return self
@@ -236,7 +263,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _batch_has_statistics(self) -> TrainConfig:
-        if self.batch_size < 2 and self.model.name != "koch":
+        if self.batch_size < 2 and self.model.name not in ("koch", "lbp"):
             raise ValueError(f"batch_size=1 has no batch statistics; model={self.model.name} needs at least 2")
         if self.batch_size < 2 and getattr(self.model, "batchnorm", False):
             raise ValueError("batch_size=1 has no batch statistics; give at least 2, or model.batchnorm=false")
@@ -265,6 +292,10 @@ class EvalConfig(Section):
         None, description="how a pair of embeddings is scored; null: as in the run; any other is fitted before scoring"
     )
     groups: FolderName | None = Field(None, examples=["GROUPS.csv"], description=GROUPS)
+    fusion: Literal["mean", "logistic"] = Field(
+        "mean", description="weights of the scores of an ensemble: equal (mean), or fitted to the validation pairs by "
+        "logistic regression (logistic), for runs of different kinds",
+    )  # fmt: skip
     flip_average: bool | None = Field(
         None, description=f"{TrainConfig.model_fields['flip_average'].description}; {NULL_AVERAGE}"
     )
@@ -278,6 +309,14 @@ class EvalConfig(Section):
             raise ValueError(
                 f"groups: error rates by group are those of pairs, not of protocol={self.protocol.name}; leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_fitted(self) -> EvalConfig:
+        if self.fusion == "logistic" and (isinstance(self.run, str) or len(self.run) < 2):
+            raise ValueError("fusion=logistic weighs several runs; give run=[FOLDER1,FOLDER2], or leave it out")
+        if self.fusion == "logistic" and isinstance(self.protocol, PeopleProtocol):
+            raise ValueError(f"fusion=logistic is for pairs, not for protocol={self.protocol.name}; leave it out")
         return self
 
     @property

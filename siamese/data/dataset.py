@@ -89,6 +89,19 @@ class PairDataset:
     cohort: Ints
     own: OwnPairs | None
 
+    def training_images(self, most: int) -> tuple[Ints, Ints]:
+        """Return the rows of at most ``most`` training images, chosen evenly, and an index of the person in each."""
+        if self.people is not None:
+            rows, person_N = (
+                np.concatenate(self.people),
+                np.repeat(np.arange(len(self.people)), list(map(len, self.people))),
+            )
+        else:
+            rows, person = np.unique(self.train.indices.numpy()), identities(self.train.pairs)
+            person_N = np.unique([person[self.images.names[row]] for row in rows], return_inverse=True)[1]
+        chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))
+        return rows[chosen], person_N[chosen]
+
 
 def load_dataset(
     data: DataConfig,

@@ -11,6 +11,7 @@ from siamese.config.schema import TrainConfig
 from siamese.config.section import to_plain
 from siamese.models.encoder import Encoder
 from siamese.models.koch import KochEncoder
+from siamese.models.lbp import LbpEncoder
 from siamese.models.multicrop import MultiCropEncoder
 from siamese.models.resnet import ResNetEncoder
 from siamese.models.siamese import CosineHead, EuclideanHead, L1Head, SiameseNetwork
@@ -41,6 +42,8 @@ def build_encoder(model: dict[str, Any], in_channels: int, input_size: int, *, d
             from siamese.models.backbones import TorchvisionEncoder
 
             encoder = TorchvisionEncoder(in_channels, input_size, **options)
+        case "lbp":
+            encoder = LbpEncoder(in_channels, input_size, **options)
         case name:
             raise ValueError(f"no model is called {name!r}")
     # Faster on CPU and GPU; results differ by rounding only.

@@ -5,6 +5,8 @@ Shapes: B images or pairs, C channels, H = W pixels, D embedding dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 
@@ -25,3 +27,10 @@ class Encoder(nn.Module):
     def twins(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Embed both images of each pair -> embeddings [B, D] of each; each side has its own batch statistics."""
         return self(x1_BCHW), self(x2_BCHW)
+
+    def prepare(self, images: Iterable[Tensor]) -> None:
+        """Set initial weights from training images before training; the default does nothing.
+
+        Args:
+            images: blocks of training images, floats in [0, 1] [B, C, H, W].
+        """

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset
-from siamese.data.lists import identities
 from siamese.errors import DataError, reason_of
 from siamese.evaluation.domain import FORMAT, Domain, features, fit_domain
 from siamese.files import replacing, write_bytes_atomically
@@ -45,11 +43,10 @@ def record_domain(config: TrainConfig, data: PairDataset, folder: RunFolder, sta
 
 
 def _record(data: PairDataset, folder: RunFolder) -> None:
-    rows, person_N = _training_images(data)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).round().astype(int))
-    blocks = torch.from_numpy(rows[chosen]).split(BLOCK)
+    rows, person_N = data.training_images(IMAGES)
+    blocks = torch.from_numpy(rows).split(BLOCK)
     described = np.concatenate([features(data.pixels[block].cpu().numpy()) for block in blocks])
-    domain = fit_domain(described, person_N[chosen])
+    domain = fit_domain(described, person_N)
     folder.domain.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder.domain) as temporary, temporary.open("xb") as file:
         np.savez_compressed(file, format=np.array(FORMAT), **domain._asdict())
@@ -71,14 +68,3 @@ def load_domain(file: Path) -> Domain | None:
             f"{file}: cannot be read ({reason_of(error)}); restore it, or delete it to verify without checking whether "
             "photos are like the training images"
         ) from None
-
-
-def _training_images(data: PairDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of the training images, and the number of the person on each."""
-    if data.people is not None:
-        lengths = [len(rows) for rows in data.people]
-        return np.concatenate(data.people), np.repeat(np.arange(len(lengths)), lengths)
-    rows = np.unique(data.train.indices.numpy())
-    person = identities(data.train.pairs)
-    names = [person[data.images.names[row]] for row in rows]
-    return rows, np.unique(names, return_inverse=True)[1]

@@ -44,9 +44,10 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
             log.warning("%s started from %s, which is gone: whether that run saw the test people is not checked",
                         run.folder.path, first)  # fmt: skip
     evaluation = folder.result
-    if run.result.epochs == 0 and evaluation is not None and not evaluation.is_evaluation:
+    learned = run.result.epochs != 0 or first is None  # model=lbp learns from its people without epochs
+    if not learned and evaluation is not None and not evaluation.is_evaluation:
         return  # its own people only calibrated it, and it is calibrated again
-    if run.result.epochs != 0:
+    if learned:
         _warn_of_trained_validation(run.folder, folder)
     root = image_root(run.config.data)
     seen = seen_by(run.folder)

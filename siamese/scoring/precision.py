@@ -96,6 +96,8 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
     the folder ``data.cache``, for a month.
     """
     ways = _ways(config)
+    if config.model.name == "lbp" and config.precision == "auto":
+        return Arithmetic("32", ways[0])  # it computes in float32 whatever the precision
     if device.type == "cuda":
         capable = torch.cuda.get_device_capability(device) >= (8, 0)
         precision = ("bf16" if capable else "32") if config.precision == "auto" else config.precision
@@ -244,15 +246,17 @@ def processor_seconds(step: Callable[[], object]) -> float:
 def prepared_step(arithmetic: Arithmetic, model: dict[str, Any], channels: int, size: int) -> Callable[[], Tensor]:
     """Build the encoder; return a function that computes a forward and backward pass with it on the CPU.
 
-    The function returns the gradient of the convolutions' weights, float32, which differs between arithmetics by
-    rounding only.
+    The function returns the gradient of the convolutions' weights, or of all weights if there are no convolutions. It
+    is float32 and differs between arithmetics by rounding only.
     """
     rng = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         # The linear layer holds most of the parameters and is the same in all cases, so it is made small.
-        small = {**model, "embedding_dim": 8, "dropout": 0.0} | ({"weights": None} if "weights" in model else {})
+        small = {"embedding_dim": 8, "dropout": 0.0, "weights": None}
+        small = {key: small.get(key, value) for key, value in model.items()}
         encoder = build_encoder(small, channels, size, dft=arithmetic.dft)
+    kernels = [p for p in encoder.parameters() if p.dim() == 4] or list(encoder.parameters())
     x = torch.rand(IMAGES, channels, size, size, generator=rng)
 
     def step() -> Tensor:
@@ -261,7 +265,6 @@ def prepared_step(arithmetic: Arithmetic, model: dict[str, Any], channels: int, 
             z = encoder(x)
         # The gradient in a random direction: the length of embeddings is constant if the network normalizes them.
         (z.float() * torch.randn(z.shape, generator=torch.Generator().manual_seed(1))).mean().backward()
-        gradients = [p.grad.flatten().float() for p in encoder.parameters() if p.dim() == 4 and p.grad is not None]
-        return torch.cat(gradients)
+        return torch.cat([p.grad.flatten().float() for p in kernels if p.grad is not None])
 
     return step

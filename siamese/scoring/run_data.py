@@ -53,7 +53,7 @@ def load_run_data(
         check_groups(config.groups, data.test.pairs)
     _warn_about_few_images(config, data)
     trained_on = f"{len(data.train):,} training"
-    if config.max_epochs == 0:
+    if config.max_epochs == 0 and config.start_from is not None:
         trained_on = "no training"
     elif data.people is not None:
         trained_on = f"training on {sum(map(len, data.people)):,} images of {len(data.people):,} people"
@@ -100,7 +100,7 @@ def _sizes(data: PairDataset) -> dict[str, int]:
 
 def _warn_about_few_images(config: TrainConfig, data: PairDataset) -> None:
     few = sum(len(images) < config.sampling.images_per_person for images in data.people or ())
-    if few and config.objective.name not in PAIR_OBJECTIVES and not config.augmentation.changes:
+    if few and config.max_epochs and config.objective.name not in PAIR_OBJECTIVES and not config.augmentation.changes:
         log.warning(
             "%s fewer than sampling.images_per_person=%d images, so batches repeat some images unchanged "
             "(augmentation=none); give augmentation=face or a higher sampling.min_images",

@@ -74,6 +74,11 @@ BAD = {
     "scale below one": (["augmentation.scale=0.8"], "augmentation.scale=0.8: input should be greater than or equal"),
     "one image of each person": (["sampling.images_per_person=1"], "sampling.images_per_person=1: input should be"),
     "crop of no pixel": (["model=multicrop", "model.crops=[1.0,0.01]"], "model.crops=[1.0, 0.01]: 0.01 of data.image"),
+    "cells larger than the image": (["model=lbp", "model.cell=60"], "model.cell=60: 0.467 of data.image_size=105"),
+    "more dimensions than features": (
+        ["model=lbp", "model.cell=40", "model.radii=[1]", "model.scales=[1.0]"], "the histograms of this model have"
+    ),
+    "head that nobody trains": (["model=lbp", "max_epochs=0"], "max_epochs=0 does not train the head of objective=bce"),
     "margin beyond a right angle": (
         ["objective=arcface", "objective.margin=2", "protocol.setting=unrestricted"], "margin=2.0 must be less than"
     ),

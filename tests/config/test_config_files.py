@@ -68,8 +68,10 @@ def overrides_of(group: str, option: str, tiny: list[str], tiny_root: Path, fold
         if option.startswith("own/"):
             tiny = overrides_of("data", "folder", tiny, tiny_root, folder)
             tiny.remove("data=folder")
-        kept = [word for word in tiny if not (option.startswith(("best/", "own/")) and word.startswith("model."))]
-        return [*kept, f"experiment={option}"]
+        own_model = option.startswith(("baseline/", "best/", "own/"))
+        kept = [word for word in tiny if not (own_model and word.startswith("model."))]
+        small = ["model.embedding_dim=8"] if option == "baseline/lbp" else []  # there are few images
+        return [*kept, f"experiment={option}", *small]
     if group == "model" and option != "koch":
         return [*(word for word in tiny if not word.startswith("model.")), f"model={option}", "model.embedding_dim=8"]
     one_fold = ["protocol.fold=1"] if option == "view2" else []
@@ -98,7 +100,8 @@ def test_every_config_file_runs(
     monkeypatch.chdir(tmp_path)  # where MLflow keeps its file
     if group != "logger":  # pages have tests of their own
         monkeypatch.setattr(train, "write_run_page", lambda folder: folder)
-    overrides = [*overrides_of(group, option, tiny_overrides, tiny_root, tmp_path), "max_epochs=1"]
+    epochs = 0 if option == "baseline/lbp" else 1
+    overrides = [*overrides_of(group, option, tiny_overrides, tiny_root, tmp_path), f"max_epochs={epochs}"]
     config = compose_train(overrides)
     if config.model.name in ("resnet", "multicrop"):
         config = compose_train([*overrides, "model.widths=[4,8]", "model.blocks=[1,1]", "model.embedding_dim=8"])

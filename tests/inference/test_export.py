@@ -31,11 +31,20 @@ RUNS: dict[str, dict[str, Any]] = {
         "objective": {"name": "ntxent"}, "augmentation": {"flip": True}, "backend": {"name": "plda", "cohort": 5},
         "flip_average": True, "crop_average": 0.9, "threshold": "accuracy",
     },
+    "lbp": {
+        "model": {"name": "lbp", "scales": [1.0, 0.6], "radii": [1, 2], "cell": 10, "embedding_dim": 8},
+        "objective": {"name": "ntxent"}, "backend": {"name": "plda"}, "flip_average": True,
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("kind", "run"), [("onnx", "koch"), pytest.param("onnx", "multicrop", marks=pytest.mark.slow), ("pt2", "koch")]
+    ("kind", "run"),
+    [
+        ("onnx", "koch"),
+        *(pytest.param("onnx", run, marks=pytest.mark.slow) for run in ("multicrop", "lbp")),
+        ("pt2", "koch"),
+    ],
 )
 def test_an_exported_run_gives_the_results_of_the_run(kind: str, run: str, tiny_config: Make, tmp_path: Path) -> None:
     if kind == "onnx":

@@ -49,12 +49,12 @@ def test_without_recorded_sets_the_lists_of_the_data_set_decide(folder: RunFolde
     assert not tested & seen
 
 
+@pytest.mark.parametrize("epochs", [2, 0])  # model=lbp learns from its people without epochs
 @pytest.mark.parametrize("root", ["/photos", "/others"])
 def test_a_seen_person_is_an_error_in_the_same_folder_and_else_a_warning(
-    folder: RunFolder, tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, root: str
+    folder: RunFolder, tiny_config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, root: str, epochs: int
 ) -> None:
-    assert folder.result is not None
-    run = FinishedRun(folder, folder.result, tiny_config())
+    run = FinishedRun(folder, folder.record(epochs=epochs), tiny_config())
     evaluation = RunFolder(tmp_path / "evaluation")
     evaluation.start(tiny_config(), image_root=root)
     with caplog.at_level(logging.WARNING):

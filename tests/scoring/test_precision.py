@@ -216,6 +216,14 @@ def test_bf16_gradients_agree_if_embeddings_are_normalized(model: dict[str, Any]
     assert (bf16 - exact).norm() / exact.norm() < precision.AGREES
 
 
+def test_networks_without_convolutions_are_compared_by_their_other_weights(tiny_config: Make) -> None:
+    lbp = {"name": "lbp", "scales": [1.0], "radii": [1], "cell": 10, "embedding_dim": 4}
+    exact, bf16 = (prepared_step(Arithmetic(p, "direct"), lbp, 1, 32)() for p in ("32", "bf16"))
+    assert exact.norm() > 0
+    assert torch.equal(exact, bf16)  # it computes in float32
+    assert choose_arithmetic(tiny_config(model=lbp), torch.device("cpu")) == Arithmetic("32", "direct")
+
+
 @pytest.mark.integration
 def test_the_choice_is_recorded_and_a_resumed_run_keeps_it(
     tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
