@@ -21,7 +21,7 @@ from siamese.config.load import Composed, check_hydra, load_eval, load_train, wi
 from siamese.config.protocol import EvalProtocol, PeopleProtocol
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, MissingPackageError, UnknownKeyError, UserError
-from siamese.runs.finished import find_runs, find_start, with_start
+from siamese.runs.finished import find_folds, find_runs, find_start, with_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.moved import photo_folder
 from siamese.runs.signals import was_requeued
@@ -138,7 +138,9 @@ def _load_with_hint(config: Composed) -> TrainConfig:
 
 def _check_eval(config: Composed, folder: Path | None) -> Checked:
     evaluation = load_eval(without_hydra(config))
-    run = find_runs(evaluation)[0]
+    folds = find_folds(evaluation)
+    runs_of_each = [find_runs(one) for one in folds or [evaluation]]
+    run = runs_of_each[0][0]
     own = run.config.data
     if evaluation.data is None and isinstance(own, FolderData | PairsData) and not photo_folder(own).is_dir():
         place = "data.root=NEW" if isinstance(own, FolderData) else "data.list=NEW_LIST data.root=NEW"
@@ -149,6 +151,8 @@ def _check_eval(config: Composed, folder: Path | None) -> Checked:
     if folder is not None and not _may_evaluate_in(RunFolder(folder)):
         raise ConfigError(f"{folder} already holds a run; give another output folder")
     protocol = evaluation.protocol if isinstance(evaluation.protocol, PeopleProtocol) else run.config.protocol
+    if folds:
+        protocol = protocol.model_copy(update={"fold": None})
     return Checked(run.config.data, protocol, evaluation.groups, run.test_only)
 
 

@@ -6,7 +6,7 @@ All computations are in float64. Errors are those of `siamese.evaluation.metrics
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,38 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> Calibration:
     return Calibration(max(slope, LEAST_SLOPE) / spread, 0.0)
 
 
+def fit_fusion(logits_MN: Sequence[ArrayLike], labels: ArrayLike) -> NDArray[np.float64]:
+    """Fit the weights of several scores of each pair by logistic regression (Bruemmer et al. 2007, linear fusion).
+
+    The targets are softened as in `fit_platt`. A score that would get a negative weight is left out.
+
+    Args:
+        logits_MN: calibrated logits [N] of each of M members.
+        labels: [N].
+
+    Returns:
+        weights, at least 0 and with sum 1, float64 [M]; equal ones if no score has a positive weight.
+
+    Raises:
+        ValueError: there are no same pairs or no different pairs, or the input is invalid.
+    """
+    x_MN = np.stack([_both_classes(logits, labels)[0] for logits in logits_MN])
+    same = _both_classes(x_MN[0], labels)[1]
+    n_same = np.count_nonzero(same)
+    target = np.where(same, (n_same + 1) / (n_same + 2), 1 / (len(same) - n_same + 2))
+    used = np.ones(len(x_MN), dtype=bool)
+    while used.any():
+        x = np.vstack([x_MN[used], np.ones(len(same))])
+        # Members can be copies of each other, whose Hessian has no inverse.
+        fitted = np.array(_minimise(x, target, damping=1e-6 * len(same))[:-1])
+        if fitted.min() >= 0 and fitted.sum() > 0:
+            weights = np.zeros(len(x_MN))
+            weights[used] = fitted / fitted.sum()
+            return weights
+        used[np.flatnonzero(used)[fitted.argmin()]] = False
+    return np.full(len(x_MN), 1 / len(x_MN))
+
+
 FITS: dict[str, Callable[[ArrayLike, ArrayLike], Calibration]] = {"platt": fit_platt, "temperature": fit_temperature}
 
 
@@ -134,8 +166,11 @@ def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = 10) -> float:
     return sum(b.n * abs(b.probability - b.frequency) for b in found) / sum(b.n for b in found)
 
 
-def _minimise(x: NDArray[np.float64], target: NDArray[np.float64]) -> list[float]:
-    """Fit a logistic regression of ``target`` [N] on ``x`` [K, N] by Newton's method; returns the weights [K]."""
+def _minimise(x: NDArray[np.float64], target: NDArray[np.float64], damping: float = 1e-12) -> list[float]:
+    """Fit a logistic regression of ``target`` [N] on ``x`` [K, N] by Newton's method; returns the weights [K].
+
+    ``damping`` is added to the diagonal of the Hessian, which leaves the minimum where it is.
+    """
 
     def loss(w: NDArray[np.float64]) -> float:
         logit = w @ x
@@ -146,7 +181,7 @@ def _minimise(x: NDArray[np.float64], target: NDArray[np.float64]) -> list[float
     for _ in range(MAX_STEPS):
         p = sigmoid(w @ x)
         gradient = x @ (p - target)
-        hessian = (x * (p * (1 - p))) @ x.T + 1e-12 * np.eye(len(x))
+        hessian = (x * (p * (1 - p))) @ x.T + damping * np.eye(len(x))
         step = np.linalg.solve(hessian, gradient)
         if gradient @ step < 1e-14 * max(1.0, best):
             break

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from siamese.config.protocol import IdentificationProtocol, OneShotProtocol
+from siamese.config.protocol import IdentificationProtocol, OneShotProtocol, View2Protocol
 from siamese.config.schema import EvalConfig
 from siamese.data.lists import Pair, identities
+from siamese.data.protocol import read_all_folds
 from siamese.errors import DataError
+from siamese.evaluation.calibration import fit_fusion
 from siamese.evaluation.decision import Decision, choose_decision
 from siamese.protocols.identification import evaluate_identification
 from siamese.protocols.oneshot import evaluate_oneshot
 from siamese.report.run_page import write_run_page
-from siamese.runs.finished import FinishedRun, find_runs
+from siamese.runs.finished import FinishedRun, find_folds, find_runs
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result
+from siamese.runs.signals import Interrupted
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
-from siamese.scoring.groups import record_groups
+from siamese.scoring.folds import fold_folder, pool_folds
+from siamese.scoring.groups import check_groups, record_groups
 from siamese.scoring.leakage import check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.outcome import SplitScores, log_test_figures, record_predictions, score_splits
@@ -33,13 +40,16 @@ log = logging.getLogger(__name__)
 def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     """Score the best weights of a run, or the mean of several runs, and write the result into ``folder``.
 
-    A single run keeps its own calibration and threshold. The scores of an ensemble are the mean of its members'
-    calibrated logits; its calibration and threshold are chosen on the validation pairs.
+    A single run keeps its own calibration and threshold. The scores of an ensemble are the weighted mean of its
+    members' calibrated logits; its calibration and threshold are chosen on the validation pairs. Runs of View 2 over
+    all folds are scored fold by fold.
 
     Raises:
         UserError: the runs or the data cannot be used.
     """
     started = time.perf_counter()
+    if folds := find_folds(config):
+        return evaluate_folds(config, folds, folder, started)
     runs = find_runs(config)
     if runs[0].moved:
         log.info("these are the run's own photos, in another folder: testing the run's own test images")
@@ -49,10 +59,42 @@ def evaluate(config: EvalConfig, folder: RunFolder) -> Result:
     elif isinstance(config.protocol, IdentificationProtocol):
         evaluate_identification(runs, config.changes_scores, config.protocol, folder)
     else:
-        evaluate_pairs(runs, config.changes_scores, folder)
+        evaluate_pairs(runs, config.changes_scores, config.fusion, folder)
     result = folder.record(status="done", total_seconds=round(time.perf_counter() - started, 2))
     write_run_page(folder.path)
     return result
+
+
+def evaluate_folds(config: EvalConfig, folds: list[EvalConfig], folder: RunFolder, started: float) -> Result:
+    """Evaluate each fold of View 2 in a folder of its own, and pool the results; arguments as of `evaluate`."""
+    runs_of_each = [find_runs(fold) for fold in folds]  # all of them, before any is scored
+    runs = [_of_all_folds(run, config.groups) for run in runs_of_each[0]]
+    record_start(runs, config, folder)
+    protocol = runs[0].config.protocol
+    if config.groups is not None and isinstance(protocol, View2Protocol):
+        check_groups(config.groups, read_all_folds(runs[0].config.data, protocol))
+    for number, fold in enumerate(folds, 1):
+        log.info("fold %d of %d", number, len(folds))
+        of_fold = fold_folder(folder, number)
+        try:
+            evaluate(fold, of_fold)
+        except (Exception, Interrupted) as error:
+            if not of_fold.is_done and of_fold.path.is_dir():
+                with suppress(OSError):
+                    of_fold.record_failure(error, "eval.log")
+            raise
+    result = pool_folds(config.groups, folder, started)
+    write_run_page(folder.path)
+    log_test_figures(result)
+    return result
+
+
+def _of_all_folds(run: FinishedRun, groups: str | None) -> FinishedRun:
+    """Return the run that a fold belongs to."""
+    whole = RunFolder(run.folder.path.parent)
+    assert whole.result is not None
+    protocol = run.config.protocol.model_copy(update={"fold": None})
+    return FinishedRun(whole, whole.result, run.config.model_copy(update={"protocol": protocol, "groups": groups}))
 
 
 def record_start(runs: list[FinishedRun], config: EvalConfig, folder: RunFolder) -> None:
@@ -75,12 +117,13 @@ def record_start(runs: list[FinishedRun], config: EvalConfig, folder: RunFolder)
     )
 
 
-def evaluate_pairs(runs: list[FinishedRun], refit: bool, folder: RunFolder) -> None:
+def evaluate_pairs(runs: list[FinishedRun], refit: bool, fusion: str, folder: RunFolder) -> None:
     """Score the validation pairs and the test pairs, and record the figures.
 
     Args:
         runs: one run, or the members of an ensemble.
         refit: fit back end, calibration and threshold again instead of using those of the runs.
+        fusion: how the weights of an ensemble are chosen, ``mean`` or ``logistic``.
         folder: folder of the evaluation.
 
     Raises:
@@ -109,20 +152,36 @@ def evaluate_pairs(runs: list[FinishedRun], refit: bool, folder: RunFolder) -> N
         else recorded_decision(run.result)
         for run, scores in zip(runs, scored, strict=True)
     ]
+    figures: dict[str, Any] = {}
     if len(runs) == 1:
         scores, decision = scored[0], decisions[0]
     else:
-        scores = mean_of_members(scored, decisions)
+        scores, weights = fuse(scored, decisions, labels, fusion)
+        if fusion != "mean":
+            log.info("weights of the runs: %s", ", ".join(f"{weight:.2f}" for weight in weights))
+            figures["weights"] = weights
         decision = choose_decision(scores["val"], labels, "platt", first.config.threshold)
-    figures = record_predictions(scores, data, decision, first.config.threshold, folder)
+    figures |= record_predictions(scores, data, decision, first.config.threshold, folder)
     figures |= record_groups(first.config.groups, folder)
     log_test_figures(folder.record(**figures))
 
 
-def mean_of_members(scored: list[SplitScores], decisions: list[Decision]) -> SplitScores:
-    """Return the mean over the members of an ensemble of their calibrated logits, for each split."""
+def fuse(
+    scored: list[SplitScores], decisions: list[Decision], labels: NDArray[np.int64], fusion: str
+) -> tuple[SplitScores, list[float]]:
+    """Return the weighted mean over the members of an ensemble of their calibrated logits, and the weights.
+
+    Args:
+        scored: the scores of each member.
+        decisions: their calibrations.
+        labels: of the validation pairs.
+        fusion: ``mean`` or ``logistic``.
+    """
     logits = [
         {split: decision.calibration.logits(scores[split]) for split in scores}
         for scores, decision in zip(scored, decisions, strict=True)
     ]
-    return {split: np.mean([member[split] for member in logits], axis=0) for split in scored[0]}
+    weights = [1 / len(logits)] * len(logits)
+    if fusion == "logistic":
+        weights = fit_fusion([member["val"] for member in logits], labels).tolist()
+    return {s: np.average([member[s] for member in logits], axis=0, weights=weights) for s in scored[0]}, weights

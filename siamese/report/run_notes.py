@@ -88,10 +88,14 @@ def _intervals(run: Run) -> str:
 def _variation(run: Run) -> str:
     members = run.result.run
     if isinstance(members, list):
+        weights = ""
+        if run.result.weights is not None:
+            shares = ", ".join(f"{weight:.2f}" for weight in run.result.weights)
+            weights = f" Their calibrated logits have the weights {shares}, fitted to the validation pairs."
         return (
-            f"An ensemble of {count(len(members), 'run')}: the confidence intervals hold for these networks and do not "
-            "include the variation between networks. The configuration and the seed on this page are those of the "
-            "first run."
+            f"An ensemble of {count(len(members), 'run')}.{weights} The confidence intervals hold for these networks "
+            "and do not include the variation between networks. The configuration and the seed on this page are those "
+            "of the first run."
         )
     seed = "" if run.result.seed is None else f" ({run.result.seed})"
     return (

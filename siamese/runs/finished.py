@@ -118,10 +118,7 @@ def find_runs(config: EvalConfig) -> list[FinishedRun]:
             trained on; the data needs other preprocessing than the network's; or the runs of an ensemble differ in
             their pairs.
     """
-    names = [str(run_folder(name)) for name in ([config.run] if isinstance(config.run, str) else config.run)]
-    if len(set(names)) < len(names) or not names:
-        raise ConfigError(f"run={list(names)}: give one folder, or several different ones")
-    runs = [_prepare(name, config) for name in names]
+    runs = [_prepare(name, config) for name in _folders(config)]
     first = runs[0]
     if first.test_only and (config.changes_scores or len(runs) > 1):
         what = "an ensemble needs" if len(runs) > 1 else "backend, flip_average and crop_average need"
@@ -134,9 +131,48 @@ def find_runs(config: EvalConfig) -> list[FinishedRun]:
     return runs
 
 
+def find_folds(config: EvalConfig) -> list[EvalConfig]:
+    """Divide an evaluation of View 2 over all folds into those of each fold; return nothing for other runs.
+
+    Raises:
+        ConfigError: a run is not finished or is not View 2 over all folds, the runs have different numbers of folds, or
+            the evaluation needs the network of a single fold.
+    """
+    names = _folders(config)
+    recorded = [RunFolder(Path(name)).result for name in names]
+    whole = next((name for name, result in zip(names, recorded, strict=True) if result and result.folds), None)
+    if whole is None or EARLIER in (Path(name).name for name in names):
+        return []
+    numbers = {name: _finished_result(RunFolder(Path(name)), name).folds for name in names}
+    folds = numbers[whole] or 0
+    for name, number in numbers.items():
+        if number != folds:
+            has = "is not View 2 over all folds" if number is None else f"has {number} folds of View 2"
+            raise ConfigError(f"run={name}: it {has}, but {whole} has {folds}; an ensemble needs the same folds")
+    if isinstance(config.data, OwnData) or getattr(config.protocol, "fold", None) is not None:
+        what = f"data={config.data.name}" if isinstance(config.data, OwnData) else "protocol.fold"
+        raise ConfigError(f"{what} needs one network; give the folder of one fold instead: run={whole}/fold_01")
+    return [
+        config.model_copy(update={"run": [str(Path(name) / f"fold_{fold:02d}") for name in names], "groups": None})
+        for fold in range(1, folds + 1)
+    ]
+
+
+def _folders(config: EvalConfig) -> list[str]:
+    names = [str(run_folder(name)) for name in ([config.run] if isinstance(config.run, str) else config.run)]
+    if len(set(names)) < len(names) or not names:
+        raise ConfigError(f"run={list(names)}: give one folder, or several different ones")
+    return names
+
+
 def _prepare(name: str, config: EvalConfig) -> FinishedRun:
     folder = RunFolder(Path(name))
     result = _finished_result(folder, name)
+    if result.folds is not None:
+        fold = folder.path / "fold_01"
+        if folder.path.name == EARLIER:  # of a View 2 run that is trained further
+            fold = folder.path.parent / "fold_01" / EARLIER
+        raise ConfigError(f"run={name}: it holds one network per fold; give the folder of a fold: {fold}")
     trained = _on_this_machine(read_config(folder.config))
     if trained.checkpoint.keep == "none":
         raise ConfigError(f"run={name}: the run was trained with checkpoint=none, so its weights were not kept")
@@ -176,11 +212,6 @@ def _finished_result(folder: RunFolder, name: str) -> Result:
             "finish it with train.py, its output folder and resume=true"
             + (f", or use its earlier result: {folder.earlier}" if folder.earlier.is_dir() else "")
         )
-    if result.folds is not None:
-        fold = folder.path / "fold_01"
-        if folder.path.name == EARLIER:  # of a View 2 run that is trained further
-            fold = folder.path.parent / "fold_01" / EARLIER
-        raise ConfigError(f"run={name}: it holds one network per fold; give the folder of a fold: {fold}")
     return result
 
 

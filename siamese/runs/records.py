@@ -233,6 +233,9 @@ class Result(BaseModel):
         "from the start",
     )
     folds: int | None = _key("folds", "folds of View 2", "folds", FOLDS)
+    weights: list[float] | None = _key(
+        "weights", "weights of the runs of an ensemble, in the order of `run`; only with `fusion=logistic`"
+    )
     parameters: int | None = _key("parameters", "parameters of the network, or of all networks of an ensemble")
     train_seconds: float | None = _key("train_seconds", "time of training and validation over all epochs", "seconds")
     score_seconds: float | None = _key("score_seconds", "time to fit the back end and score all pairs", "seconds")

@@ -95,7 +95,7 @@ def test_unknown_options(override: str, message: str) -> None:
     ("override", "message"),
     [
         ("flip_avrage=true", "unknown key 'flip_avrage'; did you mean flip_average?"),
-        ("lr=1", "unknown key 'lr' (keys: run, data, protocol, backend, groups, flip_average, crop_average)"),
+        ("lr=1", "unknown key 'lr' (keys: run, data, protocol, backend, groups, fusion, flip_average, crop_average)"),
         ("out=x", "unknown key 'out'; did you mean hydra.run.dir?"),
         ("data.image_size=64", "unknown key 'data.image_size'; it is a key of data=lfw, "),
         ("protocol=view3", "protocol=view3: no such option; did you mean protocol=view2?"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import scored_pairs
 
-from siamese.evaluation.calibration import Calibration, brier, ece, fit_platt, fit_temperature, reliability
+from siamese.evaluation.calibration import Calibration, brier, ece, fit_fusion, fit_platt, fit_temperature, reliability
 from siamese.evaluation.metrics import auc, bce_with_logits, sigmoid
 
 
@@ -74,6 +74,42 @@ def test_the_order_of_inverted_scores_is_kept():
     found = fit_platt([3.0, 2.0, 1.0, 0.0], [0, 0, 1, 1])
     assert 0 < found.slope < 1e-5
     assert sigmoid(found.logits([9.0]))[0] == pytest.approx(0.5, abs=1e-4)
+
+
+def members(*noise, n=100_000):
+    """Logits of members that see the same evidence with independent noise, each calibrated, and the labels."""
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, n)
+    seen = [2 * labels - 1 + rng.normal(0, deviation, n) for deviation in noise]
+    return [fit_platt(scores, labels).logits(scores) for scores in seen], labels
+
+
+def test_fusion_finds_the_weights_of_independent_evidence():
+    """The logits of independent evidence add up, so calibrated members have equal weights, however good they are."""
+    logits, labels = members(1.0, 2.0, 3.0)
+    assert fit_fusion(logits, labels) == pytest.approx([1 / 3] * 3, abs=0.05)
+
+
+def test_fusion_gives_one_weight_to_evidence_that_is_counted_twice():
+    (one, other), labels = members(1.0, 1.0)
+    assert fit_fusion([one, other, other], labels) == pytest.approx([0.5, 0.25, 0.25], abs=0.02)
+
+
+def test_fusion_leaves_out_members_without_evidence_or_against_it():
+    (good, fair), labels = members(0.7, 1.5)
+    noise = np.random.default_rng(3).normal(0, 1, len(labels))
+    assert fit_fusion([good, -fair], labels).tolist() == [1.0, 0.0]
+    assert fit_fusion([good, noise], labels)[1] < 0.02
+    assert fit_fusion([-good, -fair], labels).tolist() == [0.5, 0.5]
+
+
+@given(scored_pairs(), st.integers(1, 4))
+def test_weights_of_a_fusion_are_shares(pairs, number):
+    scores, labels = pairs
+    rng = np.random.default_rng(4)
+    weights = fit_fusion([scores + rng.normal(0, 1, len(labels)) for _ in range(number)], labels)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("fit", [fit_platt, fit_temperature])

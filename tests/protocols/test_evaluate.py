@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from configs import eval_config
-from conftest import TINY, read_rows, run
+from conftest import ROOT, TINY, read_rows, run
 from PIL import Image
 from pydantic import ValidationError
 
 from siamese.config.schema import TrainConfig
-from siamese.errors import DataError
-from siamese.evaluation.calibration import Calibration, fit_platt
+from siamese.errors import ConfigError, DataError
+from siamese.evaluation.calibration import Calibration, fit_fusion, fit_platt
 from siamese.evaluation.metrics import sigmoid
 from siamese.protocols.evaluate import evaluate
 from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
 from siamese.scoring.networks import load_network
+from siamese.training.folds import train_folds
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("without_pages")]
 
@@ -128,6 +131,17 @@ def test_an_ensemble_scores_by_the_mean_of_its_members(
     assert both["parameters"] == sum(result["parameters"] for _, result in members)
     assert both["run"] == [str(path.resolve()) for path, _ in members]
     assert str(tmp_path / "b") in (tmp_path / "eval/report.html").read_text()
+    assert "weights" not in both
+
+    weighted = evaluation([path for path, _ in members], tmp_path / "fused", fusion="logistic")
+    rows = read_rows(tmp_path / "fused/predictions.csv")
+    val = np.array([row["split"] == "val" for row in rows])
+    labels = np.array([int(row["label"]) for row in rows])
+    weights = fit_fusion([logit[val] for logit in logits], labels[val])
+    assert weighted["weights"] == pytest.approx(list(weights), abs=1e-5)
+    assert not np.allclose(weights, 0.5, atol=1e-3)
+    np.testing.assert_allclose([float(row["score"]) for row in rows], weights @ logits, rtol=1e-5, atol=1e-5)
+    assert f"the weights {weights[0]:.2f}, {weights[1]:.2f}" in (tmp_path / "fused/report.html").read_text()
 
 
 def test_other_views_give_the_results_of_a_run_with_them(embedding_config: Make, tmp_path: Path) -> None:
@@ -230,3 +244,52 @@ def test_a_file_of_groups_that_does_not_fit_is_refused(embedding_run: EmbeddingR
 def test_groups_of_trials_are_refused() -> None:
     with pytest.raises(ValidationError, match="are those of pairs, not of protocol=oneshot"):
         eval_config(run="run", groups="groups.csv", protocol={"name": "oneshot"})
+
+
+# --- View 2 over all folds ----------------------------------------------------------------------------------
+
+
+def test_runs_of_view_2_are_scored_fold_by_fold(
+    tiny_config: Make, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"name": "lbp", "scales": [1.0], "radii": [1], "embedding_dim": 8}
+    for cell in (10, 20):
+        config = tiny_config(
+            model={**model, "cell": cell}, max_epochs=0, backend={"name": "plda"}, objective={"name": "ntxent"},
+            protocol={"name": "view2"}, threshold="accuracy", name=f"cells of {cell}",
+        )  # fmt: skip
+        train_folds(config, RunFolder(tmp_path / f"cell{cell}"))
+    monkeypatch.setattr("siamese.protocols.evaluate.write_run_page", lambda path: path / "report.html")
+    one, two = tmp_path / "cell10", tmp_path / "cell20"
+    again = evaluation(one, tmp_path / "again", groups=str(tiny_root / "groups.csv"))
+    trained = RunFolder(one).result
+    assert trained is not None
+    assert again["run"] == str(one)
+    assert (tmp_path / "again/groups.csv").is_file()
+    assert not list((tmp_path / "again").glob("fold_*/groups.csv"))
+    for key in ("folds", "test/acc", "test/acc_se", "test/auc", "val/auc", "n_test", "tp", "fp", "protocol"):
+        assert again[key] == trained.as_dict()[key], key
+    both = evaluation([one, two], tmp_path / "both")
+    assert both["run"] == [str(one), str(two)]
+    assert (both["folds"], both["n_test"]) == (10, TINY.view2_pairs)
+    third = evaluation([one / "fold_03", two / "fold_03"], tmp_path / "third")
+    assert read_rows(tmp_path / "both/fold_03/predictions.csv") == read_rows(tmp_path / "third/predictions.csv")
+    assert [float(row["test/acc"]) for row in read_rows(tmp_path / "both/folds.csv")][2] == third["test/acc"]
+
+    with pytest.raises(ConfigError, match=r"fold_03: it is not View 2 over all folds, but .*cell10 has 10; an"):
+        evaluation([one, two / "fold_03"], tmp_path / "mixed")
+    with pytest.raises(ConfigError, match=r"data=folder needs one network; give .*: run=.*cell10/fold_01"):
+        evaluation(one, tmp_path / "own", data={"name": "folder", "root": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"protocol\.fold needs one network"):
+        evaluation(one, tmp_path / "third", protocol={"name": "view2", "fold": 3})
+    with pytest.raises(ConfigError, match="people that oneshot tests; train with protocol=view1"):
+        evaluation(one, tmp_path / "oneshot", protocol={"name": "oneshot"})
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "eval.py"), f"run={one}", "protocol=oneshot"], capture_output=True, text=True,
+        cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "train with protocol=view1" in done.stderr) == (2, True), done.stderr
+    (two / "fold_07/result.json").unlink()
+    with pytest.raises(ConfigError, match="fold_07: no run found"):
+        evaluation([one, two], tmp_path / "late")
+    assert not list((tmp_path / "late").glob("fold_*"))
