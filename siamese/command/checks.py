@@ -63,9 +63,13 @@ def check_job(config: Composed, command: str, folder: Path | None, fetch: bool =
     if fetch and (isinstance(data, LfwData) or drawn):
         prepare_data(data, sys.stderr.isatty(), protocol)
     if groups is not None:
-        from siamese.data.attributes import read_attributes
+        from siamese.data.attributes import check_attributes, read_attributes
+        from siamese.data.protocol import read_tested
 
-        read_attributes(Path(groups))
+        attributes = read_attributes(Path(groups))
+        assert not isinstance(protocol, PeopleProtocol)
+        if drawn or (fetch and not isinstance(data, SyntheticData)):  # other lists may not exist yet
+            check_attributes(attributes, read_tested(data, protocol, test_only))
 
 
 def check_sweep(config: Composed, command: str, config_name: str) -> None:

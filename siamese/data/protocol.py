@@ -126,6 +126,13 @@ def count_folds(data: DataConfig) -> int:
     return len(read_folds(Path(data.root) / FOLDS_LIST))
 
 
+def read_tested(data: DataConfig, protocol: TrainProtocol, test_only: bool = False) -> list[Pair]:
+    """Read the test pairs, those of all folds of View 2 if it has no fold; arguments and errors as of `read_listed`."""
+    if isinstance(protocol, View2Protocol) and protocol.fold is None:
+        return read_all_folds(data, protocol)
+    return read_listed(data, protocol, test_only).test
+
+
 def read_all_folds(data: DataConfig, protocol: View2Protocol) -> list[Pair]:
     """Read the test pairs of all folds of View 2; raises as `read_listed`."""
     folds = [protocol.model_copy(update={"fold": fold}) for fold in range(1, count_folds(data) + 1)]

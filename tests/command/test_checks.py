@@ -189,3 +189,12 @@ def test_a_sweep_of_several_processes_names_the_launcher_to_use(
     assert done.returncode == 2
     assert "error: torchrun and srun start the processes of one run, not of a sweep; " in done.stderr
     assert "hydra/launcher=submitit_slurm hydra.launcher.nodes=N hydra.launcher.tasks_per_node=M" in done.stderr
+
+
+def test_groups_of_other_people_are_refused_before_a_run(call: Run, tiny_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("person,gender\nNobody,female\n", encoding="utf-8")
+    done = call("train", "data=folder", f"data.root={tiny_root / 'lfw'}", f"groups={tmp_path / 'groups.csv'}")
+    assert done.returncode == 2
+    assert "groups.csv: has none of the" in done.stderr
+    assert "its first person is 'Nobody'" in done.stderr
+    assert list((tmp_path / "work").iterdir()) == []
