@@ -95,7 +95,10 @@ class LbpModel(Section):
         min_length=1, max_length=16, description="radii of the patterns, in pixels of the resized image"
     )
     cell: int = Field(ge=2, le=1024, description="side of a cell, in pixels; a histogram is over 2 x 2 cells")
-    embedding_dim: int = Field(ge=1, description="length of the embedding: the number of principal components")
+    embedding_dim: int = Field(
+        ge=1, description="length of the embedding: the number of principal components, at most the number of training "
+        "images minus 1",
+    )  # fmt: skip
 
 
 ModelConfig = Annotated[

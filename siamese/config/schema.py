@@ -232,8 +232,8 @@ class TrainConfig(Section):
             if lbp_cells(round(scale * self.data.image_size), radius, self.model.cell) < 2:
                 raise ValueError(
                     f"model.cell={self.model.cell}: {scale:g} of data.image_size={self.data.image_size} has no room "
-                    f"for 2 cells between margins of {math.ceil(radius)} pixels; give a smaller cell, or a larger "
-                    "data.image_size"
+                    f"for 2 cells between margins of {math.ceil(radius)} pixels; give a smaller cell, smaller "
+                    "radii, or a larger data.image_size"
                 )
             features = self.data.channels * lbp_features(
                 self.data.image_size, self.model.scales, self.model.radii, self.model.cell

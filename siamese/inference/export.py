@@ -31,9 +31,6 @@ from siamese.inference.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
-AGREES = 1e-4
-"""Largest difference allowed between an exported graph and PyTorch, relative to the largest output (at least 1)."""
-
 LARGEST_BATCH = 2**20
 """Upper limit of the batch size of a graph."""
 
@@ -81,11 +78,11 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
         kind: one of `FORMATS`.
 
     Returns:
-        name of the graph -> largest difference from PyTorch, defined as for `AGREES`.
+        name of the graph -> largest difference from PyTorch, relative to the largest output (at least 1).
 
     Raises:
         UserError: the run cannot be used, or a package that the format needs is missing.
-        TrainingError: a graph differs from PyTorch by more than `AGREES`.
+        TrainingError: a graph differs from PyTorch by more than rounding can cause (`Encoder.rounding`).
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind}: give one of {', '.join(FORMATS)}")
@@ -122,8 +119,11 @@ def export(run: Path, folder: Path, kind: str = "onnx") -> dict[str, float]:
         _write(file, module, inputs(2), outputs)
         graph = load_graph(file)
         differences[name] = max(difference_from_pytorch(graph, module, inputs(n)) for n in (1, 3, 8))
-        if not differences[name] <= AGREES:
-            raise TrainingError(f"{file}: differs from PyTorch by {differences[name]:.1e}, more than {AGREES:.0e}")
+        if not differences[name] <= verifier.network.encoder.rounding:
+            file.unlink()
+            raise TrainingError(
+                f"{file}: differs from PyTorch by {differences[name]:.1e}, more than rounding can cause"
+            )
         log.info("%s: differs from PyTorch by at most %.1e", file, differences[name])
     facts = describe_preprocessing(verifier)
     write_text_atomically(folder / "preprocessing.json", json.dumps(facts, indent=2) + "\n")
@@ -157,7 +157,7 @@ def _write(file: Path, module: nn.Module, inputs: tuple[Tensor, ...], outputs: l
 
 
 def difference_from_pytorch(graph: Graph, module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-    """Run a graph and its module on the same inputs; returns the largest difference, defined as for `AGREES`."""
+    """Run a graph and its module on the same inputs; returns the largest difference, as `export` does."""
     with torch.no_grad():
         expected = module(*inputs)
     expected = expected if isinstance(expected, tuple) else (expected,)

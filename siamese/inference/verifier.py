@@ -169,8 +169,6 @@ class Verifier:
             DataError: a file of the run is damaged, or the face detector cannot be downloaded.
         """
         finished = find_run(run)
-        if finished.result.is_evaluation:
-            raise ConfigError(f"run={run} is an evaluation; give the run that it scored: {finished.result.run}")
         if direct:
             finished = finished._replace(result=finished.result.model_copy(update={"convolution": "direct"}))
         arithmetic, device = recorded_arithmetic(finished.result), pick_device(finished.config)

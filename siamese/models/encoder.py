@@ -19,10 +19,13 @@ class Encoder(nn.Module):
         embedding_dim: D.
         parts: number of embeddings that an output consists of. They have equal size, and each is scaled to length 1 if
             there are several.
+        rounding: largest difference between two computations of an embedding that only round differently, relative to
+            the largest value.
     """
 
     embedding_dim: int
     parts: int = 1
+    rounding: float = 1e-4
 
     def twins(self, x1_BCHW: Tensor, x2_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Embed both images of each pair -> embeddings [B, D] of each; each side has its own batch statistics."""

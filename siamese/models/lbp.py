@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.config.shapes import LBP_PATTERNS, lbp_cells, lbp_features
-from siamese.errors import DataError
+from siamese.errors import ConfigError
 from siamese.models.encoder import Encoder
 
 NEIGHBOURS = 8
@@ -43,6 +43,8 @@ class LbpEncoder(Encoder):
         embedding_dim: D.
     """
 
+    rounding = 1e-2  # a pixel that rounding makes darker or brighter has another pattern
+
     def __init__(
         self,
         in_channels: int,
@@ -62,11 +64,10 @@ class LbpEncoder(Encoder):
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """Compute the histograms of images, floats in [0, 1] [B, C, H, W] -> float32 [B, F]."""
-        with torch.no_grad():
-            x_B1HW = x_BCHW.float().flatten(0, 1)[:, None]  # each channel as an image
-            resized = {size: _resize(x_B1HW, size) for size in self.sizes}
-            parts = [part(resized[size]) for size, part in zip(self.sizes, self.histograms, strict=True)]
-            return torch.cat(parts, 1).reshape(x_BCHW.shape[0], -1)
+        x_B1HW = x_BCHW.detach().float().flatten(0, 1)[:, None]  # each channel as an image
+        resized = {size: _resize(x_B1HW, size) for size in self.sizes}
+        parts = [part(resized[size]) for size, part in zip(self.sizes, self.histograms, strict=True)]
+        return torch.cat(parts, 1).reshape(x_BCHW.shape[0], -1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Embed images, floats in [0, 1] [B, C, H, W] -> float32 [B, D]."""
@@ -79,12 +80,12 @@ class LbpEncoder(Encoder):
         """Set the linear layer to the principal components of images [B, C, H, W], those of the largest variance.
 
         Raises:
-            DataError: the images have fewer principal components.
+            ConfigError: the images have fewer principal components.
         """
         x_NF = torch.cat([self.features(x_BCHW) for x_BCHW in images])
         if len(x_NF) <= self.embedding_dim:
             most = len(x_NF) - 1
-            raise DataError(
+            raise ConfigError(
                 f"model.embedding_dim={self.embedding_dim}: {len(x_NF)} training images have at most {most} principal "
                 f"components; give at most {most}"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from siamese.report.load import Run
 from siamese.report.text import number, percent
 from siamese.text import count
@@ -89,9 +91,9 @@ def _variation(run: Run) -> str:
     members = run.result.run
     if isinstance(members, list):
         weights = ""
-        if run.result.weights is not None:
-            shares = ", ".join(f"{weight:.2f}" for weight in run.result.weights)
-            weights = f" Their calibrated logits have the weights {shares}, fitted to the validation pairs."
+        if (given := run.result.weights) is not None:
+            shares = (f"{weight:.2f} ({Path(run).name})" for weight, run in zip(given, members, strict=True))
+            weights = f" Their calibrated logits have the weights {', '.join(shares)}, fitted to the validation pairs."
         return (
             f"An ensemble of {count(len(members), 'run')}.{weights} The confidence intervals hold for these networks "
             "and do not include the variation between networks. The configuration and the seed on this page are those "

@@ -87,8 +87,6 @@ def find_start(config: TrainConfig) -> FinishedRun | None:
         start = find_run(config.start_from)
     except ConfigError as error:
         raise ConfigError(str(error).replace("run=", "start_from=", 1)) from None
-    if start.result.is_evaluation:
-        raise ConfigError(f"start_from={config.start_from} is an evaluation; give the run: {start.result.run}")
     own, theirs = (flatten(to_plain(one)) for one in (config, start.config))
     same = {f"data.{key}" for key in PREPROCESSING} | {key for key in theirs if key.startswith("model.")}
     if theirs["data.align"] is None:
@@ -148,7 +146,7 @@ def find_folds(config: EvalConfig) -> list[EvalConfig]:
     for name, number in numbers.items():
         if number != folds:
             has = "is not View 2 over all folds" if number is None else f"has {number} folds of View 2"
-            raise ConfigError(f"run={name}: it {has}, but {whole} has {folds}; an ensemble needs the same folds")
+            raise ConfigError(f"run={name}: it {has}, but {whole} has {folds} folds; an ensemble needs the same folds")
     if isinstance(config.data, OwnData) or getattr(config.protocol, "fold", None) is not None:
         what = f"data={config.data.name}" if isinstance(config.data, OwnData) else "protocol.fold"
         raise ConfigError(f"{what} needs one network; give the folder of one fold instead: run={whole}/fold_01")
@@ -206,6 +204,8 @@ def _finished_result(folder: RunFolder, name: str) -> Result:
         if folder.path == RUNS / LATEST:
             raise ConfigError(f"run={LATEST}: no finished run below {RUNS} yet; train one, or give its folder")
         raise ConfigError(f"run={name}: no such folder; give the folder of a finished run, or {LATEST}")
+    if result.is_evaluation:
+        raise ConfigError(f"run={name} is an evaluation; give the run that it scored: {result.run}")
     if result.status != "done":
         raise ConfigError(
             f"run={name}: the run is not finished ({result.status}); "
@@ -272,8 +272,10 @@ def _check_same_pairs(run: FinishedRun, first: FinishedRun) -> None:
                 f"run={run.folder.path}: its data.{key}={own} differs from {others} of {first.folder.path}; an "
                 "ensemble needs the same pairs"
             )
-    if run.config.protocol != first.config.protocol:
-        raise ConfigError(
-            f"run={run.folder.path}: trained with another protocol or setting than {first.folder.path}; an ensemble "
-            "needs the same"
-        )
+    own, others = (to_plain(one.config.protocol) for one in (run, first))
+    for key in own:
+        if own[key] != others.get(key):
+            raise ConfigError(
+                f"run={run.folder.path}: trained with protocol.{key}={own[key]}, unlike {first.folder.path} with "
+                f"{others.get(key)}; an ensemble needs the same"
+            )

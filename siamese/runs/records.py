@@ -234,7 +234,8 @@ class Result(BaseModel):
     )
     folds: int | None = _key("folds", "folds of View 2", "folds", FOLDS)
     weights: list[float] | None = _key(
-        "weights", "weights of the runs of an ensemble, in the order of `run`; only with `fusion=logistic`"
+        "weights",
+        "weights of the runs of an ensemble, in the order of `run`, with `fusion=logistic`; View 2: mean of the folds",
     )
     parameters: int | None = _key("parameters", "parameters of the network, or of all networks of an ensemble")
     train_seconds: float | None = _key("train_seconds", "time of training and validation over all epochs", "seconds")

@@ -41,6 +41,7 @@ def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
     figures = {name: value for name, value in summary.items() if name not in OUTCOMES}
     accuracies = np.array([result.test_acc for result in results], dtype=float)
     outcomes = [prediction.outcome for prediction in pooled]  # decided with the threshold of each fold
+    weights = [result.weights for result in results if result.weights is not None]  # of ensembles
     seconds = [result.train_seconds for result in results if result.train_seconds is not None]  # absent: an evaluation
     return folder.record(
         status="done",
@@ -57,6 +58,7 @@ def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
         n_test=len(pooled),
         n_excluded=max(result.n_excluded or 0 for result in results),
         parameters=results[0].parameters,
+        **({"weights": np.mean(weights, axis=0).tolist()} if weights else {}),
         **({"train_seconds": round(sum(seconds), 2)} if seconds else {}),
         total_seconds=round(time.perf_counter() - started, 2),
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from siamese.errors import DataError
+from siamese.errors import ConfigError
 from siamese.models.lbp import LBP_PATTERNS, BlockHistograms, LbpEncoder
 
 OPTIONS = {"scales": [1.0, 0.5], "radii": [1, 2], "cell": 5, "embedding_dim": 6}
@@ -90,5 +90,5 @@ def test_the_linear_layer_starts_as_principal_components() -> None:
 
 def test_too_few_images_for_the_components() -> None:
     encoder = LbpEncoder(1, 24, **OPTIONS)
-    with pytest.raises(DataError, match="embedding_dim=6: 6 training images have at most 5"):
+    with pytest.raises(ConfigError, match="embedding_dim=6: 6 training images have at most 5"):
         encoder.prepare([torch.rand(6, 1, 24, 24)])

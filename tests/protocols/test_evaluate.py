@@ -141,7 +141,7 @@ def test_an_ensemble_scores_by_the_mean_of_its_members(
     assert weighted["weights"] == pytest.approx(list(weights), abs=1e-5)
     assert not np.allclose(weights, 0.5, atol=1e-3)
     np.testing.assert_allclose([float(row["score"]) for row in rows], weights @ logits, rtol=1e-5, atol=1e-5)
-    assert f"the weights {weights[0]:.2f}, {weights[1]:.2f}" in (tmp_path / "fused/report.html").read_text()
+    assert f"the weights {weights[0]:.2f} (" in (tmp_path / "fused/report.html").read_text()
 
 
 def test_other_views_give_the_results_of_a_run_with_them(embedding_config: Make, tmp_path: Path) -> None:
@@ -269,10 +269,12 @@ def test_runs_of_view_2_are_scored_fold_by_fold(
     assert not list((tmp_path / "again").glob("fold_*/groups.csv"))
     for key in ("folds", "test/acc", "test/acc_se", "test/auc", "val/auc", "n_test", "tp", "fp", "protocol"):
         assert again[key] == trained.as_dict()[key], key
-    both = evaluation([one, two], tmp_path / "both")
+    both = evaluation([one, two], tmp_path / "both", fusion="logistic")
     assert both["run"] == [str(one), str(two)]
+    of_folds = [RunFolder(path).result for path in sorted((tmp_path / "both").glob("fold_*"))]
+    np.testing.assert_allclose(both["weights"], np.mean([fold.weights for fold in of_folds if fold], axis=0))
     assert (both["folds"], both["n_test"]) == (10, TINY.view2_pairs)
-    third = evaluation([one / "fold_03", two / "fold_03"], tmp_path / "third")
+    third = evaluation([one / "fold_03", two / "fold_03"], tmp_path / "third", fusion="logistic")
     assert read_rows(tmp_path / "both/fold_03/predictions.csv") == read_rows(tmp_path / "third/predictions.csv")
     assert [float(row["test/acc"]) for row in read_rows(tmp_path / "both/folds.csv")][2] == third["test/acc"]
 
@@ -282,6 +284,10 @@ def test_runs_of_view_2_are_scored_fold_by_fold(
         evaluation(one, tmp_path / "own", data={"name": "folder", "root": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"protocol\.fold needs one network"):
         evaluation(one, tmp_path / "third", protocol={"name": "view2", "fold": 3})
+    with pytest.raises(ConfigError, match=r"again is an evaluation; give the run that it scored: .*cell10"):
+        evaluation(tmp_path / "again", tmp_path / "twice")
+    with pytest.raises(ConfigError, match=r"trained with protocol\.fold=2, unlike .*fold_01 with 1"):
+        evaluation([one / "fold_01", one / "fold_02"], tmp_path / "folds")
     with pytest.raises(ConfigError, match="people that oneshot tests; train with protocol=view1"):
         evaluation(one, tmp_path / "oneshot", protocol={"name": "oneshot"})
     done = subprocess.run(

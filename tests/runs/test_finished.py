@@ -135,7 +135,7 @@ def test_an_ensemble_needs_different_runs_on_the_same_pairs(finish: Finish, tiny
     for runs, message in (
         ((first, first), "give one folder, or several different ones"),
         ((first, split), r"data\.split_seed=1 differs from 0 of .*same pairs"),
-        ((first, fold), "another protocol or setting"),
+        ((first, fold), "trained with protocol"),
     ):
         with pytest.raises(ConfigError, match=message):
             find_runs(evaluation(*runs))
