@@ -256,7 +256,7 @@ def _check_preprocessing(data: DataConfig, trained: TrainConfig) -> None:
 
 def _changes(config: EvalConfig) -> dict[str, Any]:
     """What the evaluation scores in another way than the run did."""
-    changes: dict[str, Any] = {"groups": config.groups}
+    changes: dict[str, Any] = {"groups": config.groups, "resume": False}  # an evaluation starts from the beginning
     if config.backend is not None:
         changes |= {"backend": config.backend, "calibration": "auto"}  # that of another back end need not fit
     views = {key: getattr(config, key) for key in ("flip_average", "crop_average")}
