@@ -113,7 +113,9 @@ def test_experiments_of_the_report_are_its_rows() -> None:
         "final": ("adam", True, 0.0, 32, 1e-5),
         "grid": ("adam", True, 0.0, 128, 0.0),
     }
-    assert {option for _, option in OPTIONS if option.startswith("report/")} == {f"report/{row}" for row in rows}
+    assert {option for _, option in OPTIONS if option.startswith("report/")} == {
+        f"report/{row}" for row in (*rows, "sgd_guess")
+    }
     first = to_plain(load())
     for name, expected in rows.items():
         config = load(f"experiment=report/{name}")

@@ -80,5 +80,6 @@ def test_a_graph_that_differs_is_an_error(
     monkeypatch.setattr(export, "difference_from_pytorch", lambda *_: 0.5)
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format", "pt2"]) == 1
     assert "encoder.pt2: differs from PyTorch by 5.0e-01, more than 1e-04" in capsys.readouterr().err
+    assert not (tmp_path / "out/encoder.pt2").exists()  # nobody should use it
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--format", "exe"]) == 2
     assert "--format exe: give one of onnx, pt2" in capsys.readouterr().err
