@@ -26,7 +26,7 @@ from siamese.runs.records import Result
 from siamese.runs.signals import Interrupted
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
-from siamese.scoring.folds import fold_folder, pool_folds
+from siamese.scoring.folds import pool_folds
 from siamese.scoring.groups import check_groups, record_groups
 from siamese.scoring.leakage import check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision
@@ -75,7 +75,7 @@ def evaluate_folds(config: EvalConfig, folds: list[EvalConfig], folder: RunFolde
         check_groups(config.groups, read_all_folds(runs[0].config.data, protocol))
     for number, fold in enumerate(folds, 1):
         log.info("fold %d of %d", number, len(folds))
-        of_fold = fold_folder(folder, number)
+        of_fold = folder.fold(number)
         try:
             evaluate(fold, of_fold)
         except (Exception, Interrupted) as error:

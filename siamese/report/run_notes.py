@@ -92,7 +92,7 @@ def _variation(run: Run) -> str:
     if isinstance(members, list):
         weights = ""
         if (given := run.result.weights) is not None:
-            shares = (f"{weight:.2f} ({Path(run).name})" for weight, run in zip(given, members, strict=True))
+            shares = (f"{weight:.2f} ({Path(path).name})" for weight, path in zip(given, members, strict=True))
             weights = f" Their calibrated logits have the weights {', '.join(shares)}, fitted to the validation pairs."
         return (
             f"An ensemble of {count(len(members), 'run')}.{weights} The confidence intervals hold for these networks "

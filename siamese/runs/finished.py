@@ -151,7 +151,9 @@ def find_folds(config: EvalConfig) -> list[EvalConfig]:
         what = f"data={config.data.name}" if isinstance(config.data, OwnData) else "protocol.fold"
         raise ConfigError(f"{what} needs one network; give the folder of one fold instead: run={whole}/fold_01")
     return [
-        config.model_copy(update={"run": [str(Path(name) / f"fold_{fold:02d}") for name in names], "groups": None})
+        config.model_copy(
+            update={"run": [str(RunFolder(Path(name)).fold(fold).path) for name in names], "groups": None}
+        )
         for fold in range(1, folds + 1)
     ]
 

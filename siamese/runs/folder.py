@@ -114,6 +114,10 @@ class RunFolder:
                 + ("" if before.checkpoint.keep == "all" else ", with checkpoint=all to train it further later")
             )
 
+    def fold(self, number: int) -> RunFolder:
+        """Return the folder of a fold of View 2, numbered from 1."""
+        return RunFolder(self.path / f"fold_{number:02d}")
+
     @property
     def parts(self) -> list[RunFolder]:
         """The folders that hold a network: those of the folds of View 2, or this one."""

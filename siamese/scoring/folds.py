@@ -15,11 +15,6 @@ from siamese.scoring.groups import record_groups
 from siamese.scoring.networks import recorded_decision
 
 
-def fold_folder(folder: RunFolder, fold: int) -> RunFolder:
-    """Return the folder of one fold, numbered from 1."""
-    return RunFolder(folder.path / f"fold_{fold:02d}")
-
-
 def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
     """Write tables and result of all folds below a folder, which must all be done, and return the result.
 

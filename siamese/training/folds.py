@@ -17,7 +17,7 @@ from siamese.runs.records import Result
 from siamese.runs.signals import Interrupted
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
-from siamese.scoring.folds import fold_folder, pool_folds
+from siamese.scoring.folds import pool_folds
 from siamese.scoring.groups import check_groups
 from siamese.scoring.outcome import log_test_figures
 from siamese.scoring.precision import choose_arithmetic
@@ -68,7 +68,7 @@ def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainCon
     protocol = config.protocol.model_copy(update={"fold": fold})
     # The groups of a single fold would be small.
     of_fold = config.model_copy(update={"protocol": protocol, "resume": True, "groups": None})
-    return of_fold, fold_folder(folder, fold)
+    return of_fold, folder.fold(fold)
 
 
 def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, swept: Mapping[str, str] | None) -> None:

@@ -278,7 +278,7 @@ def test_runs_of_view_2_are_scored_fold_by_fold(
     assert read_rows(tmp_path / "both/fold_03/predictions.csv") == read_rows(tmp_path / "third/predictions.csv")
     assert [float(row["test/acc"]) for row in read_rows(tmp_path / "both/folds.csv")][2] == third["test/acc"]
 
-    with pytest.raises(ConfigError, match=r"fold_03: it is not View 2 over all folds, but .*cell10 has 10; an"):
+    with pytest.raises(ConfigError, match=r"fold_03: it is not View 2 over all folds, but .*cell10 has 10 folds;"):
         evaluation([one, two / "fold_03"], tmp_path / "mixed")
     with pytest.raises(ConfigError, match=r"data=folder needs one network; give .*: run=.*cell10/fold_01"):
         evaluation(one, tmp_path / "own", data={"name": "folder", "root": str(tmp_path)})
