@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import SupConLoss
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
@@ -20,6 +21,7 @@ from siamese.config.objective import NtxentObjective
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset
 from siamese.data.sampling import GroupBatchSampler
+from siamese.training.build import build_optimizer
 
 
 class Block(nn.Module):
@@ -113,7 +115,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def plain_steps(config: TrainConfig, data: PairDataset, steps: int, bf16: bool, device: torch.device) -> list[float]:
-    """Return the seconds of each step: DataLoader with two workers, autocast, AdamW, moving average of the weights."""
+    """Return the seconds of each step: DataLoader with two workers, autocast, moving average of the weights."""
     model, size = config.model, config.data.image_size
     assert isinstance(model, ResnetModel | MulticropModel)
     assert isinstance(config.objective, NtxentObjective)
@@ -125,7 +127,10 @@ def plain_steps(config: TrainConfig, data: PairDataset, steps: int, bf16: bool, 
         network = PlainResNet(config.data.channels, size, **options)
     network = network.to(device)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    if config.optimizer.name == "adamw":
+        optimizer: Optimizer = AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    else:  # PyTorch has no Muon for convolutions
+        optimizer = build_optimizer(config, network.parameters())
     criterion = SupConLoss(config.objective.temperature, distance=CosineSimilarity())
     loader = DataLoader(
         AugmentedImages(data.pixels.to("cpu"), config), batch_sampler=Batches(data, config), num_workers=2,

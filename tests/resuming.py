@@ -24,7 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "koch, pairs by names": {"model": KOCH, "protocol": UNRESTRICTED, "augmentation": FACE, "ema_decay": 0.9},
     "resnet, groups by names": {
         "model": RESNET, "protocol": UNRESTRICTED, "objective": {"name": "ntxent"}, "augmentation": FACE,
-        "ema_decay": 0.9, "backend": {"name": "plda"},
+        "ema_decay": 0.9, "backend": {"name": "plda"}, "optimizer": {"name": "muon"},
     },
     "resnet, groups of listed pairs": {
         "model": RESNET, "objective": {"name": "ntxent", "views": 2, "pair_weight": 1.0}, "augmentation": FACE,

@@ -33,4 +33,14 @@ class SgdOptimizer(Section):
         return self
 
 
-OptimizerConfig = Annotated[AdamOptimizer | SgdOptimizer, Field(discriminator="name")]
+class MuonOptimizer(Section):
+    """Muon: the update of each layer is orthogonalized, also that of biases and normalization.
+
+    Clipping gradients has hardly any effect.
+    """
+
+    name: Literal["muon"] = Field(description="the optimizer")
+    momentum: float = Field(ge=0, lt=1, description="decay rate of the running mean of the gradient; 0: off")
+
+
+OptimizerConfig = Annotated[AdamOptimizer | SgdOptimizer | MuonOptimizer, Field(discriminator="name")]

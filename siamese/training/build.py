@@ -44,6 +44,7 @@ from siamese.training.checkpoints import BackgroundCheckpointIO, MemoryCheckpoin
 from siamese.training.data_module import PairDataModule
 from siamese.training.epochs import mode_of
 from siamese.training.module import SiameseModule
+from siamese.training.muon import Muon
 from siamese.training.progress import ProgressBar
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,10 @@ log = logging.getLogger(__name__)
 PROFILED = 12
 """Number of lines of a profile in the log."""
 
-OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
+OPTIMIZERS = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "muon": Muon}
+
+LARGE = 2048
+"""Shorter side of a layer's weights from which `Muon` takes seconds on a CPU."""
 
 
 def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset) -> SiameseModule:
@@ -76,14 +80,14 @@ def build_module(config: TrainConfig, network: SiameseNetwork, data: PairDataset
 
 def graph_obstacle(config: TrainConfig, objective: nn.Module) -> str | None:
     """Return the key because of which a training step cannot be a CUDA graph; None if it can."""
-    trainer = config.trainer
+    trainer, kind = config.trainer, OPTIMIZERS[config.optimizer.name]
     obstacles = {
         f"trainer.devices={trainer.devices} trainer.nodes={trainer.nodes}": trainer.processes > 1,
         "trainer.gradient_clip_val": trainer.gradient_clip_val is not None,
         "trainer.detect_anomaly": trainer.detect_anomaly,
         "trainer.profiler": trainer.profiler is not None,
         f"objective={config.objective.name}": not getattr(objective, "capturable", False),
-        f"optimizer={config.optimizer.name}": not _has_fused(OPTIMIZERS[config.optimizer.name]),
+        f"optimizer={config.optimizer.name}": not (_has_fused(kind) or kind is Muon),
     }
     return next((key for key, applies in obstacles.items() if applies), None)
 
@@ -108,12 +112,16 @@ def build_data_module(config: TrainConfig, data: PairDataset) -> PairDataModule:
 
 def build_optimizer(config: TrainConfig, parameters: Any) -> Optimizer:
     """Build the configured optimizer for ``parameters``."""
+    parameters = list(parameters)
     options = to_plain(config.optimizer)
     options |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     kind: Callable[..., Optimizer] = OPTIMIZERS[options.pop("name")]
     if _has_fused(kind):
         # Faster: one pass over the parameters. Lightning cannot combine it with clipping under mixed precision.
         options["fused"] = config.trainer.gradient_clip_val is None
+    elif kind is Muon and (large := [p for p in parameters if p.ndim > 1 and min(len(p), p[0].numel()) >= LARGE]):
+        shape = " x ".join(map(str, large[0].shape))
+        log.warning("optimizer=muon takes long for a layer of %s weights: seconds a step on a CPU", shape)
     return kind(parameters, **options)
 
 

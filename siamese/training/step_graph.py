@@ -31,7 +31,7 @@ class StepGraphs:
     Args:
         step: tensors -> tensors; updates parameters through ``optimizer``. It must not read results back to the CPU,
             and must draw random numbers from torch's generator of the GPU only.
-        optimizer: with ``fused=True``; others compute with the learning rate in Python.
+        optimizer: reads the learning rate from a tensor without waiting for the GPU, as torch's do with ``fused=True``.
         device: the GPU.
     """
 

@@ -24,7 +24,7 @@ MEANT = {
     "hydra.run.dirr": "hydra.run.dir", "random_seed": "seed", "wandb": "logger=wandb", "cosine": "scheduler=cosine",
     "experimnt": "experiment", "regularisation": "regularization", "model.dropuot": "model.dropout",
     "scale": "augmentation.scale",
-    "momentum": "optimizer.momentum (optimizer=sgd)",
+    "momentum": "optimizer.momentum (optimizer=sgd or muon)",
     "margin": "objective.margin (objective=contrastive, triplet, arcface or cosface)",
     "weights": "model.weights (model=torchvision)",
 }  # fmt: skip

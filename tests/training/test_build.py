@@ -23,6 +23,14 @@ def test_the_optimizer_gets_its_options(tiny_config: Make) -> None:
     assert {key: optimizer.defaults[key] for key in expected} == expected
 
 
+def test_muon_warns_of_large_layers(tiny_config: Make, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny_config(optimizer={"name": "muon"})
+    build_optimizer(config, (torch.nn.Parameter(torch.zeros(shape)) for shape in ((9000,), (9000, 2000), (2000, 9000))))
+    assert not caplog.text
+    build_optimizer(config, (torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 2), (2100, 300, 3, 3))))
+    assert "optimizer=muon takes long for a layer of 2100 x 300 x 3 x 3 weights" in caplog.text
+
+
 def test_schedules(tiny_config: Make) -> None:
     def rates(**scheduler: object) -> list[float]:
         config = tiny_config(scheduler=scheduler, max_epochs=20, learning_rate=1.0, optimizer={"name": "sgd"})
@@ -52,6 +60,7 @@ def test_schedules(tiny_config: Make) -> None:
     [
         ({}, None),
         ({"optimizer": {"name": "sgd"}}, None),
+        ({"optimizer": {"name": "muon"}}, None),
         ({"objective": {"name": "contrastive"}}, None),
         ({"objective": {"name": "ntxent"}}, None),
         ({"objective": {"name": "triplet"}}, "objective=triplet"),

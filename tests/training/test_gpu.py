@@ -31,7 +31,7 @@ MULTICROP = {
               "embedding_dim": 16},
     "protocol": {"name": "view1", "setting": "unrestricted"}, "objective": {"name": "ntxent"}, "ema_decay": 0.9,
     "augmentation": {"flip": True, "rotation": 5.0, "scale": 1.1, "translation": 0.05, "brightness": 0.1, "erase": 0.5},
-    "backend": {"name": "plda"}, "flip_average": True, "crop_average": 0.93, "optimizer": {"name": "adamw"},
+    "backend": {"name": "plda"}, "flip_average": True, "crop_average": 0.93, "optimizer": {"name": "muon"},
 }  # fmt: skip
 ALL = {**KINDS, "multicrop, as best/unrestricted": MULTICROP}
 
@@ -58,7 +58,7 @@ def test_a_run_stopped_between_steps_ends_like_an_undisturbed_one(
     assert_equal(tmp_path / "cut", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 @pytest.mark.parametrize("kind", ALL)
 def test_a_cuda_graph_trains_like_single_kernels(tiny_config: Make, tmp_path: Path, kind: str, optimizer: str) -> None:
     """Bit for bit, with learning rates that float32 represents exactly."""

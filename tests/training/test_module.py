@@ -44,7 +44,7 @@ def test_the_average_forgets_the_start_and_then_follows_with_the_decay() -> None
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
 def test_eight_pairs_are_overfitted(tiny_config: Make, tmp_path: Path, optimizer: str) -> None:
     config = tiny_config(
         optimizer={"name": optimizer}, learning_rate=0.05 if optimizer == "sgd" else 3e-3,
@@ -102,14 +102,15 @@ def test_a_step_as_one_call_trains_like_lightnings_own(
     assert_equal(tmp_path / "whole", tmp_path / "lightning")
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("kind", ["adam", "adamw", "muon", "sgd"])
 def test_an_optimizer_reads_its_rates_from_tensors_and_keeps_its_numbers(tiny_config: Make, kind: str) -> None:
-    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
-    expected, found = (build_optimizer(tiny_config(optimizer={"name": kind}), [weight]) for weight in weights)
+    weights = [torch.nn.Parameter(torch.ones(3, 2, 3, 3)) for _ in range(2)]
+    config = tiny_config(optimizer={"name": kind}, weight_decay=2.0**-6)
+    expected, found = (build_optimizer(config, [weight]) for weight in weights)
     groups = [dict(group) for group in found.param_groups]
     for rate in (2.0**-3, 2.0**-5):
         for weight in weights:
-            weight.grad = torch.tensor([1.0, -2.0, 0.5])
+            weight.grad = torch.linspace(-1, 2, 54).reshape(weight.shape)
         for group in expected.param_groups:
             group["lr"] = rate
         expected.step()
