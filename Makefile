@@ -106,7 +106,7 @@ format: $(READY)  ## format the code, and let ruff fix what it can
 SEEDS ?= 0,1,2
 DATA ?= lfw_a
 REPRODUCTION ?= multirun/reproduction-$(DATA)
-ROWS := report/adam,report/sgd,report/batchnorm,report/dropout_0.1,report/dropout_0.2
+ROWS := report/adam,report/sgd,report/sgd_guess,report/batchnorm,report/dropout_0.1,report/dropout_0.2
 SWEEP = $(BIN)/python train.py -m data=$(DATA) seed=$(SEEDS) resume=true $(ARGS)
 reproduction: $(READY)  ## run every experiment of the course report and compare (hours; resumes; SEEDS=0,1,2 DATA=lfw_a ARGS=)
 	$(SWEEP) experiment=$(ROWS) hydra.sweep.dir=$(REPRODUCTION)/rows

@@ -16,7 +16,7 @@ from siamese.config.section import to_plain
 from siamese.errors import ConfigError
 from siamese.files import flatten
 from siamese.report.jobs import Job
-from siamese.report.reproduction import EXPERIMENTS, reproduction, verdict
+from siamese.report.reproduction import EXPERIMENTS, GUESS, reproduction, verdict
 from siamese.runs.records import Result
 
 Make = Callable[..., Path]
@@ -63,6 +63,7 @@ def test_every_experiment_file_is_recognised() -> None:
     for number, file in FILES.items():
         (row,) = rows_of(settings(f"experiment=report/{file}", "seed=3", "precision=bf16", "checkpoint=none"))
         assert row.startswith(f"{number} ")
+    assert rows_of(settings("experiment=report/sgd_guess")) == []
     assert rows_of(settings("experiment=report/final")) == ["6 batch 32, decay 1e-5 (final)"]
     for size, decay in ((256, "1e-6"), (128, "1e-4"), (64, "1e-6")):
         (row,) = rows_of(settings("experiment=report/grid", f"batch_size={size}", f"weight_decay={decay}"))
@@ -83,6 +84,13 @@ def test_run_with_a_changed_setting_is_not_recognised(change: str) -> None:
 def test_sgd_with_other_settings_is_not_recognised() -> None:
     assert rows_of(settings("experiment=report/sgd", "optimizer.momentum=0.0")) == []
     assert rows_of(settings("experiment=report/sgd", "optimizer.nesterov=true")) == []
+
+
+def test_our_guess_has_a_row_without_verdict(make: Make, tmp_path: Path) -> None:
+    make("guess", "experiment=report/sgd_guess", acc=0.65)
+    text = reproduction([tmp_path])
+    assert cells(text, GUESS.title)[1:4] == ["58.7 %", "65.0 %", ""]
+    assert cells(text, "2 SGD |")[2] == ""
 
 
 def test_comparisons_have_confidence_intervals(make: Make, tmp_path: Path) -> None:
@@ -115,7 +123,7 @@ def test_seeds_are_averaged_and_compared(make: Make, tmp_path: Path) -> None:
         "66.8 %", "66.0 %", "agrees", "0.6475", "0.6000", "lower", "1",
     ]  # fmt: skip
     assert "skipped" not in text
-    assert cells(text, "2 SGD")[2:4] == ["", ""]  # not measured: empty
+    assert cells(text, "2 SGD |")[2:4] == ["", ""]  # not measured: empty
     assert cells(text, "4 with dropout")[5] == ""
 
 
