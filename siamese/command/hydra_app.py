@@ -17,7 +17,7 @@ from siamese.command.checks import check_job, check_sweep
 from siamese.command.exit_codes import JobFailedError, discard_output, end, reason
 from siamese.command.help import help_tables
 from siamese.command.jobs import process_count
-from siamese.command.overrides import as_typed
+from siamese.command.overrides import MULTIRUN, as_typed
 from siamese.config.load import Composed, register_help, register_hydra
 from siamese.data.own import reading_once
 from siamese.errors import ConfigError
@@ -42,7 +42,9 @@ def run_app(main: Callable[[], object], command: str) -> NoReturn:
     register_help(help_tables)
     catch_signals()
     try:
-        sys.argv[1:] = as_typed(_from_here(sys.argv[1:]))
+        # Python's argparse refuses overrides on both sides of an option.
+        words = sorted(sys.argv[1:], key=lambda word: word not in MULTIRUN)
+        sys.argv[1:] = as_typed(_from_here(words))
         with reading_once():  # by the check before a run, and the run
             main()
         _print_ending()

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 
 from siamese.command.exit_codes import JobFailedError, end, reason
 from siamese.command.orphans import end_with_sweep
-from siamese.command.overrides import shell_word
+from siamese.command.overrides import has_several, shell_word
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
 from siamese.config.protocol import IdentificationProtocol, OneShotProtocol
 from siamese.data.own import reading_once
@@ -151,7 +151,7 @@ def swept_values() -> dict[str, str]:
         try:
             recorded = yaml.safe_load((Path(hydra.sweep.dir) / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
             parsed = OverridesParser.create().parse_overrides(list(recorded["overrides"]["task"]))
-            keys = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+            keys = {override.get_key_element() for override in parsed if has_several(override)}
             keys |= set(recorded["sweeper"].get("params") or {})
         except (OSError, KeyError, TypeError, ValueError, HydraException, yaml.YAMLError):
             return {}

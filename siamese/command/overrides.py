@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString, Sweep
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
 
 from siamese.config.defaults import configuration_folder
@@ -30,6 +30,9 @@ NULLABLE = frozenset({"data.root", "protocol.within", "start_from", "groups", "l
 
 LISTS = frozenset({"run", "experiment", "debug"})
 """Those of `TEXT` that also take a list in brackets."""
+
+MULTIRUN = ("-m", "--multirun")
+"""Hydra's option for a sweep."""
 
 _OVERRIDE = re.compile(r"(\+{0,2}([\w./@:-]+)=)(.*)", re.DOTALL)
 _VALUE = re.compile(
@@ -53,8 +56,37 @@ def as_typed(words: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a word without a key, or several options of a group, which Hydra would merge without a word.
     """
-    in_sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words))
-    return [_quoted_if_needed(word, in_sweep) for word in words]
+    in_sweep = bool({*MULTIRUN, "hydra.mode=MULTIRUN"} & set(words))
+    typed = [_quoted_if_needed(word, in_sweep) for word in words]
+    return _for_jobs_only(typed) if in_sweep else typed
+
+
+def _for_jobs_only(words: list[str]) -> list[str]:
+    """If a group is swept, make each key a sweep over its one value.
+
+    Hydra composes a sweep itself without the swept groups. The default option may lack a key that all swept options
+    have, as in ``-m optimizer=sgd,muon optimizer.momentum=0.9``. A sweep over the key is left to the jobs.
+    """
+    found = [_OVERRIDE.fullmatch(word) for word in words]
+    parts = [match.groups() if match else ("", "", "") for match in found]
+    if not any(_is_group(key) and isinstance(_read(value), Sweep) for _, key, value in parts):
+        return words
+    return [
+        f"{start}choice({value})"
+        if "." in key and value and not key.startswith("hydra.") and not isinstance(_read(value), Sweep)
+        else word
+        for word, (start, key, value) in zip(words, parts, strict=True)
+    ]
+
+
+def has_several(override: Override) -> bool:
+    """Whether an override is a sweep over more than the one value of `_for_jobs_only`."""
+    value = override.value()
+    return isinstance(value, Sweep) and not (isinstance(value, ChoiceSweep) and len(value.list) == 1)
+
+
+def _is_group(key: str) -> bool:
+    return bool(key) and (configuration_folder() / key).is_dir()
 
 
 def quoted(text: str) -> str:
@@ -91,7 +123,7 @@ def _quoted_if_needed(word: str, in_sweep: bool) -> str:
 
 def _check_options(group: str, read: Any) -> None:
     lists = [one for one in (read.list if isinstance(read, ChoiceSweep) else [read]) if isinstance(one, list)]
-    if lists and group in TrainConfig.model_fields and (configuration_folder() / group).is_dir():
+    if lists and group in TrainConfig.model_fields and _is_group(group):
         options = ",".join(map(str, lists[0]))
         remedy = f"a sweep over them is -m {group}={options}"
         if group == "logger":

@@ -114,6 +114,10 @@ BAD = {
     "data set that is not there": (["data=lfw_a"], "no such folder"),
     "image folder that is not there": (["data=lfw_a", "data.root=."], "missing lfw2; place it there by hand"),
     "all jobs of a sweep": (["-m", "batch_size=0", "seed=0,1"], "batch_size=0"),
+    "a key of no swept option": (
+        ["data=synthetic", "-m", "optimizer=adamw,adam", "optimizer.momentum=0.9"],
+        "unknown key 'optimizer.momentum' with optimizer=adamw; it is a key of optimizer=sgd or muon",
+    ),
     "unknown key in a sweep": (["-m", "model.typo=1,2"], "unknown key 'model.typo'"),
 }  # fmt: skip
 """What a user may type wrongly -> the overrides, and what the one line must say."""

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -316,6 +317,16 @@ def test_a_sweep_with_a_failing_job(run_script: Run, call: Run, tiny_overrides: 
     assert resumed.returncode == 1
     assert (sweep / "2/predictions.csv").stat().st_mtime_ns == kept
     assert result_of(sweep / "3")["status"] == "done"
+
+
+def test_a_sweep_over_options_that_alone_have_a_key(call: Run, tiny_overrides: list[str], tmp_path: Path) -> None:
+    words = [*tiny_overrides, "-m", "optimizer=sgd,muon", "optimizer.momentum=0.5", "hydra.sweep.dir=sweep"]
+    assert call("train", *words).returncode == 0
+    for job, name in enumerate(["sgd", "muon"]):
+        folder = tmp_path / "work/sweep" / str(job)
+        optimizer = yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]
+        assert (optimizer["name"], optimizer["momentum"]) == (name, 0.5)
+        assert (folder / name).is_dir(), "the momentum is no part of the job's name"
 
 
 @pytest.mark.integration

@@ -113,6 +113,18 @@ def test_commas_separate_the_values_of_a_sweep(typed: str, values: list[object])
     assert plain(read(as_typed(["-m", typed])[1]).list) == values
 
 
+def test_a_key_that_only_the_swept_options_have_is_left_to_the_jobs() -> None:
+    kept = ["max_epochs=1", "hydra.sweep.dir=a", "~scheduler.warmup_epochs", "model.widths=[1,2],[3]"]
+    groups = ["-m", *kept, "experiment=best/quick,best/restricted"]
+    assert as_typed(groups) == groups
+    changed = as_typed([*groups, "objective.temperature=0.1", "model.blocks=[1,1]", "data.root=a,b", "name=a"])
+    assert changed[len(groups) :] == [
+        "objective.temperature=choice(0.1)", "model.blocks=choice([1,1])", "data.root=a,b", "name=a",
+    ]  # fmt: skip
+    for same in (["-m", "seed=0,1", "optimizer.momentum=0.9"], ["optimizer=sgd", "optimizer.momentum=0.9"]):
+        assert as_typed(same) == same
+
+
 def test_every_key_that_takes_text_is_known() -> None:
     texts, nullable = set(), set()
     for schema in (TrainConfig, EvalConfig):
