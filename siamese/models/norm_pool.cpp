@@ -1,4 +1,5 @@
-// Batch statistics; and scaling, 2x2 max-pooling and ReLU as one operation, with its gradient.
+// Batch statistics; scaling, 2x2 max-pooling and ReLU as one operation; and scaling, addition and ReLU as another; with
+// their gradients.
 //
 // Feature maps are channels-last, [images][H][W][C], float32 or bf16; arithmetic is float32. Each function reads the
 // maps once, with one thread per image. Results do not depend on the number of threads.
@@ -180,6 +181,56 @@ INLINE void image_gradient(
             }
 }
 
+// y = scale * x + shift, plus `other` with ADD, but at least `floor`: 0 for ReLU, or -infinity.
+template <typename T, bool ADD>
+INLINE void image_scale(
+    const T *__restrict x, const T *__restrict other, long pixels, long channels, const float *__restrict scale,
+    const float *__restrict shift, float floor, T *__restrict y
+) {
+    for (long p = 0; p < pixels; ++p)
+#pragma omp simd
+        for (long c = 0; c < channels; ++c) {
+            long at = p * channels + c;
+            float value = scale[c] * load(x + at) + shift[c];
+            if (ADD) value += load(other + at);
+            store(y + at, value < floor ? floor : value);
+        }
+}
+
+// Sums over one image of g and of g (x - mean), where y is above the floor.
+template <typename T>
+INLINE void image_scale_sums(
+    const T *__restrict x, const T *__restrict y, const T *__restrict g, const float *__restrict mean, long pixels,
+    long channels, float floor, float *__restrict sum, float *__restrict product
+) {
+    for (long c = 0; c < channels; ++c) sum[c] = product[c] = 0;
+    for (long p = 0; p < pixels; ++p)
+#pragma omp simd
+        for (long c = 0; c < channels; ++c) {
+            long at = p * channels + c;
+            float value = load(y + at) <= floor ? 0.0f : load(g + at);
+            sum[c] += value;
+            product[c] += value * (load(x + at) - mean[c]);
+        }
+}
+
+// gx = scale * g + constant + linear * x, with g = 0 where y is not above the floor; with ADD, `other` gets this g.
+template <typename T, bool ADD>
+INLINE void image_scale_gradient(
+    const T *__restrict x, const T *__restrict y, const T *__restrict g, long pixels, long channels,
+    const float *__restrict scale, const float *__restrict constant, const float *__restrict linear, float floor,
+    T *__restrict gx, T *__restrict other
+) {
+    for (long p = 0; p < pixels; ++p)
+#pragma omp simd
+        for (long c = 0; c < channels; ++c) {
+            long at = p * channels + c;
+            float value = load(y + at) <= floor ? 0.0f : load(g + at);
+            store(gx + at, scale[c] * value + constant[c] + linear[c] * load(x + at));
+            if (ADD) store(other + at, value);
+        }
+}
+
 // The functions for one image, compiled for each processor and each type.
 #define OF_IMAGE(T)                                                                                                    \
     FOR_EACH_PROCESSOR void moments_of(const T *x, long pixels, long channels, float *mean, float *m2) {               \
@@ -205,6 +256,30 @@ INLINE void image_gradient(
         const float *constant, const float *linear, T *gx                                                              \
     ) {                                                                                                                \
         image_gradient(x, g, where, height, width, channels, scale, constant, linear, gx);                             \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void scale_of(                                                                                  \
+        const T *x, const T *other, long pixels, long channels, const float *scale, const float *shift, float floor,   \
+        T *y                                                                                                           \
+    ) {                                                                                                                \
+        if (other)                                                                                                     \
+            image_scale<T, true>(x, other, pixels, channels, scale, shift, floor, y);                                  \
+        else                                                                                                           \
+            image_scale<T, false>(x, other, pixels, channels, scale, shift, floor, y);                                 \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void scale_sums_of(                                                                             \
+        const T *x, const T *y, const T *g, const float *mean, long pixels, long channels, float floor, float *sum,    \
+        float *product                                                                                                 \
+    ) {                                                                                                                \
+        image_scale_sums(x, y, g, mean, pixels, channels, floor, sum, product);                                        \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void scale_gradient_of(                                                                         \
+        const T *x, const T *y, const T *g, long pixels, long channels, const float *scale, const float *constant,     \
+        const float *linear, float floor, T *gx, T *other                                                              \
+    ) {                                                                                                                \
+        if (other)                                                                                                     \
+            image_scale_gradient<T, true>(x, y, g, pixels, channels, scale, constant, linear, floor, gx, other);       \
+        else                                                                                                           \
+            image_scale_gradient<T, false>(x, y, g, pixels, channels, scale, constant, linear, floor, gx, other);      \
     }
 
 OF_IMAGE(float)
@@ -265,6 +340,44 @@ void gradient(
     }
 }
 
+template <typename T>
+void scale(
+    Shape s, const T *x, const T *other, const float *factor, const float *shift, float floor, T *y, int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        long at = b * s.map();
+        const T *added = other ? other + at : nullptr;
+        scale_of(x + at, added, s.height * s.width, s.channels, factor, shift, floor, y + at);
+    }
+}
+
+template <typename T>
+void scale_sums(
+    Shape s, const T *x, const T *y, const T *g, const float *mean, float floor, float *sum, float *product, int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        long at = b * s.map(), of = b * s.channels;
+        scale_sums_of(x + at, y + at, g + at, mean, s.height * s.width, s.channels, floor, sum + of, product + of);
+    }
+}
+
+template <typename T>
+void scale_gradient(
+    Shape s, const T *x, const T *y, const T *g, const float *scale, const float *constant, const float *linear,
+    float floor, T *gx, T *other, int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        long at = b * s.map();
+        T *added = other ? other + at : nullptr;
+        scale_gradient_of(
+            x + at, y + at, g + at, s.height * s.width, s.channels, scale, constant, linear, floor, gx + at, added
+        );
+    }
+}
+
 }  // namespace
 
 // The functions that Python calls; `shape` is {images, H, W, C} of the map to pool.
@@ -289,6 +402,24 @@ void gradient(
         const float *linear, T *gx, int threads                                                                        \
     ) {                                                                                                                \
         gradient(*shape, x, g, where, scale, constant, linear, gx, threads);                                           \
+    }                                                                                                                  \
+    extern "C" void scale_##NAME(                                                                                      \
+        const Shape *shape, const T *x, const T *other, const float *factor, const float *shift, float floor, T *y,    \
+        int threads                                                                                                    \
+    ) {                                                                                                                \
+        scale(*shape, x, other, factor, shift, floor, y, threads);                                                     \
+    }                                                                                                                  \
+    extern "C" void scale_sums_##NAME(                                                                                 \
+        const Shape *shape, const T *x, const T *y, const T *g, const float *mean, float floor, float *sum,            \
+        float *product, int threads                                                                                    \
+    ) {                                                                                                                \
+        scale_sums(*shape, x, y, g, mean, floor, sum, product, threads);                                               \
+    }                                                                                                                  \
+    extern "C" void scale_gradient_##NAME(                                                                             \
+        const Shape *shape, const T *x, const T *y, const T *g, const float *factor, const float *constant,            \
+        const float *linear, float floor, T *gx, T *other, int threads                                                 \
+    ) {                                                                                                                \
+        scale_gradient(*shape, x, y, g, factor, constant, linear, floor, gx, other, threads);                          \
     }
 
 LIBRARY(float, float32)

@@ -1,10 +1,10 @@
-"""Batch normalization, 2x2 max-pooling and ReLU as one layer.
+"""Batch normalization and ReLU as one layer, with 2x2 max-pooling or with the addition of a residual block.
 
 As separate layers on the CPU, they take a third of a bf16 training step although they do little arithmetic: each reads
-and writes the largest feature maps of the network. The layers here read them twice in the forward pass and once in the
-backward pass. They use a small library (``norm_pool.cpp``), which is compiled when the package is installed on a
-machine with a C++ compiler. PyTorch's layers compute the same without the library, on a GPU, in double precision, and
-in a graph that is compiled or exported.
+and writes the largest feature maps of the network. The layers here read them twice in the forward pass, and once (with
+pooling) or twice in the backward pass. They use a small library (``norm_pool.cpp``), which is compiled when the package
+is installed on a machine with a C++ compiler. PyTorch's layers compute the same without the library, on a GPU, in
+double precision, and in a graph that is compiled or exported.
 
 Shapes: B images, C channels, H x W pixels, h = H // 2, w = W // 2.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import logging
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ log = logging.getLogger(__name__)
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
-FUNCTIONS = [f"{name}_{dtype}" for name in ("moments", "pool", "sums", "gradient") for dtype in DTYPES.values()]
+NAMES = ("moments", "pool", "sums", "gradient", "scale", "scale_sums", "scale_gradient")
+
+FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()]
 """The functions of the library."""
 
 
@@ -41,24 +44,20 @@ class MaxPoolReLU2d(nn.Module):
         return y_BChw
 
 
-class BatchNormMaxPoolReLU2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` followed by ``MaxPool2d(2)`` and ReLU; results and state are the same."""
+class _BatchNorm2d(nn.BatchNorm2d):
+    """What the layers with batch normalization share."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, h, w]."""
-        # PyTorch handles gradients in evaluation mode, which training never needs, and parameters of other dtypes.
-        if not _fits(x_BCHW) or self.weight.dtype != torch.float32 or (torch.is_grad_enabled() and not self.training):
-            return nn.functional.max_pool2d(super().forward(x_BCHW), 2).relu_()
-        y_BChw: Tensor
-        if not self.training:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            scale_C = self.weight * (self.running_var + self.eps).rsqrt()
-            y_BChw = _Pool.apply(x_BCHW, scale_C, self.bias - self.running_mean * scale_C)
-            return y_BChw
-        y_BChw, mean_C, var_C = _NormPool.apply(x_BCHW, self.weight, self.bias, self.eps)
-        self._update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
-        return y_BChw
+    def _fits(self, x_BCHW: Tensor) -> bool:
+        """Whether the library computes the layer; not gradients in evaluation mode, nor parameters of other dtypes."""
+        gradient_in_evaluation = torch.is_grad_enabled() and not self.training
+        return _fits(x_BCHW) and self.weight.dtype == torch.float32 and not gradient_in_evaluation
+
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Factor and addend [C] of normalization by the running statistics."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale_C = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale_C, self.bias - self.running_mean * scale_C
 
     @torch.no_grad()
     def _update_running_statistics(self, mean_C: Tensor, var_C: Tensor, count: int) -> None:
@@ -71,6 +70,51 @@ class BatchNormMaxPoolReLU2d(nn.BatchNorm2d):
         self.running_var.lerp_(var_C * (count / (count - 1)), self.momentum)
 
 
+class FusedBatchNorm2d(_BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, followed by an addition, ReLU, or both; results and state are the same.
+
+    Args:
+        channels: C.
+        relu: whether ReLU follows.
+    """
+
+    def __init__(self, channels: int, relu: bool = True) -> None:
+        super().__init__(channels)
+        self.relu = relu
+
+    def forward(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None) -> Tensor:
+        """Normalize [B, C, H, W], and add ``added_BCHW`` of the same shape -> [B, C, H, W]."""
+        alike = added_BCHW is None or (added_BCHW.shape, added_BCHW.dtype) == (x_BCHW.shape, x_BCHW.dtype)
+        y_BCHW: Tensor
+        if not (alike and self._fits(x_BCHW)):
+            y_BCHW = super().forward(x_BCHW)
+            if added_BCHW is not None:
+                y_BCHW += added_BCHW
+            return torch.relu_(y_BCHW) if self.relu else y_BCHW
+        floor = 0.0 if self.relu else -math.inf
+        if not self.training:
+            return _scale(x_BCHW, added_BCHW, *self._scale_and_shift(), floor)
+        y_BCHW, mean_C, var_C = _NormAdd.apply(x_BCHW, added_BCHW, self.weight, self.bias, self.eps, floor)
+        self._update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
+        return y_BCHW
+
+
+class BatchNormMaxPoolReLU2d(_BatchNorm2d):
+    """`torch.nn.BatchNorm2d` followed by ``MaxPool2d(2)`` and ReLU; results and state are the same."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, h, w]."""
+        if not self._fits(x_BCHW):
+            return nn.functional.max_pool2d(super().forward(x_BCHW), 2).relu_()
+        y_BChw: Tensor
+        if not self.training:
+            y_BChw = _Pool.apply(x_BCHW, *self._scale_and_shift())
+            return y_BChw
+        y_BChw, mean_C, var_C = _NormPool.apply(x_BCHW, self.weight, self.bias, self.eps)
+        self._update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
+        return y_BChw
+
+
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """Load the compiled library; None if it was not built or cannot be loaded."""
@@ -78,9 +122,12 @@ def library() -> ctypes.CDLL | None:
         file = Path(__file__).with_name(f"_norm_pool{suffix}")
         if file.is_file():
             try:
-                return ctypes.CDLL(str(file))
-            except OSError as error:
-                log.warning("%s cannot be loaded, PyTorch's layers are used instead: %s", file, error)
+                loaded = ctypes.CDLL(str(file))
+                for name in FUNCTIONS:
+                    getattr(loaded, name)
+                return loaded
+            except (OSError, AttributeError) as error:  # the second: built from an older version
+                log.warning("%s cannot be used, PyTorch's layers are used instead; install again: %s", file, error)
     return None
 
 
@@ -95,13 +142,18 @@ def _identity(channels: int) -> tuple[Tensor, Tensor]:
     return torch.ones(channels), torch.zeros(channels)
 
 
-def _call(name: str, x_BCHW: Tensor, *arrays: Tensor | None) -> None:
+def _call(name: str, x_BCHW: Tensor, *arguments: Tensor | float | None) -> None:
     """Call a function of the library for feature maps with the shape and dtype of ``x_BCHW``."""
     function = getattr(library(), f"{name}_{DTYPES[x_BCHW.dtype]}")
     batch, channels, height, width = x_BCHW.shape
     shape = (ctypes.c_long * 4)(batch, height, width, channels)
-    pointers = [None if array is None else ctypes.c_void_p(array.data_ptr()) for array in arrays]
-    function(shape, *pointers, ctypes.c_int(torch.get_num_threads()))
+    function(shape, *map(_c_argument, arguments), ctypes.c_int(torch.get_num_threads()))
+
+
+def _c_argument(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_float | None:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return None if argument is None else ctypes.c_float(argument)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -148,12 +200,7 @@ class _NormPool(torch.autograd.Function):
         ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         x_BCHW = _channels_last(x_BCHW)
-        batch, channels, height, width = x_BCHW.shape
-        mean_BC, m2_BC = torch.empty(2, batch, channels).unbind()
-        _call("moments", x_BCHW, x_BCHW, mean_BC, m2_BC)
-        mean_C = mean_BC.double().mean(0)
-        var_C = (m2_BC / (height * width) + (mean_BC - mean_C).square()).mean(0).float()
-        mean_C = mean_C.float()
+        mean_C, var_C = _batch_statistics(x_BCHW)
         rstd_C = (var_C + eps).rsqrt()
         scale_C = weight_C * rstd_C
         y_BChw, where_BChw, largest_BChw = _pool(x_BCHW, scale_C, bias_C - mean_C * scale_C, keep=True)
@@ -166,15 +213,87 @@ class _NormPool(torch.autograd.Function):
     def backward(ctx: Any, g_BChw: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, where_BChw, largest_BChw, mean_C, rstd_C, scale_C = ctx.saved_tensors
         g_BChw = _channels_last(g_BChw)
-        batch, channels, height, width = x_BCHW.shape
-        sum_BC, product_BC = torch.empty(2, batch, channels).unbind()
+        sum_BC, product_BC = torch.empty(2, *x_BCHW.shape[:2]).unbind()
         _call("sums", x_BCHW, g_BChw, where_BChw, largest_BChw, mean_C, sum_BC, product_BC)
-        grad_bias_C = sum_BC.double().sum(0)
-        grad_weight_C = product_BC.double().sum(0) * rstd_C
-        # scale (g - mean(g) - x_hat mean(g x_hat)), as a linear function of x.
-        share = 1 / (batch * height * width)
-        linear_C = -scale_C * rstd_C * grad_weight_C * share
-        constant_C = -scale_C * grad_bias_C * share - linear_C * mean_C
+        gradients = _Gradients(sum_BC, product_BC, mean_C, rstd_C, scale_C, x_BCHW)
         gx_BCHW = torch.empty_like(x_BCHW)
-        _call("gradient", x_BCHW, x_BCHW, g_BChw, where_BChw, scale_C, constant_C.float(), linear_C.float(), gx_BCHW)
-        return gx_BCHW, grad_weight_C.float(), grad_bias_C.float(), None
+        _call("gradient", x_BCHW, x_BCHW, g_BChw, where_BChw, scale_C, *gradients.of_x, gx_BCHW)
+        return gx_BCHW, gradients.weight, gradients.bias, None
+
+
+class _NormAdd(torch.autograd.Function):
+    """Batch normalization, an addition, and the maximum with ``floor``; also returns mean and variance of the batch."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BCHW: Tensor, added_BCHW: Tensor | None, weight_C: Tensor, bias_C: Tensor, eps: float, floor: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x_BCHW = _channels_last(x_BCHW)
+        mean_C, var_C = _batch_statistics(x_BCHW)
+        rstd_C = (var_C + eps).rsqrt()
+        scale_C = weight_C * rstd_C
+        y_BCHW = _scale(x_BCHW, added_BCHW, scale_C, bias_C - mean_C * scale_C, floor)
+        ctx.save_for_backward(x_BCHW, None if floor < 0 else y_BCHW, mean_C, rstd_C, scale_C)
+        ctx.floor, ctx.adds = floor, added_BCHW is not None
+        ctx.mark_non_differentiable(mean_C, var_C)
+        return y_BCHW, mean_C, var_C
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x_BCHW, y_BCHW, mean_C, rstd_C, scale_C = ctx.saved_tensors
+        g_BCHW = _channels_last(g_BCHW)
+        y_BCHW = g_BCHW if y_BCHW is None else y_BCHW  # never below -infinity
+        sum_BC, product_BC = torch.empty(2, *x_BCHW.shape[:2]).unbind()
+        _call("scale_sums", x_BCHW, x_BCHW, y_BCHW, g_BCHW, mean_C, ctx.floor, sum_BC, product_BC)
+        gradients = _Gradients(sum_BC, product_BC, mean_C, rstd_C, scale_C, x_BCHW)
+        gx_BCHW, added_BCHW = torch.empty_like(x_BCHW), torch.empty_like(x_BCHW) if ctx.adds else None
+        _call(
+            "scale_gradient", x_BCHW, x_BCHW, y_BCHW, g_BCHW, scale_C, *gradients.of_x, ctx.floor, gx_BCHW, added_BCHW
+        )
+        return gx_BCHW, added_BCHW, gradients.weight, gradients.bias, None, None
+
+
+def _scale(x_BCHW: Tensor, added_BCHW: Tensor | None, scale_C: Tensor, shift_C: Tensor, floor: float) -> Tensor:
+    """The maximum of ``scale * x + shift + added`` and ``floor``."""
+    x_BCHW = _channels_last(x_BCHW)
+    y_BCHW = torch.empty_like(x_BCHW)
+    added_BCHW = None if added_BCHW is None else _channels_last(added_BCHW)
+    _call("scale", x_BCHW, x_BCHW, added_BCHW, scale_C, shift_C, floor, y_BCHW)
+    return y_BCHW
+
+
+def _batch_statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [C] of channels-last feature maps, float32."""
+    batch, channels, height, width = x_BCHW.shape
+    mean_BC, m2_BC = torch.empty(2, batch, channels).unbind()
+    _call("moments", x_BCHW, x_BCHW, mean_BC, m2_BC)
+    mean_C = mean_BC.double().mean(0)
+    var_C = (m2_BC / (height * width) + (mean_BC - mean_C).square()).mean(0).float()
+    return mean_C.float(), var_C
+
+
+class _Gradients:
+    """Gradients of a batch normalization.
+
+    Args:
+        sum_BC: sums of the gradient g of its result over the pixels of each image.
+        product_BC: sums of g (x - mean).
+        mean_C, rstd_C, scale_C: mean, inverse standard deviation, and this times the weight.
+        x_BCHW: its input.
+
+    Attributes:
+        weight, bias: gradients of the parameters [C].
+        of_x: constant and factor [C] of ``scale (g - mean(g) - x_hat mean(g x_hat))`` as a linear function of x.
+    """
+
+    def __init__(
+        self, sum_BC: Tensor, product_BC: Tensor, mean_C: Tensor, rstd_C: Tensor, scale_C: Tensor, x_BCHW: Tensor
+    ) -> None:
+        bias_C = sum_BC.double().sum(0)
+        weight_C = product_BC.double().sum(0) * rstd_C
+        share = x_BCHW.shape[1] / x_BCHW.numel()
+        linear_C = -scale_C * rstd_C * weight_C * share
+        constant_C = -scale_C * bias_C * share - linear_C * mean_C
+        self.weight, self.bias = weight_C.float(), bias_C.float()
+        self.of_x = constant_C.float(), linear_C.float()

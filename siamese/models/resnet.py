@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from siamese.models.encoder import Encoder
-from siamese.models.norm_pool import BatchNormMaxPoolReLU2d
+from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, FusedBatchNorm2d
+from siamese.models.unfold_conv import SmallMapConv2d
 
 
 class ResidualBlock(nn.Module):
@@ -28,26 +28,26 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(c_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(c_out, c_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(c_out),
-        )
+        # The keys are the positions that the layers had in older checkpoints.
+        self.branch = nn.ModuleDict({
+            "0": SmallMapConv2d(c_in, c_out, stride),
+            "1": FusedBatchNorm2d(c_out),
+            "3": SmallMapConv2d(c_out, c_out),
+            "4": FusedBatchNorm2d(c_out),
+        })  # fmt: skip
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or c_in != c_out:
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
                 nn.Conv2d(c_in, c_out, 1, bias=False),
-                nn.BatchNorm2d(c_out),
+                FusedBatchNorm2d(c_out, relu=False),
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Feature maps [B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
-        y_BCHW: Tensor = self.branch(x_BCHW)
-        y_BCHW += self.shortcut(x_BCHW)
-        return torch.relu_(y_BCHW)
+        conv1, norm1, conv2, norm2 = self.branch.values()
+        y_BCHW: Tensor = norm2(conv2(norm1(conv1(x_BCHW))), self.shortcut(x_BCHW))
+        return y_BCHW
 
 
 class ResNetEncoder(Encoder):
@@ -95,7 +95,7 @@ class ResNetEncoder(Encoder):
             layers.append(BatchNormMaxPoolReLU2d(width))
             side //= 2
         else:
-            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [FusedBatchNorm2d(width), nn.Identity()]  # in older checkpoints, this was ReLU
         for stage, (stage_width, count) in enumerate(zip(widths, blocks, strict=True)):
             halves = stage > 0 or stem == "conv"
             for k in range(count):

@@ -1,4 +1,4 @@
-"""Normalization, pooling and ReLU as one layer, against PyTorch's layers in double precision."""
+"""Normalization with pooling, addition and ReLU as one layer, against PyTorch's layers in double precision."""
 
 from __future__ import annotations
 
@@ -15,25 +15,50 @@ from networks import SMALL_KOCH, make_network
 from torch import Tensor, nn
 
 from siamese.models import norm_pool
-from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, MaxPoolReLU2d, library
+from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, FusedBatchNorm2d, MaxPoolReLU2d, library
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 compiled = pytest.mark.skipif(library() is None, reason="the library was not built: no C++ compiler at installation")
 
 
-def pair(norm: bool, channels: int) -> tuple[nn.Module, nn.Module]:
+class Adding(nn.Module):
+    """A layer to which the input, mirrored, is given once more to be added."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x, x.flip(3))
+        return y
+
+
+class Sum(nn.BatchNorm2d):
+    """Normalization and addition by PyTorch."""
+
+    def forward(self, x: Tensor, added: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + added
+
+
+KINDS = ["pool", "norm pool", "norm", "norm relu", "norm add", "norm add relu"]
+
+
+def pair(kind: str, channels: int) -> tuple[nn.Module, nn.Module]:
     """Our layer, and PyTorch's layers in double precision with the same parameters, some of them negative or 0."""
-    if not norm:
+    if kind == "pool":
         return MaxPoolReLU2d(), nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
-    ours = BatchNormMaxPoolReLU2d(channels)
+    pools, adds, relu = "pool" in kind, "add" in kind, "relu" in kind
+    ours = BatchNormMaxPoolReLU2d(channels) if pools else FusedBatchNorm2d(channels, relu)
     with torch.no_grad():
         ours.weight.copy_(torch.linspace(-1, 2, channels))  # a negative scale turns minima into maxima
         ours.weight[ours.weight.abs() < 0.05] = 0  # else nearly equal maxima would be equal in float32 only
         ours.bias.copy_(torch.linspace(1, -1, channels))
-    reference = nn.BatchNorm2d(channels)
+    reference = Sum(channels) if adds else nn.BatchNorm2d(channels)
     reference.load_state_dict(ours.state_dict())
-    return ours, nn.Sequential(reference, nn.MaxPool2d(2), nn.ReLU()).double()
+    after = [nn.MaxPool2d(2), nn.ReLU()] if pools else [nn.ReLU()] if relu else []
+    theirs = nn.Sequential(Adding(reference) if adds else reference, *after).double()
+    return (Adding(ours) if adds else ours), theirs
 
 
 def results(layer: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
@@ -52,33 +77,35 @@ def results(layer: nn.Module, x: Tensor, g: Tensor) -> list[Tensor]:
 @settings(max_examples=80, deadline=None)
 @given(
     images=st.integers(2, 4), channels=st.integers(1, 150), height=st.integers(2, 14), width=st.integers(2, 14),
-    norm=st.booleans(), dtype=st.sampled_from(sorted(TOLERANCE, key=str)), channels_last=st.booleans(),
+    kind=st.sampled_from(KINDS), dtype=st.sampled_from(sorted(TOLERANCE, key=str)), channels_last=st.booleans(),
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_it_equals_pytorchs_layers(
-    images: int, channels: int, height: int, width: int, norm: bool, dtype: torch.dtype, channels_last: bool, seed: int
+    images: int, channels: int, height: int, width: int, kind: str, dtype: torch.dtype, channels_last: bool, seed: int
 ) -> None:
     rng = torch.Generator().manual_seed(seed)
     x = (torch.randn(images, channels, height, width, generator=rng) * 2 + 1).to(dtype)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    g = torch.randn(images, channels, height // 2, width // 2, generator=rng).to(dtype)
-    ours, theirs = pair(norm, channels)
+    ours, theirs = pair(kind, channels)
+    shape = (height // 2, width // 2) if "pool" in kind else (height, width)
+    g = torch.randn(images, channels, *shape, generator=rng).to(dtype)
     found, expected = results(ours, x, g), results(theirs, x.double(), g.double())
     for mine, their in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, their, rtol=0, atol=TOLERANCE[dtype] * float(1 + their.abs().max()))
 
 
 @compiled
-@pytest.mark.parametrize("norm", [True, False])
-def test_the_number_of_threads_does_not_matter(norm: bool) -> None:
-    x, g = torch.randn(5, 70, 12, 12), torch.randn(5, 70, 6, 6)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_threads_does_not_matter(kind: str) -> None:
+    side = 6 if "pool" in kind else 12
+    x, g = torch.randn(5, 70, 12, 12), torch.randn(5, 70, side, side)
     found = []
     threads = torch.get_num_threads()
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            found.append(results(pair(norm, 70)[0], x, g))
+            found.append(results(pair(kind, 70)[0], x, g))
     finally:
         torch.set_num_threads(threads)
     for one, other in pairwise(found):
@@ -94,12 +121,34 @@ def test_the_library_is_built_if_there_is_a_compiler() -> None:
     assert library() is not None
 
 
+@pytest.mark.parametrize("kind", KINDS[1:])
 @pytest.mark.parametrize("train", [True, False])
-def test_parameters_in_bfloat16_are_left_to_pytorch(train: bool) -> None:
-    ours, x = BatchNormMaxPoolReLU2d(3).bfloat16().train(train), torch.randn(2, 3, 4, 4).bfloat16()
-    reference = nn.BatchNorm2d(3).bfloat16().train(train)
+def test_parameters_in_bfloat16_are_left_to_pytorch(train: bool, kind: str) -> None:
+    x = torch.randn(2, 3, 4, 4).bfloat16()
+    ours, theirs = (layer.bfloat16().train(train) for layer in pair(kind, 3))
     with torch.no_grad():
-        assert torch.equal(ours(x), nn.functional.max_pool2d(reference(x), 2).relu())
+        assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_what_is_added_may_have_another_dtype_or_shape(train: bool) -> None:
+    layer, x, added = FusedBatchNorm2d(3).train(train), torch.randn(2, 3, 4, 4), torch.randn(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = layer(x, added.expand_as(x).contiguous())
+        for other in (added, added.expand_as(x).double()):
+            torch.testing.assert_close(layer(x, other), expected)
+
+
+def test_a_library_of_an_older_version_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(norm_pool, "FUNCTIONS", [*norm_pool.FUNCTIONS, "one_more"])
+    library.cache_clear()
+    try:
+        assert library() is None
+    finally:
+        library.cache_clear()
+    assert "install again" in caplog.text
 
 
 @compiled
@@ -116,8 +165,9 @@ def test_of_equal_maxima_the_first_gets_the_gradient_and_nan_stays() -> None:
     assert x.grad[0, 0].tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
 
 
-def test_gradients_in_evaluation_reach_the_parameters() -> None:
-    ours, theirs = pair(True, 6)
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_gradients_in_evaluation_reach_the_parameters(kind: str) -> None:
+    ours, theirs = pair(kind, 6)
     x = torch.randn(2, 6, 8, 8)
     for layer, pixels in ((ours, x), (theirs, x.double())):
         layer.eval()(pixels).square().sum().backward()
@@ -143,10 +193,10 @@ def test_without_the_library_the_network_is_the_same(batchnorm: bool, monkeypatc
         torch.testing.assert_close(one, other, rtol=1e-3, atol=4e-3 * float(1 + one.abs().max()))
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_an_exported_graph_has_pytorchs_layers(norm: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_graph_has_pytorchs_layers(kind: str) -> None:
     """The compiled library cannot run in another program. The layer itself is not changed."""
-    layer, x = pair(norm, 8)[0].eval(), torch.randn(2, 8, 6, 6)
+    layer, x = pair(kind, 8)[0].eval(), torch.randn(2, 8, 6, 6)
     with torch.no_grad():
         before = layer(x)
         graph = torch.export.export(layer, (x,)).module()

@@ -29,12 +29,34 @@ def test_residual_network_takes_any_size(pooling: str, stem: str, channels: int,
     assert network.embed(torch.rand(2, channels, size, size)).shape == (2, 8)
 
 
-def test_a_residual_block_is_its_input_plus_its_branch() -> None:
-    block = ResidualBlock(4, 4, stride=1).eval()
-    x = torch.rand(2, 4, 6, 6)
-    torch.testing.assert_close(block(x), (block.branch(x) + x).relu())
-    nn.init.zeros_(block.branch[4].weight)
-    torch.testing.assert_close(block(x), x)  # ReLU leaves what is not negative
+@pytest.mark.parametrize(("c_in", "stride"), [(4, 1), (6, 1), (6, 2)])
+def test_a_residual_block_is_its_shortcut_plus_its_branch(c_in: int, stride: int) -> None:
+    """Also the names of the weights are those of a sequence of PyTorch's layers, as in older checkpoints."""
+    torch.manual_seed(0)
+    block = ResidualBlock(c_in, 4, stride)
+    branch = nn.Sequential(
+        nn.Conv2d(c_in, 4, 3, stride, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4),
+    )  # fmt: skip
+    pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+    changed = nn.Sequential(pool, nn.Conv2d(c_in, 4, 1, bias=False), nn.BatchNorm2d(4))
+    shortcut = nn.Identity() if (c_in, stride) == (4, 1) else changed
+    reference = nn.ModuleDict({"branch": branch, "shortcut": shortcut}).double()
+    reference.load_state_dict(block.state_dict())
+    x = torch.rand(3, c_in, 7, 7)
+    found = []
+    for model, pixels in ((block, x), (reference, x.double())):
+        pixels = pixels.clone().requires_grad_()
+        apply = model if model is block else lambda v: (branch(v) + shortcut(v)).relu()
+        y = apply(pixels)
+        y.square().sum().backward()
+        model.eval()
+        with torch.no_grad():
+            later = apply(pixels)
+        grads = [weights.grad for weights in model.parameters()]
+        found.append([value.double() for value in (y, later, pixels.grad, *grads, *model.buffers())])
+    for mine, their in zip(*found, strict=True):
+        torch.testing.assert_close(mine, their, rtol=0, atol=1e-5 * float(1 + their.abs().max()))
 
 
 def test_the_default_residual_network_has_the_parameters_that_its_file_names() -> None:

@@ -1,4 +1,4 @@
-"""The convolution whose kernel columns are channels, against PyTorch's own."""
+"""Our convolutions, against PyTorch's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from siamese.models.unfold_conv import UnfoldConv2d
+from siamese.models.unfold_conv import SmallMapConv2d, UnfoldConv2d, cpu_has_bf16
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -28,3 +28,36 @@ def test_an_unfolded_convolution_is_the_convolution(channels: int, bf16: bool) -
     for one, other in zip(*found, strict=True):
         largest = one.abs().max()
         torch.testing.assert_close(other / largest, one / largest, rtol=0, atol=0.02 if bf16 else 1e-6)
+
+
+@pytest.mark.parametrize(("height", "width", "stride"), [(5, 5, 1), (10, 9, 2), (1, 1, 1), (1, 4, 2), (40, 40, 1)])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_convolution_of_small_maps_is_the_convolution(height: int, width: int, stride: int, bf16: bool) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 4, 3, stride, padding=1, bias=False)
+    ours = SmallMapConv2d(6, 4, stride)
+    ours.load_state_dict(plain.state_dict())
+    x = torch.rand(3, 6, height, width).contiguous(memory_format=torch.channels_last)
+    direction = torch.randn(plain(x).shape)
+    found = []
+    for convolution in (plain, ours):
+        pixels = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = convolution(pixels)
+        assert y.dtype == (torch.bfloat16 if bf16 else torch.float32)
+        if convolution is ours:
+            is_ours = "_SmallMapConv" in str(y.grad_fn)
+            assert is_ours == (bf16 and cpu_has_bf16() and height * width <= 100 * stride**2)
+        (y.float() * direction).sum().backward()
+        found.append([y.float(), pixels.grad, convolution.weight.grad])
+    for one, other in zip(*found, strict=True):
+        largest = one.abs().max()
+        torch.testing.assert_close(other / largest, one / largest, rtol=0, atol=0.02 if bf16 else 1e-6)
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="bf16 convolutions are only for processors with AVX-512")
+def test_a_convolution_without_a_gradient_of_its_input() -> None:
+    convolution, x = SmallMapConv2d(2, 3), torch.rand(1, 2, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        convolution(x).sum().backward()
+    assert convolution.weight.grad is not None
