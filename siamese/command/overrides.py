@@ -62,21 +62,32 @@ def as_typed(words: Sequence[str]) -> list[str]:
 
 
 def _for_jobs_only(words: list[str]) -> list[str]:
-    """If a group is swept, make each key a sweep over its one value.
+    """If a group is swept, make each of its keys a sweep over the one value; if ``experiment`` is, all keys.
 
     Hydra composes a sweep itself without the swept groups. The default option may lack a key that all swept options
     have, as in ``-m optimizer=sgd,muon optimizer.momentum=0.9``. A sweep over the key is left to the jobs.
     """
     found = [_OVERRIDE.fullmatch(word) for word in words]
     parts = [match.groups() if match else ("", "", "") for match in found]
-    if not any(_is_group(key) and isinstance(_read(value), Sweep) for _, key, value in parts):
-        return words
+    groups = {key for _, key, value in parts if _is_group(key) and isinstance(_read(value), Sweep)}
+
+    def may_lack(key: str) -> bool:
+        section, dot, _ = key.partition(".")
+        return bool(dot) and section != "hydra" and (section in groups or "experiment" in groups)
+
     return [
-        f"{start}choice({value})"
-        if "." in key and value and not key.startswith("hydra.") and not isinstance(_read(value), Sweep)
-        else word
+        f"{start}choice({value})" if may_lack(key) and _survives(value) else word
         for word, (start, key, value) in zip(words, parts, strict=True)
     ]
+
+
+def _survives(value: str) -> bool:
+    """Whether a sweep over one value gives this value to the job: there, Hydra drops quotes and refuses null."""
+    try:
+        sweep = _parser.parse_override(f"key=choice({value})")
+        return [_read(one) for one in sweep.sweep_string_iterator()] == [_read(value)]
+    except HydraException:
+        return False
 
 
 def has_several(override: Override) -> bool:

@@ -40,7 +40,7 @@ class MaxPoolReLU2d(nn.Module):
         """[B, C, H, W] -> [B, C, h, w]."""
         if not _fits(x_BCHW):
             return nn.functional.max_pool2d(x_BCHW, 2).relu_()
-        y_BChw: Tensor = _Pool.apply(x_BCHW, *_identity(x_BCHW.shape[1]))
+        y_BChw: Tensor = _Pool.apply(x_BCHW, *_identity(x_BCHW))
         return y_BChw
 
 
@@ -48,9 +48,9 @@ class _BatchNorm2d(nn.BatchNorm2d):
     """What the layers with batch normalization share."""
 
     def _fits(self, x_BCHW: Tensor) -> bool:
-        """Whether the library computes the layer; not gradients in evaluation mode, nor parameters of other dtypes."""
-        gradient_in_evaluation = torch.is_grad_enabled() and not self.training
-        return _fits(x_BCHW) and self.weight.dtype == torch.float32 and not gradient_in_evaluation
+        """Whether the library computes the layer; PyTorch handles what training never needs, and errors."""
+        is_usual = self.weight.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
+        return is_usual and _fits(x_BCHW) and len(self.weight) == x_BCHW.shape[1] < x_BCHW.numel()
 
     def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Factor and addend [C] of normalization by the running statistics."""
@@ -133,13 +133,15 @@ def library() -> ctypes.CDLL | None:
 
 def _fits(x: Tensor) -> bool:
     """Whether the library computes a layer on these feature maps."""
-    if torch.compiler.is_compiling():  # other programs can only run a graph of PyTorch's own layers
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or torch.compiler.is_compiling():  # other programs can only run a graph of PyTorch's own layers
         return False
     return x.device.type == "cpu" and x.dtype in DTYPES and x.dim() == 4 and x.numel() > 0 and library() is not None
 
 
-def _identity(channels: int) -> tuple[Tensor, Tensor]:
-    return torch.ones(channels), torch.zeros(channels)
+def _identity(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    channels = x_BCHW.shape[1]
+    return x_BCHW.new_ones(channels, dtype=torch.float32), x_BCHW.new_zeros(channels, dtype=torch.float32)
 
 
 def _call(name: str, x_BCHW: Tensor, *arguments: Tensor | float | None) -> None:
@@ -164,7 +166,7 @@ def _pool(x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor, keep: bool) -> tuple
     """ReLU of the maxima of ``scale * x + shift``; with ``keep``, also their positions (uint8) and the x there."""
     batch, channels, height, width = x_BCHW.shape
     pooled = (batch, channels, height // 2, width // 2)
-    y_BChw = torch.empty(pooled, dtype=x_BCHW.dtype, memory_format=torch.channels_last)
+    y_BChw = torch.empty(pooled, dtype=x_BCHW.dtype, device=x_BCHW.device, memory_format=torch.channels_last)
     where_BChw = torch.empty_like(y_BChw, dtype=torch.uint8) if keep else None
     largest_BChw = torch.empty_like(y_BChw) if keep else None
     _call("pool", x_BCHW, x_BCHW, scale_C, shift_C, y_BChw, where_BChw, largest_BChw)
@@ -213,7 +215,7 @@ class _NormPool(torch.autograd.Function):
     def backward(ctx: Any, g_BChw: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, where_BChw, largest_BChw, mean_C, rstd_C, scale_C = ctx.saved_tensors
         g_BChw = _channels_last(g_BChw)
-        sum_BC, product_BC = torch.empty(2, *x_BCHW.shape[:2]).unbind()
+        sum_BC, product_BC = _pair_of_sums(x_BCHW)
         _call("sums", x_BCHW, g_BChw, where_BChw, largest_BChw, mean_C, sum_BC, product_BC)
         gradients = _Gradients(sum_BC, product_BC, mean_C, rstd_C, scale_C, x_BCHW)
         gx_BCHW = torch.empty_like(x_BCHW)
@@ -243,8 +245,8 @@ class _NormAdd(torch.autograd.Function):
     def backward(ctx: Any, g_BCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, y_BCHW, mean_C, rstd_C, scale_C = ctx.saved_tensors
         g_BCHW = _channels_last(g_BCHW)
-        y_BCHW = g_BCHW if y_BCHW is None else y_BCHW  # never below -infinity
-        sum_BC, product_BC = torch.empty(2, *x_BCHW.shape[:2]).unbind()
+        y_BCHW = x_BCHW if y_BCHW is None else y_BCHW  # without ReLU, any finite number passes
+        sum_BC, product_BC = _pair_of_sums(x_BCHW)
         _call("scale_sums", x_BCHW, x_BCHW, y_BCHW, g_BCHW, mean_C, ctx.floor, sum_BC, product_BC)
         gradients = _Gradients(sum_BC, product_BC, mean_C, rstd_C, scale_C, x_BCHW)
         gx_BCHW, added_BCHW = torch.empty_like(x_BCHW), torch.empty_like(x_BCHW) if ctx.adds else None
@@ -265,12 +267,18 @@ def _scale(x_BCHW: Tensor, added_BCHW: Tensor | None, scale_C: Tensor, shift_C: 
 
 def _batch_statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance [C] of channels-last feature maps, float32."""
-    batch, channels, height, width = x_BCHW.shape
-    mean_BC, m2_BC = torch.empty(2, batch, channels).unbind()
+    height, width = x_BCHW.shape[2:]
+    mean_BC, m2_BC = _pair_of_sums(x_BCHW)
     _call("moments", x_BCHW, x_BCHW, mean_BC, m2_BC)
     mean_C = mean_BC.double().mean(0)
     var_C = (m2_BC / (height * width) + (mean_BC - mean_C).square()).mean(0).float()
     return mean_C.float(), var_C
+
+
+def _pair_of_sums(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Two uninitialized arrays [B, C] of float32, whatever PyTorch's default dtype and device are."""
+    one_BC, other_BC = x_BCHW.new_empty(2, *x_BCHW.shape[:2], dtype=torch.float32).unbind()
+    return one_BC, other_BC
 
 
 class _Gradients:

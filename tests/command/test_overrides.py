@@ -121,8 +121,24 @@ def test_a_key_that_only_the_swept_options_have_is_left_to_the_jobs() -> None:
     assert changed[len(groups) :] == [
         "objective.temperature=choice(0.1)", "model.blocks=choice([1,1])", "data.root=a,b", "name=a",
     ]  # fmt: skip
-    for same in (["-m", "seed=0,1", "optimizer.momentum=0.9"], ["optimizer=sgd", "optimizer.momentum=0.9"]):
+    for same in (
+        ["-m", "seed=0,1", "optimizer.momentum=0.9"],
+        ["optimizer=sgd", "optimizer.momentum=0.9"],
+        ["-m", "optimizer=sgd,muon", "trainer.devices=2"],  # hydra.launcher may refer to it
+    ):
         assert as_typed(same) == same
+
+
+@pytest.mark.parametrize(
+    "value", ["null", "~/x", "2024", "'2024'", "it's", "ä ö", "true", "", "${seed}", "[a,'1']", "1,2"]
+)
+def test_a_value_is_the_same_if_a_group_is_swept(value: str) -> None:
+    for key in ("data.root", "data.cache", "trainer.gradient_clip_val", "logger.project"):
+        [plain] = as_typed(["-m", f"{key}={value}"])[1:]
+        [_, word] = as_typed(["-m", "experiment=a,b", f"{key}={value}"])[1:]
+        if word != plain:
+            [job] = OverridesParser.create().parse_override(word).sweep_string_iterator()
+            assert read(f"{key}={job}") == read(plain)
 
 
 def test_every_key_that_takes_text_is_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
@@ -137,6 +138,38 @@ def test_what_is_added_may_have_another_dtype_or_shape(train: bool) -> None:
         expected = layer(x, added.expand_as(x).contiguous())
         for other in (added, added.expand_as(x).double()):
             torch.testing.assert_close(layer(x, other), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_traced_graph_has_pytorchs_layers(kind: str) -> None:
+    layer, x = pair(kind, 8)[0].eval(), torch.randn(2, 8, 6, 6)
+    with torch.no_grad():
+        graph = torch.jit.trace(layer, torch.randn(2, 8, 6, 6))
+        torch.testing.assert_close(graph(x), layer(x))
+
+
+@pytest.mark.parametrize("layer", [FusedBatchNorm2d(5), BatchNormMaxPoolReLU2d(5)])
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (2, 64, 4, 4), (1, 5, 1, 1)])
+def test_what_pytorch_refuses_is_refused(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        layer.train()(torch.randn(shape))
+    if shape[1] != 5:
+        with torch.no_grad(), pytest.raises(RuntimeError):
+            layer.eval()(torch.randn(shape))
+
+
+@compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_dtype_does_not_matter(kind: str) -> None:
+    x, g = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2) if "pool" in kind else torch.randn(2, 3, 4, 4)
+    layer = pair(kind, 3)[0]
+    expected = results(deepcopy(layer), x, g)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = results(deepcopy(layer), x, g)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_a_library_of_an_older_version_is_not_used(
