@@ -1,11 +1,12 @@
-// Batch statistics; scaling, 2x2 max-pooling and ReLU as one operation; and scaling, addition and ReLU as another; with
-// their gradients.
+// Batch statistics; scaling, 2x2 max-pooling and ReLU as one operation; scaling, addition and ReLU as another; and the
+// first of these after a 3x3 convolution of the images; with their gradients.
 //
 // Feature maps are channels-last, [images][H][W][C], float32 or bf16; arithmetic is float32. Each function reads the
 // maps once, with one thread per image. Results do not depend on the number of threads.
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 // Functions are compiled for several processors; the loader selects the fastest version for the current one.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
@@ -76,6 +77,18 @@ INLINE void image_moments(const T *x, long pixels, long channels, float *mean, f
     }
 }
 
+// The largest of four numbers, its position, and what it was computed from. Like PyTorch, choose the first of several
+// equal maxima, and NaN over any number.
+struct Largest {
+    float value, raw;
+    uint32_t place;
+
+    __attribute__((always_inline)) void join(float z, float v, uint32_t at) {
+        bool larger = (z > value) | (z != z);
+        value = larger ? z : value, raw = larger ? v : raw, place = larger ? at : place;
+    }
+};
+
 // Pool the windows at one position, for all channels. `where` gets the position of the maximum, 0 to 3 row by row, or 4
 // if ReLU sets it to 0; `largest` gets the element of x at that position. Both are null if no gradient is needed.
 template <typename T, bool KEEP>
@@ -88,20 +101,12 @@ INLINE void window_pool(
     for (long c = 0; c < channels; ++c) {
         float a = scale[c], b = shift[c];
         float v0 = load(x0 + c), v1 = load(x1 + c), v2 = load(x2 + c), v3 = load(x3 + c);
-        float z0 = a * v0 + b, z1 = a * v1 + b, z2 = a * v2 + b, z3 = a * v3 + b;
-        float best = z0, raw = v0;
-        uint32_t place = 0;
-        // Like PyTorch, choose the first of several equal maxima, and NaN over any number.
-        bool larger = (z1 > best) | (z1 != z1);
-        best = larger ? z1 : best, raw = larger ? v1 : raw, place = larger ? 1 : place;
-        larger = (z2 > best) | (z2 != z2);
-        best = larger ? z2 : best, raw = larger ? v2 : raw, place = larger ? 2 : place;
-        larger = (z3 > best) | (z3 != z3);
-        best = larger ? z3 : best, raw = larger ? v3 : raw, place = larger ? 3 : place;
-        store(y + c, best < 0 ? 0 : best);
+        Largest best = {a * v0 + b, v0, 0};
+        best.join(a * v1 + b, v1, 1), best.join(a * v2 + b, v2, 2), best.join(a * v3 + b, v3, 3);
+        store(y + c, best.value < 0 ? 0 : best.value);
         if (KEEP) {
-            where[c] = uint8_t(best <= 0 ? 4 : place);
-            store(largest + c, raw);
+            where[c] = uint8_t(best.value <= 0 ? 4 : best.place);
+            store(largest + c, best.raw);
         }
     }
 }
@@ -231,6 +236,158 @@ INLINE void image_scale_gradient(
         }
 }
 
+// The first layer of a network: a 3x3 convolution of images [H][W][C] with C = 1 or 3, with padding 1.
+//
+// Its result is the largest map of a network, and takes longer to write and read than to compute. So it is not stored:
+// its statistics follow from sums over the taps (the 9 C inputs of a pixel) and over products of two taps.
+
+constexpr long LANES = 16;  // channels of the result that are computed together
+
+// An image as C planes of (H + 2) x (W + 2) pixels with a border of zeros.
+struct Planes {
+    long height, width, channels, row, plane;
+    std::vector<float> pixels;
+
+    Planes(const float *x, long height, long width, long channels)
+        : height(height), width(width), channels(channels), row(width + 2), plane((height + 2) * row),
+          pixels(channels * plane) {
+        for (long i = 0; i < height; ++i)
+            for (long j = 0; j < width; ++j)
+                for (long c = 0; c < channels; ++c)
+                    pixels[c * plane + (i + 1) * row + j + 1] = x[(i * width + j) * channels + c];
+    }
+
+    long taps() const { return 9 * channels; }
+    // The pixel at which the window of tap k begins: channel by channel, row by row.
+    const float *tap(long k) const { return pixels.data() + k / 9 * plane + k % 9 / 3 * row + k % 3; }
+};
+
+// The sum over an image of a, or of a b. Float32 holds the sum of a row.
+template <bool PRODUCT>
+INLINE double image_sum(const Planes &x, const float *a, const float *b) {
+    double total = 0;
+    for (long i = 0; i < x.height; ++i, a += x.row, b += x.row) {
+        float of_row = 0;
+#pragma omp simd reduction(+ : of_row)
+        for (long j = 0; j < x.width; ++j) of_row += PRODUCT ? a[j] * b[j] : a[j];
+        total += of_row;
+    }
+    return total;
+}
+
+// Sums over an image of its taps, and of products of two taps.
+INLINE void image_taps(const Planes &x, double *sum, double *product) {
+    for (long k = 0; k < x.taps(); ++k) {
+        sum[k] = image_sum<false>(x, x.tap(k), x.tap(k));
+        for (long l = 0; l <= k; ++l) {
+            double total = image_sum<true>(x, x.tap(k), x.tap(l));
+            product[k * x.taps() + l] = product[l * x.taps() + k] = total;
+        }
+    }
+}
+
+// The taps of the 2x2 window in row i and column j: C times 4 x 4 pixels.
+template <long C>
+struct Patch {
+    float at[16 * C];
+
+    __attribute__((always_inline)) Patch(const Planes &x, long i, long j) {
+        for (long k = 0; k < 16 * C; ++k)
+            at[k] = x.pixels[k / 16 * x.plane + (2 * i + k % 16 / 4) * x.row + 2 * j + k % 4];
+    }
+};
+
+// ReLU of the maxima of `weight` [9 C][out] applied to the taps of a 2x2 window, plus `shift`, for n <= LANES channels of
+// the result. `where` is as in window_pool.
+template <typename T, long C, bool KEEP>
+INLINE void window_stem(
+    const Patch<C> &patch, const float *__restrict weight, const float *__restrict shift, long out, long n,
+    T *__restrict y, uint8_t *__restrict where
+) {
+    float best[LANES];
+    uint32_t place[LANES];  // else the compiler would unroll the loop for numbers of 8 bits
+#pragma omp simd
+    for (long c = 0; c < n; ++c) {
+        float z0 = shift[c], z1 = z0, z2 = z0, z3 = z0;
+#pragma GCC unroll 27
+        for (long k = 0; k < 9 * C; ++k) {
+            const float *p = patch.at + k / 9 * 16 + k % 9 / 3 * 4 + k % 3;
+            float w = weight[k * out + c];
+            z0 += w * p[0], z1 += w * p[1], z2 += w * p[4], z3 += w * p[5];
+        }
+        Largest found = {z0, z0, 0};
+        found.join(z1, z1, 1), found.join(z2, z2, 2), found.join(z3, z3, 3);
+        best[c] = found.value < 0 ? 0 : found.value;
+        if (KEEP) place[c] = found.value <= 0 ? 4 : found.place;
+    }
+#pragma omp simd
+    for (long c = 0; c < n; ++c) store(y + c, best[c]);
+    if (!KEEP) return;
+#pragma omp simd
+    for (long c = 0; c < n; ++c) where[c] = uint8_t(place[c]);
+}
+
+template <typename T, long C, bool KEEP>
+INLINE void image_stem(const Planes &x, const float *weight, const float *shift, long out, T *y, uint8_t *where) {
+    for (long i = 0; i < x.height / 2; ++i)
+        for (long j = 0; j < x.width / 2; ++j, y += out, where += KEEP ? out : 0) {
+            Patch<C> patch(x, i, j);
+            for (long c = 0; c < out; c += LANES) {
+                const float *w = weight + c, *b = shift + c;
+                if (out - c >= LANES)  // the compiler can unroll a constant length
+                    window_stem<T, C, KEEP>(patch, w, b, out, LANES, y + c, where + c);
+                else
+                    window_stem<T, C, KEEP>(patch, w, b, out, out - c, y + c, where + c);
+            }
+        }
+}
+
+// Add to sums of g and of its products with the taps [9 C][out], where the gradient g of a window passes ReLU.
+template <typename T, long C>
+INLINE void window_stem_sums(
+    const Patch<C> &patch, const T *__restrict g, const uint8_t *__restrict where, long out, long n,
+    float *__restrict sum, float *__restrict product
+) {
+    uint32_t places[LANES];
+#pragma omp simd
+    for (long c = 0; c < n; ++c) places[c] = where[c];
+#pragma omp simd
+    for (long c = 0; c < n; ++c) {
+        float value = load(g + c);
+        uint32_t place = places[c];
+        float g0 = place == 0 ? value : 0.0f, g1 = place == 1 ? value : 0.0f;
+        float g2 = place == 2 ? value : 0.0f, g3 = place == 3 ? value : 0.0f;
+        sum[c] += place == 4 ? 0.0f : value;
+#pragma GCC unroll 27
+        for (long k = 0; k < 9 * C; ++k) {
+            const float *p = patch.at + k / 9 * 16 + k % 9 / 3 * 4 + k % 3;
+            product[k * out + c] += g0 * p[0] + g1 * p[1] + g2 * p[4] + g3 * p[5];
+        }
+    }
+}
+
+template <typename T, long C>
+INLINE void image_stem_sums(
+    const Planes &x, const T *g, const uint8_t *where, long out, float *sum, float *product
+) {
+    for (long c = 0; c < out; ++c) sum[c] = 0;
+    for (long c = 0; c < 9 * C * out; ++c) product[c] = 0;
+    for (long i = 0; i < x.height / 2; ++i)
+        for (long j = 0; j < x.width / 2; ++j, g += out, where += out) {
+            Patch<C> patch(x, i, j);
+            for (long c = 0; c < out; c += LANES) {
+                if (out - c >= LANES)
+                    window_stem_sums<T, C>(patch, g + c, where + c, out, LANES, sum + c, product + c);
+                else
+                    window_stem_sums<T, C>(patch, g + c, where + c, out, out - c, sum + c, product + c);
+            }
+        }
+}
+
+FOR_EACH_PROCESSOR void taps_of(const float *x, long height, long width, long channels, double *sum, double *product) {
+    image_taps(Planes(x, height, width, channels), sum, product);
+}
+
 // The functions for one image, compiled for each processor and each type.
 #define OF_IMAGE(T)                                                                                                    \
     FOR_EACH_PROCESSOR void moments_of(const T *x, long pixels, long channels, float *mean, float *m2) {               \
@@ -280,6 +437,29 @@ INLINE void image_scale_gradient(
             image_scale_gradient<T, true>(x, y, g, pixels, channels, scale, constant, linear, floor, gx, other);       \
         else                                                                                                           \
             image_scale_gradient<T, false>(x, y, g, pixels, channels, scale, constant, linear, floor, gx, other);      \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void stem_of(                                                                                   \
+        const float *x, long height, long width, long channels, const float *weight, const float *shift, long out,     \
+        T *y, uint8_t *where                                                                                           \
+    ) {                                                                                                                \
+        Planes planes(x, height, width, channels);                                                                     \
+        if (channels == 1 && where)                                                                                    \
+            image_stem<T, 1, true>(planes, weight, shift, out, y, where);                                              \
+        else if (channels == 1)                                                                                        \
+            image_stem<T, 1, false>(planes, weight, shift, out, y, where);                                             \
+        else if (where)                                                                                                \
+            image_stem<T, 3, true>(planes, weight, shift, out, y, where);                                              \
+        else                                                                                                           \
+            image_stem<T, 3, false>(planes, weight, shift, out, y, where);                                             \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void stem_sums_of(                                                                              \
+        const float *x, long height, long width, long channels, const T *g, const uint8_t *where, long out,            \
+        float *sum, float *product                                                                                     \
+    ) {                                                                                                                \
+        if (channels == 1)                                                                                             \
+            image_stem_sums<T, 1>(Planes(x, height, width, channels), g, where, out, sum, product);                    \
+        else                                                                                                           \
+            image_stem_sums<T, 3>(Planes(x, height, width, channels), g, where, out, sum, product);                    \
     }
 
 OF_IMAGE(float)
@@ -378,6 +558,38 @@ void scale_gradient(
     }
 }
 
+void taps(Shape s, const float *x, double *sum, double *product, int threads) {
+    long taps = 9 * s.channels;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b)
+        taps_of(x + b * s.map(), s.height, s.width, s.channels, sum + b * taps, product + b * taps * taps);
+}
+
+template <typename T>
+void stem(
+    Shape s, const float *x, const float *weight, const float *shift, long out, T *y, uint8_t *where, int threads
+) {
+    long pooled = (s.height / 2) * (s.width / 2) * out;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        uint8_t *places = where ? where + b * pooled : nullptr;
+        stem_of(x + b * s.map(), s.height, s.width, s.channels, weight, shift, out, y + b * pooled, places);
+    }
+}
+
+template <typename T>
+void stem_sums(
+    Shape s, const float *x, const T *g, const uint8_t *where, long out, float *sum, float *product, int threads
+) {
+    long pooled = (s.height / 2) * (s.width / 2) * out;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b)
+        stem_sums_of(
+            x + b * s.map(), s.height, s.width, s.channels, g + b * pooled, where + b * pooled, out, sum + b * out,
+            product + b * 9 * s.channels * out
+        );
+}
+
 }  // namespace
 
 // The functions that Python calls; `shape` is {images, H, W, C} of the map to pool.
@@ -420,7 +632,23 @@ void scale_gradient(
         const float *linear, float floor, T *gx, T *other, int threads                                                 \
     ) {                                                                                                                \
         scale_gradient(*shape, x, y, g, factor, constant, linear, floor, gx, other, threads);                          \
+    }                                                                                                                  \
+    extern "C" void stem_##NAME(                                                                                       \
+        const Shape *shape, const float *x, const float *weight, const float *shift, long out, T *y, uint8_t *where,   \
+        int threads                                                                                                    \
+    ) {                                                                                                                \
+        stem(*shape, x, weight, shift, out, y, where, threads);                                                        \
+    }                                                                                                                  \
+    extern "C" void stem_sums_##NAME(                                                                                  \
+        const Shape *shape, const float *x, const T *g, const uint8_t *where, long out, float *sum, float *product,    \
+        int threads                                                                                                    \
+    ) {                                                                                                                \
+        stem_sums(*shape, x, g, where, out, sum, product, threads);                                                    \
     }
+
+extern "C" void taps_float32(const Shape *shape, const float *x, double *sum, double *product, int threads) {
+    taps(*shape, x, sum, product, threads);
+}
 
 LIBRARY(float, float32)
 LIBRARY(bf16, bfloat16)

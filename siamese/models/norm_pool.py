@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
-NAMES = ("moments", "pool", "sums", "gradient", "scale", "scale_sums", "scale_gradient")
+NAMES = ("moments", "pool", "sums", "gradient", "scale", "scale_sums", "scale_gradient", "stem", "stem_sums")
 
-FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()]
+FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()] + ["taps_float32"]
 """The functions of the library."""
 
 
@@ -47,12 +47,12 @@ class MaxPoolReLU2d(nn.Module):
 class _BatchNorm2d(nn.BatchNorm2d):
     """What the layers with batch normalization share."""
 
-    def _fits(self, x_BCHW: Tensor) -> bool:
-        """Whether the library computes the layer; PyTorch handles what training never needs, and errors."""
+    def fits(self, x_BCHW: Tensor, channels: int) -> bool:
+        """Whether the library normalizes ``channels`` maps of x; PyTorch does what training never needs, and errors."""
         is_usual = self.weight.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
-        return is_usual and _fits(x_BCHW) and len(self.weight) == x_BCHW.shape[1] < x_BCHW.numel()
+        return is_usual and _fits(x_BCHW) and len(self.weight) == channels and x_BCHW.shape[1] < x_BCHW.numel()
 
-    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Factor and addend [C] of normalization by the running statistics."""
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -60,7 +60,7 @@ class _BatchNorm2d(nn.BatchNorm2d):
         return scale_C, self.bias - self.running_mean * scale_C
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean_C: Tensor, var_C: Tensor, count: int) -> None:
+    def update_running_statistics(self, mean_C: Tensor, var_C: Tensor, count: int) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -86,16 +86,16 @@ class FusedBatchNorm2d(_BatchNorm2d):
         """Normalize [B, C, H, W], and add ``added_BCHW`` of the same shape -> [B, C, H, W]."""
         alike = added_BCHW is None or (added_BCHW.shape, added_BCHW.dtype) == (x_BCHW.shape, x_BCHW.dtype)
         y_BCHW: Tensor
-        if not (alike and self._fits(x_BCHW)):
+        if not (alike and self.fits(x_BCHW, x_BCHW.shape[1])):
             y_BCHW = super().forward(x_BCHW)
             if added_BCHW is not None:
                 y_BCHW += added_BCHW
             return torch.relu_(y_BCHW) if self.relu else y_BCHW
         floor = 0.0 if self.relu else -math.inf
         if not self.training:
-            return _scale(x_BCHW, added_BCHW, *self._scale_and_shift(), floor)
+            return _scale(x_BCHW, added_BCHW, *self.scale_and_shift(), floor)
         y_BCHW, mean_C, var_C = _NormAdd.apply(x_BCHW, added_BCHW, self.weight, self.bias, self.eps, floor)
-        self._update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
+        self.update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
         return y_BCHW
 
 
@@ -104,14 +104,14 @@ class BatchNormMaxPoolReLU2d(_BatchNorm2d):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, h, w]."""
-        if not self._fits(x_BCHW):
+        if not self.fits(x_BCHW, x_BCHW.shape[1]):
             return nn.functional.max_pool2d(super().forward(x_BCHW), 2).relu_()
         y_BChw: Tensor
         if not self.training:
-            y_BChw = _Pool.apply(x_BCHW, *self._scale_and_shift())
+            y_BChw = _Pool.apply(x_BCHW, *self.scale_and_shift())
             return y_BChw
         y_BChw, mean_C, var_C = _NormPool.apply(x_BCHW, self.weight, self.bias, self.eps)
-        self._update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
+        self.update_running_statistics(mean_C, var_C, x_BCHW.numel() // x_BCHW.shape[1])
         return y_BChw
 
 
@@ -144,21 +144,24 @@ def _identity(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     return x_BCHW.new_ones(channels, dtype=torch.float32), x_BCHW.new_zeros(channels, dtype=torch.float32)
 
 
-def _call(name: str, x_BCHW: Tensor, *arguments: Tensor | float | None) -> None:
-    """Call a function of the library for feature maps with the shape and dtype of ``x_BCHW``."""
-    function = getattr(library(), f"{name}_{DTYPES[x_BCHW.dtype]}")
+def call(name: str, x_BCHW: Tensor, *arguments: Tensor | float | int | None, dtype: torch.dtype | None = None) -> None:
+    """Call a function of the library for feature maps with the shape of ``x_BCHW``, and its dtype unless given."""
+    function = getattr(library(), f"{name}_{DTYPES[dtype or x_BCHW.dtype]}")
     batch, channels, height, width = x_BCHW.shape
     shape = (ctypes.c_long * 4)(batch, height, width, channels)
     function(shape, *map(_c_argument, arguments), ctypes.c_int(torch.get_num_threads()))
 
 
-def _c_argument(argument: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_float | None:
+def _c_argument(argument: Tensor | float | int | None) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_long | None:
     if isinstance(argument, Tensor):
         return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, int):
+        return ctypes.c_long(argument)
     return None if argument is None else ctypes.c_float(argument)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
+    """Return x [B, C, H, W] with the channels of a pixel next to each other in memory."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -169,7 +172,7 @@ def _pool(x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor, keep: bool) -> tuple
     y_BChw = torch.empty(pooled, dtype=x_BCHW.dtype, device=x_BCHW.device, memory_format=torch.channels_last)
     where_BChw = torch.empty_like(y_BChw, dtype=torch.uint8) if keep else None
     largest_BChw = torch.empty_like(y_BChw) if keep else None
-    _call("pool", x_BCHW, x_BCHW, scale_C, shift_C, y_BChw, where_BChw, largest_BChw)
+    call("pool", x_BCHW, x_BCHW, scale_C, shift_C, y_BChw, where_BChw, largest_BChw)
     return y_BChw, where_BChw, largest_BChw
 
 
@@ -178,7 +181,7 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor) -> Tensor:
-        x_BCHW = _channels_last(x_BCHW)
+        x_BCHW = channels_last(x_BCHW)
         y_BChw, where_BChw, _ = _pool(x_BCHW, scale_C, shift_C, ctx.needs_input_grad[0])
         ctx.save_for_backward(x_BCHW, where_BChw, scale_C)
         return y_BChw
@@ -189,8 +192,8 @@ class _Pool(torch.autograd.Function):
         x_BCHW, where_BChw, scale_C = ctx.saved_tensors
         gx_BCHW = torch.empty_like(x_BCHW)
         nothing_C = torch.zeros_like(scale_C)
-        g_BChw = _channels_last(g_BChw)
-        _call("gradient", x_BCHW, x_BCHW, g_BChw, where_BChw, scale_C, nothing_C, nothing_C, gx_BCHW)
+        g_BChw = channels_last(g_BChw)
+        call("gradient", x_BCHW, x_BCHW, g_BChw, where_BChw, scale_C, nothing_C, nothing_C, gx_BCHW)
         return gx_BCHW, None, None
 
 
@@ -201,7 +204,7 @@ class _NormPool(torch.autograd.Function):
     def forward(
         ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x_BCHW = _channels_last(x_BCHW)
+        x_BCHW = channels_last(x_BCHW)
         mean_C, var_C = _batch_statistics(x_BCHW)
         rstd_C = (var_C + eps).rsqrt()
         scale_C = weight_C * rstd_C
@@ -214,12 +217,12 @@ class _NormPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_BChw: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, where_BChw, largest_BChw, mean_C, rstd_C, scale_C = ctx.saved_tensors
-        g_BChw = _channels_last(g_BChw)
+        g_BChw = channels_last(g_BChw)
         sum_BC, product_BC = _pair_of_sums(x_BCHW)
-        _call("sums", x_BCHW, g_BChw, where_BChw, largest_BChw, mean_C, sum_BC, product_BC)
+        call("sums", x_BCHW, g_BChw, where_BChw, largest_BChw, mean_C, sum_BC, product_BC)
         gradients = _Gradients(sum_BC, product_BC, mean_C, rstd_C, scale_C, x_BCHW)
         gx_BCHW = torch.empty_like(x_BCHW)
-        _call("gradient", x_BCHW, x_BCHW, g_BChw, where_BChw, scale_C, *gradients.of_x, gx_BCHW)
+        call("gradient", x_BCHW, x_BCHW, g_BChw, where_BChw, scale_C, *gradients.of_x, gx_BCHW)
         return gx_BCHW, gradients.weight, gradients.bias, None
 
 
@@ -230,7 +233,7 @@ class _NormAdd(torch.autograd.Function):
     def forward(
         ctx: Any, x_BCHW: Tensor, added_BCHW: Tensor | None, weight_C: Tensor, bias_C: Tensor, eps: float, floor: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        x_BCHW = _channels_last(x_BCHW)
+        x_BCHW = channels_last(x_BCHW)
         mean_C, var_C = _batch_statistics(x_BCHW)
         rstd_C = (var_C + eps).rsqrt()
         scale_C = weight_C * rstd_C
@@ -244,24 +247,22 @@ class _NormAdd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_BCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x_BCHW, y_BCHW, mean_C, rstd_C, scale_C = ctx.saved_tensors
-        g_BCHW = _channels_last(g_BCHW)
+        g_BCHW = channels_last(g_BCHW)
         y_BCHW = x_BCHW if y_BCHW is None else y_BCHW  # without ReLU, any finite number passes
         sum_BC, product_BC = _pair_of_sums(x_BCHW)
-        _call("scale_sums", x_BCHW, x_BCHW, y_BCHW, g_BCHW, mean_C, ctx.floor, sum_BC, product_BC)
+        call("scale_sums", x_BCHW, x_BCHW, y_BCHW, g_BCHW, mean_C, ctx.floor, sum_BC, product_BC)
         gradients = _Gradients(sum_BC, product_BC, mean_C, rstd_C, scale_C, x_BCHW)
         gx_BCHW, added_BCHW = torch.empty_like(x_BCHW), torch.empty_like(x_BCHW) if ctx.adds else None
-        _call(
-            "scale_gradient", x_BCHW, x_BCHW, y_BCHW, g_BCHW, scale_C, *gradients.of_x, ctx.floor, gx_BCHW, added_BCHW
-        )
+        call("scale_gradient", x_BCHW, x_BCHW, y_BCHW, g_BCHW, scale_C, *gradients.of_x, ctx.floor, gx_BCHW, added_BCHW)
         return gx_BCHW, added_BCHW, gradients.weight, gradients.bias, None, None
 
 
 def _scale(x_BCHW: Tensor, added_BCHW: Tensor | None, scale_C: Tensor, shift_C: Tensor, floor: float) -> Tensor:
     """The maximum of ``scale * x + shift + added`` and ``floor``."""
-    x_BCHW = _channels_last(x_BCHW)
+    x_BCHW = channels_last(x_BCHW)
     y_BCHW = torch.empty_like(x_BCHW)
-    added_BCHW = None if added_BCHW is None else _channels_last(added_BCHW)
-    _call("scale", x_BCHW, x_BCHW, added_BCHW, scale_C, shift_C, floor, y_BCHW)
+    added_BCHW = None if added_BCHW is None else channels_last(added_BCHW)
+    call("scale", x_BCHW, x_BCHW, added_BCHW, scale_C, shift_C, floor, y_BCHW)
     return y_BCHW
 
 
@@ -269,7 +270,7 @@ def _batch_statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance [C] of channels-last feature maps, float32."""
     height, width = x_BCHW.shape[2:]
     mean_BC, m2_BC = _pair_of_sums(x_BCHW)
-    _call("moments", x_BCHW, x_BCHW, mean_BC, m2_BC)
+    call("moments", x_BCHW, x_BCHW, mean_BC, m2_BC)
     mean_C = mean_BC.double().mean(0)
     var_C = (m2_BC / (height * width) + (mean_BC - mean_C).square()).mean(0).float()
     return mean_C.float(), var_C

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from siamese.models.encoder import Encoder
-from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, FusedBatchNorm2d
+from siamese.models.norm_pool import FusedBatchNorm2d
+from siamese.models.stem import PooledStem
 from siamese.models.unfold_conv import SmallMapConv2d
 
 
@@ -90,19 +91,19 @@ class ResNetEncoder(Encoder):
         if stem not in ("pool", "conv"):
             raise ValueError(f"stem={stem!r} is neither 'pool' nor 'conv'")
         width, side = widths[0], input_size
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
+        layers: list[nn.Module] = []
         if stem == "pool":
-            layers.append(BatchNormMaxPoolReLU2d(width))
             side //= 2
         else:
-            layers += [FusedBatchNorm2d(width), nn.Identity()]  # in older checkpoints, this was ReLU
+            conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+            layers += [conv, FusedBatchNorm2d(width), nn.Identity()]  # in older checkpoints, this was ReLU
         for stage, (stage_width, count) in enumerate(zip(widths, blocks, strict=True)):
             halves = stage > 0 or stem == "conv"
             for k in range(count):
                 layers.append(ResidualBlock(width, stage_width, stride=2 if halves and k == 0 else 1))
                 width = stage_width
             side = -(-side // 2) if halves else side
-        self.features = nn.Sequential(*layers)
+        self.features = PooledStem(in_channels, widths[0], *layers) if stem == "pool" else nn.Sequential(*layers)
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(1) if pooling == "average" else nn.Identity()
         places = 1 if pooling == "average" else side * side
         self.linear = nn.Sequential(

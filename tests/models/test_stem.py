@@ -1,0 +1,136 @@
+"""The first layers of a residual network as one, against PyTorch's layers in double precision."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from siamese.models.norm_pool import library
+from siamese.models.stem import PooledStem
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+compiled = pytest.mark.skipif(library() is None, reason="the library was not built: no C++ compiler at installation")
+
+
+def stem(channels: int, width: int, seed: int = 0) -> PooledStem:
+    """A stem whose scales include negative ones and 0."""
+    torch.manual_seed(seed)
+    layer = PooledStem(channels, width)
+    with torch.no_grad():
+        layer[1].weight.copy_(torch.linspace(-1, 2, width))
+        layer[1].weight[layer[1].weight.abs() < 0.05] = 0
+        layer[1].bias.copy_(torch.linspace(1, -1, width))
+    return layer
+
+
+def plain(layer: PooledStem) -> nn.Module:
+    """PyTorch's layers with the same parameters, in double precision."""
+    conv, norm = layer[0], layer[1]
+    same = nn.Sequential(
+        nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(conv.out_channels), nn.MaxPool2d(2), nn.ReLU(),
+    )  # fmt: skip
+    same.load_state_dict({**layer.state_dict(), "1.num_batches_tracked": norm.num_batches_tracked})
+    return same.double()
+
+
+def results(layer: nn.Module, x: Tensor, g: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Output and gradients of a training step, the output in evaluation mode after it, and the state."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = layer.train()(x)
+        y.backward(g.to(y.dtype))
+        with torch.no_grad():
+            later = layer.eval()(x)
+    found = [y.detach(), later, *(p.grad for p in layer.parameters() if p.grad is not None), *layer.buffers()]
+    return [value.double() for value in found]
+
+
+@compiled
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.integers(1, 4), channels=st.sampled_from([1, 3]), width=st.integers(1, 40), height=st.integers(2, 21),
+    columns=st.integers(2, 21), dtype=st.sampled_from(sorted(TOLERANCE, key=str)), channels_last=st.booleans(),
+    brightness=st.sampled_from([0.0, 1.0, -30.0]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_it_equals_pytorchs_layers(
+    images: int, channels: int, width: int, height: int, columns: int, dtype: torch.dtype, channels_last: bool,
+    brightness: float, seed: int,
+) -> None:  # fmt: skip
+    ours = stem(channels, width, seed)
+    x = torch.randn(images, channels, height, columns) + brightness
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    g = torch.randn(images, width, height // 2, columns // 2).to(dtype)
+    theirs = plain(ours)
+    expected, found = results(theirs, x.double(), g.double(), torch.float64), results(ours, x, g, dtype)
+    for mine, their in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, their, rtol=0, atol=TOLERANCE[dtype] * float(1 + their.abs().max()))
+
+
+@compiled
+def test_under_autocast_only_the_result_is_rounded() -> None:
+    layer, x = stem(1, 8), torch.rand(2, 1, 12, 12)
+    expected = copy.deepcopy(layer)(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), expected.bfloat16())
+
+
+@compiled
+def test_the_number_of_threads_does_not_matter() -> None:
+    x, g, found, threads = torch.rand(5, 3, 12, 12), torch.randn(5, 20, 6, 6), [], torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(results(stem(3, 20), x, g, torch.float32))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in pairwise(found):
+        assert all(map(torch.equal, one, other))
+
+
+@compiled
+def test_nan_stays_in_the_windows_that_see_it() -> None:
+    layer, x = stem(1, 4).eval(), torch.rand(1, 1, 8, 8)
+    x[0, 0, 0, 0] = float("nan")
+    with torch.no_grad():
+        y = layer(x)
+    assert y[0, :, 0, 0].isnan().all()
+    assert not y[0, :, 1:].isnan().any()
+    assert not y[0, :, :, 1:].isnan().any()
+
+
+CASES = ["images with a gradient", "gradients in evaluation", "two channels", "float64", "a traced graph"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_the_library_does_not_do_is_left_to_pytorch(case: str) -> None:
+    layer = stem(2 if case == "two channels" else 1, 6).train(case != "gradients in evaluation")
+    reference = plain(layer)
+    if case == "float64":
+        layer = layer.double()
+    reference.train(layer.training)
+    x = torch.rand(2, layer[0].in_channels, 9, 8, dtype=layer[0].weight.dtype)
+    x.requires_grad_(case == "images with a gradient")
+    called = torch.jit.trace(layer, x, check_trace=False) if case == "a traced graph" else layer
+    pixels = x.detach().double().requires_grad_(x.requires_grad)
+    called(x).square().sum().backward()
+    reference(pixels).square().sum().backward()
+    found = [x.grad, *(p.grad for p in layer.parameters())]
+    expected = [pixels.grad, *(p.grad for p in reference.parameters())]
+    for mine, their in zip(found, expected, strict=True):
+        assert (mine is None) == (their is None)
+        if mine is not None:
+            torch.testing.assert_close(mine.double(), their, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 4, 4), (1, 1, 1, 1), (2, 1, 4)])
+def test_what_pytorch_refuses_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises((RuntimeError, ValueError)):
+        stem(1, 5).train()(torch.randn(shape))
