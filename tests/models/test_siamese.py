@@ -50,6 +50,7 @@ def test_the_head_compares_as_the_objective_trains(objective: dict[str, str], he
 
 @pytest.mark.parametrize("objective", ["bce", "ntxent"])
 def test_flip_averaging_makes_mirror_images_equal_only_in_evaluation(objective: str) -> None:
+    torch.manual_seed(0)  # with some weights, ReLU lets nothing pass
     network = make_network(SMALL_KOCH, 1, 65, objective=objective, flip_average=True)
     x1, x2 = torch.rand(3, 1, 65, 65), torch.rand(3, 1, 65, 65)
     assert not torch.allclose(network.embed(x1), network.embed(x1.flip(-1)), atol=1e-6)
