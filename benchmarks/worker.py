@@ -274,7 +274,7 @@ def profile(
     from torch.utils._python_dispatch import TorchDispatchMode  # public, see PyTorch's note "Extending PyTorch"
 
     from benchmarks.common import device
-    from siamese.models import norm_pool
+    from siamese.models import kernels
 
     if device().type == "cuda":
         return _profile_gpu(data, root, batch, precision, experiment, graphs)
@@ -306,10 +306,10 @@ def profile(
             self.total = time.perf_counter() - self.started
             self.stack.close()
 
-    library = norm_pool.library()
+    library = kernels.library()
     if library is not None:
-        for name in norm_pool.FUNCTIONS:
-            setattr(library, name, partial(timed, f"norm_pool.{name}", getattr(library, name)))
+        for name in kernels.FUNCTIONS:
+            setattr(library, name, partial(timed, f"kernels.{name}", getattr(library, name)))
     clocked = Clocked()
     _, arithmetic = fit(data, root, batch, 2 * WARM_UP + 4, precision, clocked, experiment=experiment)
     taken["everything else"] = clocked.total - sum(taken.values())

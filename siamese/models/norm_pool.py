@@ -1,36 +1,23 @@
-"""Batch normalization and ReLU as one layer, with 2x2 max-pooling or with the addition of a residual block.
+"""Layers of batch normalization and ReLU with 2x2 max-pooling or the addition of a residual block; average pooling.
 
 As separate layers on the CPU, they take a third of a bf16 training step although they do little arithmetic: each reads
 and writes the largest feature maps of the network. The layers here read them twice in the forward pass, and once (with
-pooling) or twice in the backward pass. They use a small library (``norm_pool.cpp``), which is compiled when the package
-is installed on a machine with a C++ compiler. PyTorch's layers compute the same without the library, on a GPU, in
-double precision, and in a graph that is compiled or exported.
+pooling) or twice in the backward pass, by functions of the compiled library (`siamese.models.kernels`). Where it does
+not work, PyTorch's layers compute the same.
 
 Shapes: B images, C channels, H x W pixels, h = H // 2, w = W // 2.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.machinery
-import logging
 import math
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-log = logging.getLogger(__name__)
-
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
-NAMES = ("moments", "pool", "sums", "gradient", "scale", "scale_sums", "scale_gradient", "stem", "stem_sums")
-
-FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()] + ["taps_float32"]
-"""The functions of the library."""
+from siamese.models.kernels import call, channels_last, fits
 
 
 class MaxPoolReLU2d(nn.Module):
@@ -38,19 +25,43 @@ class MaxPoolReLU2d(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, h, w]."""
-        if not _fits(x_BCHW):
+        if not (fits(x_BCHW) and min(x_BCHW.shape[2:]) > 1):
             return nn.functional.max_pool2d(x_BCHW, 2).relu_()
         y_BChw: Tensor = _Pool.apply(x_BCHW, *_identity(x_BCHW))
         return y_BChw
+
+
+class ForkedAvgPool2d(nn.AvgPool2d):
+    """`torch.nn.AvgPool2d` beside its input. Both gradients of the input are added while the second one is computed.
+
+    Args:
+        stride: side of a window; at the last row and column, windows may be smaller.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(stride, ceil_mode=True)
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """[B, C, H, W] -> the same, and its averages [B, C, ceil(H / stride), ceil(W / stride)]."""
+        if self.stride == 1:
+            return x_BCHW, x_BCHW
+        if not (fits(x_BCHW) and torch.is_grad_enabled() and x_BCHW.requires_grad):
+            return x_BCHW, super().forward(x_BCHW)
+        same_BCHW, average_BChw = _ForkedAverage.apply(x_BCHW, self.stride)
+        return same_BCHW, average_BChw
 
 
 class _BatchNorm2d(nn.BatchNorm2d):
     """What the layers with batch normalization share."""
 
     def fits(self, x_BCHW: Tensor, channels: int) -> bool:
-        """Whether the library normalizes ``channels`` maps of x; PyTorch does what training never needs, and errors."""
-        is_usual = self.weight.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
-        return is_usual and _fits(x_BCHW) and len(self.weight) == channels and x_BCHW.shape[1] < x_BCHW.numel()
+        """Whether the library normalizes ``channels`` maps made from x, in a case that training and scoring need.
+
+        PyTorch's layers do the rest, and raise the errors.
+        """
+        usual = self.weight.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
+        alike = len(self.weight) == channels and self.weight.device == x_BCHW.device
+        return usual and alike and fits(x_BCHW) and x_BCHW.shape[1] < x_BCHW.numel()
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Factor and addend [C] of normalization by the running statistics."""
@@ -102,6 +113,10 @@ class FusedBatchNorm2d(_BatchNorm2d):
 class BatchNormMaxPoolReLU2d(_BatchNorm2d):
     """`torch.nn.BatchNorm2d` followed by ``MaxPool2d(2)`` and ReLU; results and state are the same."""
 
+    def fits(self, x_BCHW: Tensor, channels: int) -> bool:
+        """As in the base class, and the maps are not too small to be pooled."""
+        return super().fits(x_BCHW, channels) and min(x_BCHW.shape[2:]) > 1
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, h, w]."""
         if not self.fits(x_BCHW, x_BCHW.shape[1]):
@@ -115,54 +130,9 @@ class BatchNormMaxPoolReLU2d(_BatchNorm2d):
         return y_BChw
 
 
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """Load the compiled library; None if it was not built or cannot be loaded."""
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        file = Path(__file__).with_name(f"_norm_pool{suffix}")
-        if file.is_file():
-            try:
-                loaded = ctypes.CDLL(str(file))
-                for name in FUNCTIONS:
-                    getattr(loaded, name)
-                return loaded
-            except (OSError, AttributeError) as error:  # the second: built from an older version
-                log.warning("%s cannot be used, PyTorch's layers are used instead; install again: %s", file, error)
-    return None
-
-
-def _fits(x: Tensor) -> bool:
-    """Whether the library computes a layer on these feature maps."""
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if traced or torch.compiler.is_compiling():  # other programs can only run a graph of PyTorch's own layers
-        return False
-    return x.device.type == "cpu" and x.dtype in DTYPES and x.dim() == 4 and x.numel() > 0 and library() is not None
-
-
 def _identity(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     channels = x_BCHW.shape[1]
     return x_BCHW.new_ones(channels, dtype=torch.float32), x_BCHW.new_zeros(channels, dtype=torch.float32)
-
-
-def call(name: str, x_BCHW: Tensor, *arguments: Tensor | float | int | None, dtype: torch.dtype | None = None) -> None:
-    """Call a function of the library for feature maps with the shape of ``x_BCHW``, and its dtype unless given."""
-    function = getattr(library(), f"{name}_{DTYPES[dtype or x_BCHW.dtype]}")
-    batch, channels, height, width = x_BCHW.shape
-    shape = (ctypes.c_long * 4)(batch, height, width, channels)
-    function(shape, *map(_c_argument, arguments), ctypes.c_int(torch.get_num_threads()))
-
-
-def _c_argument(argument: Tensor | float | int | None) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_long | None:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    if isinstance(argument, int):
-        return ctypes.c_long(argument)
-    return None if argument is None else ctypes.c_float(argument)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Return x [B, C, H, W] with the channels of a pixel next to each other in memory."""
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _pool(x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor, keep: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -195,6 +165,23 @@ class _Pool(torch.autograd.Function):
         g_BChw = channels_last(g_BChw)
         call("gradient", x_BCHW, x_BCHW, g_BChw, where_BChw, scale_C, nothing_C, nothing_C, gx_BCHW)
         return gx_BCHW, None, None
+
+
+class _ForkedAverage(torch.autograd.Function):
+    """The input, and its averages over windows."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        ctx.stride = stride
+        return x_BCHW.view_as(x_BCHW), nn.functional.avg_pool2d(x_BCHW, stride, ceil_mode=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BCHW: Tensor, g_BChw: Tensor) -> tuple[Tensor, None]:
+        g_BCHW = channels_last(g_BCHW)
+        gx_BCHW = torch.empty_like(g_BCHW)
+        call("spread", g_BCHW, g_BCHW, channels_last(g_BChw), ctx.stride, gx_BCHW)
+        return gx_BCHW, None
 
 
 class _NormPool(torch.autograd.Function):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from siamese.models.encoder import Encoder
-from siamese.models.norm_pool import FusedBatchNorm2d
+from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, ForkedAvgPool2d, FusedBatchNorm2d
 from siamese.models.stem import PooledStem
 from siamese.models.unfold_conv import SmallMapConv2d
 
@@ -36,10 +36,10 @@ class ResidualBlock(nn.Module):
             "3": SmallMapConv2d(c_out, c_out),
             "4": FusedBatchNorm2d(c_out),
         })  # fmt: skip
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut = nn.Sequential()
         if stride > 1 or c_in != c_out:
             self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
+                ForkedAvgPool2d(stride),
                 nn.Conv2d(c_in, c_out, 1, bias=False),
                 FusedBatchNorm2d(c_out, relu=False),
             )
@@ -47,7 +47,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Feature maps [B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
         conv1, norm1, conv2, norm2 = self.branch.values()
-        y_BCHW: Tensor = norm2(conv2(norm1(conv1(x_BCHW))), self.shortcut(x_BCHW))
+        added_BCHW = x_BCHW
+        if self.shortcut:
+            pool, conv, norm = self.shortcut
+            x_BCHW, average_BCHW = pool(x_BCHW)
+            added_BCHW = norm(conv(average_BCHW))
+        y_BCHW: Tensor = norm2(conv2(norm1(conv1(x_BCHW))), added_BCHW)
         return y_BCHW
 
 
@@ -91,19 +96,19 @@ class ResNetEncoder(Encoder):
         if stem not in ("pool", "conv"):
             raise ValueError(f"stem={stem!r} is neither 'pool' nor 'conv'")
         width, side = widths[0], input_size
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=False)]
         if stem == "pool":
+            layers.append(BatchNormMaxPoolReLU2d(width))
             side //= 2
         else:
-            conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-            layers += [conv, FusedBatchNorm2d(width), nn.Identity()]  # in older checkpoints, this was ReLU
+            layers += [FusedBatchNorm2d(width), nn.Identity()]  # in older checkpoints, this was ReLU
         for stage, (stage_width, count) in enumerate(zip(widths, blocks, strict=True)):
             halves = stage > 0 or stem == "conv"
             for k in range(count):
                 layers.append(ResidualBlock(width, stage_width, stride=2 if halves and k == 0 else 1))
                 width = stage_width
             side = -(-side // 2) if halves else side
-        self.features = PooledStem(in_channels, widths[0], *layers) if stem == "pool" else nn.Sequential(*layers)
+        self.features = PooledStem(*layers)
         self.pool: nn.Module = nn.AdaptiveAvgPool2d(1) if pooling == "average" else nn.Identity()
         places = 1 if pooling == "average" else side * side
         self.linear = nn.Sequential(

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
+from siamese.models.kernels import call, channels_last, fits
+
 
 @cache
 def cpu_has_bf16() -> bool:
@@ -41,20 +43,21 @@ class UnfoldConv2d(nn.Conv2d):
         """Convolve images [B, C, H, W] -> [B, O, H - K + 1, W - L + 1]."""
         if not (x_BCHW.device.type == "cpu" and torch.is_autocast_enabled("cpu") and cpu_has_bf16()):
             return super().forward(x_BCHW)
-        channels_last = torch.channels_last
         dtype = torch.get_autocast_dtype("cpu")
         columns_BCHWL = x_BCHW.to(dtype).unfold(3, self.kernel_size[1], 1)
-        x_BXHW = columns_BCHWL.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous(memory_format=channels_last)
-        w_OXK1 = self.weight.permute(0, 1, 3, 2).flatten(1, 2).unsqueeze(3).contiguous(memory_format=channels_last)
+        x_BXHW = columns_BCHWL.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        w_OXK1 = (
+            self.weight.permute(0, 1, 3, 2).flatten(1, 2).unsqueeze(3).contiguous(memory_format=torch.channels_last)
+        )
         return nn.functional.conv2d(x_BXHW, w_OXK1, self.bias)
 
 
 class SmallMapConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` with a 3x3 kernel, padding 1 and no bias, for many channels and few pixels.
 
-    Under bf16 autocast on the CPU, the gradient of the weights is one product of matrices if the result has at most 100
-    pixels. For 256 channels of 5 x 5 pixels, that takes a quarter of oneDNN's time with AMX. Parameters and state are
-    those of ``Conv2d``.
+    Under bf16 autocast on the CPU, with the compiled library, the gradient of the weights is one product of matrices if
+    the result has at most 100 pixels. For 256 channels of 5 x 5 pixels, that takes a quarter of oneDNN's time with AMX.
+    Parameters and state are those of ``Conv2d``.
 
     Shapes: B images, C input and O output channels, H x W pixels, h = ceil(H / stride), w = ceil(W / stride).
 
@@ -70,7 +73,7 @@ class SmallMapConv2d(nn.Conv2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve images [B, C, H, W] -> [B, O, h, w]."""
         few_pixels = x_BCHW.shape[2] * x_BCHW.shape[3] <= 100 * self.stride[0] ** 2
-        if not (few_pixels and torch.is_grad_enabled() and _in_bf16_on_cpu(x_BCHW)):
+        if not (few_pixels and torch.is_grad_enabled() and fits(x_BCHW) and _in_bf16()):
             return super().forward(x_BCHW)
         y_BOhw: Tensor = _SmallMapConv.apply(x_BCHW.bfloat16(), self.weight.bfloat16(), self.stride[0])
         return y_BOhw
@@ -91,14 +94,13 @@ class _SmallMapConv(torch.autograd.Function):
         gx_BCHW = None
         if ctx.needs_input_grad[0]:
             gx_BCHW = conv2d_input(x_BCHW.shape, weight_OC33, g_BOhw, stride=stride, padding=1)
-        padded_BHWC = nn.functional.pad(x_BCHW.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        windows_BhwC33 = padded_BHWC.unfold(1, 3, stride).unfold(2, 3, stride)
-        columns_NX = windows_BhwC33.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * channels)
+        x_BCHW = channels_last(x_BCHW)
+        columns_NX = x_BCHW.new_empty(g_BOhw.numel() // out, 9 * channels)
+        call("columns", x_BCHW, x_BCHW, stride, columns_NX)
         g_NO = g_BOhw.permute(0, 2, 3, 1).reshape(-1, out)
         return gx_BCHW, (g_NO.T @ columns_NX).view(out, 3, 3, channels).permute(0, 3, 1, 2), None
 
 
-def _in_bf16_on_cpu(x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return False
-    return torch.get_autocast_dtype("cpu") == torch.bfloat16 and cpu_has_bf16()
+def _in_bf16() -> bool:
+    is_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return is_bf16 and cpu_has_bf16()

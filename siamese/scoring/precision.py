@@ -20,7 +20,7 @@ import siamese
 from siamese.config.schema import TrainConfig
 from siamese.config.section import to_plain
 from siamese.files import write_text_atomically
-from siamese.models import norm_pool
+from siamese.models import kernels
 from siamese.models.build import build_encoder
 from siamese.models.unfold_conv import cpu_has_bf16
 from siamese.runs.records import Result
@@ -115,7 +115,7 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
         return Arithmetic("32", ways[0])
     if config.trainer.processes > 1:  # measurements would disturb each other, and the choices could differ
         return Arithmetic("32" if config.precision == "auto" else config.precision, ways[0])
-    machine = [PROBE, device_name(device), torch.__version__, siamese.__version__, norm_pool.library() is not None]
+    machine = [PROBE, device_name(device), torch.__version__, siamese.__version__, kernels.library() is not None]
     data = config.data
     question = [config.precision, ways, data.channels, data.image_size, to_plain(config.model)]
     key = json.dumps([machine, question], sort_keys=True)

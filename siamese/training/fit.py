@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from siamese.config.schema import TrainConfig
 from siamese.data.dataset import PairDataset, to_float
 from siamese.errors import DataError, TrainingError
-from siamese.models import norm_pool
+from siamese.models import kernels
 from siamese.models.siamese import SiameseNetwork
 from siamese.runs.finished import FinishedRun, find_start
 from siamese.runs.folder import RunFolder
@@ -209,8 +209,8 @@ def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, paramete
     if config.model.name == "koch" or session.arithmetic.dft:
         how += ", convolution by Fourier transform" if session.arithmetic.dft else ", direct convolution"
     log.info("%s: %s parameters on %s, %s", config.name, f"{parameters:,}", session.device, how)
-    if session.device.type == "cpu" and config.model.name not in ("torchvision", "lbp") and norm_pool.library() is None:
-        log.info("the optional extension siamese/models/norm_pool.cpp is not compiled: training may take 1.5x as long")
+    if session.device.type == "cpu" and config.model.name not in ("torchvision", "lbp") and kernels.library() is None:
+        log.info("the optional extension siamese/models/kernels.cpp is not compiled: training may take 1.5x as long")
     limits, early = "", ""
     if config.patience < config.max_epochs:
         limits = "at most "

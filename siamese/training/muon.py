@@ -74,7 +74,7 @@ def orthogonalize(update: Tensor, rms: float | Tensor = RMS) -> Tensor:
     For 256 x 4,096 elements that takes a third of the operations.
 
     Args:
-        update: float [rows, ...]; the other dimensions are the columns. A vector is a single row.
+        update: float32 or float64 [rows, ...]; the other dimensions are the columns. A vector is a single row.
         rms: root mean square of the result's elements, if its rank is full.
 
     Returns:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from networks import SMALL_KOCH, make_network
 from torch import Tensor, nn
 
-from siamese.models import norm_pool
-from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, FusedBatchNorm2d, MaxPoolReLU2d, library
+from siamese.models import kernels
+from siamese.models.kernels import library
+from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, ForkedAvgPool2d, FusedBatchNorm2d, MaxPoolReLU2d
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -94,6 +95,30 @@ def test_it_equals_pytorchs_layers(
     found, expected = results(ours, x, g), results(theirs, x.double(), g.double())
     for mine, their in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, their, rtol=0, atol=TOLERANCE[dtype] * float(1 + their.abs().max()))
+
+
+@compiled
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 40), height=st.integers(1, 9), width=st.integers(1, 9), stride=st.integers(1, 4),
+    dtype=st.sampled_from(sorted(TOLERANCE, key=str)), channels_last=st.booleans(),
+)  # fmt: skip
+def test_averages_beside_their_input(
+    channels: int, height: int, width: int, stride: int, dtype: torch.dtype, channels_last: bool
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, height, width).to(dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    direction = torch.randn_like(x)
+    found = []
+    for layer, pixels in ((ForkedAvgPool2d(stride), x), (nn.AvgPool2d(stride, ceil_mode=True), x.double())):
+        pixels = (pixels * 1).requires_grad_()
+        same, average = layer(pixels) if layer.__class__ is ForkedAvgPool2d else (pixels, layer(pixels))
+        (same * direction).sum().add(average.square().sum()).backward()
+        found.append([same.double(), average.double(), pixels.grad.double()])
+    for mine, their in zip(*found, strict=True):
+        torch.testing.assert_close(mine, their, rtol=0, atol=2 * TOLERANCE[dtype] * float(1 + their.abs().max()))
 
 
 @compiled
@@ -175,7 +200,7 @@ def test_the_default_dtype_does_not_matter(kind: str) -> None:
 def test_a_library_of_an_older_version_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(norm_pool, "FUNCTIONS", [*norm_pool.FUNCTIONS, "one_more"])
+    monkeypatch.setattr(kernels, "FUNCTIONS", [*kernels.FUNCTIONS, "one_more"])
     library.cache_clear()
     try:
         assert library() is None
@@ -215,7 +240,7 @@ def test_without_the_library_the_network_is_the_same(batchnorm: bool, monkeypatc
     found = []
     for built in (True, False):
         if not built:
-            monkeypatch.setattr(norm_pool, "library", lambda: None)
+            monkeypatch.setattr(kernels, "library", lambda: None)
         torch.manual_seed(0)
         network = make_network(model, 1, 80)
         loss = network(a, b).square().sum()

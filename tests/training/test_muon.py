@@ -47,13 +47,14 @@ def test_the_memory_layout_does_not_matter() -> None:
     assert torch.equal(orthogonalize(gradient), orthogonalize(gradient.contiguous(memory_format=torch.channels_last)))
 
 
-def test_momentum_and_weight_decay() -> None:
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (5,)])
+def test_momentum_and_weight_decay(shape: tuple[int, ...]) -> None:
     """Two steps with the formulas of the paper, in float64; a parameter without gradient stays."""
-    weight, unused = nn.Parameter(draw((6, 10)).double()), nn.Parameter(torch.ones(2))
-    expected, mean = weight.detach().clone(), torch.zeros(6, 10).double()
+    weight, unused = nn.Parameter(draw(shape).double()), nn.Parameter(torch.ones(2))
+    expected, mean = weight.detach().clone(), torch.zeros(shape).double()
     optimizer = Muon([weight, unused], lr=0.1, weight_decay=0.5, momentum=0.9)
     for k in (1, 2):
-        weight.grad = draw((6, 10), smallest=0.1 * k).double()
+        weight.grad = draw(shape, smallest=0.1 * k).double()
         optimizer.step()
         mean = 0.9 * mean + 0.1 * weight.grad
         expected = 0.95 * expected - 0.1 * orthogonalize(0.9 * mean + 0.1 * weight.grad)

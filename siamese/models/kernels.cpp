@@ -1,5 +1,6 @@
 // Batch statistics; scaling, 2x2 max-pooling and ReLU as one operation; scaling, addition and ReLU as another; and the
-// first of these after a 3x3 convolution of the images; with their gradients.
+// first of these after a 3x3 convolution of the images; with their gradients. Also parts of the gradients of average
+// pooling and of 3x3 convolutions.
 //
 // Feature maps are channels-last, [images][H][W][C], float32 or bf16; arithmetic is float32. Each function reads the
 // maps once, with one thread per image. Results do not depend on the number of threads.
@@ -236,35 +237,34 @@ INLINE void image_scale_gradient(
         }
 }
 
-// The first layer of a network: a 3x3 convolution of images [H][W][C] with C = 1 or 3, with padding 1.
+// The first layer of a network: a 3x3 convolution of grey images [H][W], with padding 1.
 //
 // Its result is the largest map of a network, and takes longer to write and read than to compute. So it is not stored:
-// its statistics follow from sums over the taps (the 9 C inputs of a pixel) and over products of two taps.
+// its statistics follow from sums over the taps (the 9 pixels that a result depends on) and over products of two taps.
 
 constexpr long LANES = 16;  // channels of the result that are computed together
 
-// An image as C planes of (H + 2) x (W + 2) pixels with a border of zeros.
-struct Planes {
-    long height, width, channels, row, plane;
+constexpr long TAPS = 9;
+
+// An image with a border of zeros, minus a number. (Without it, a bright image with little contrast would have sums of
+// which float32 rounds the contrast away.)
+struct Framed {
+    long height, width, row;
     std::vector<float> pixels;
 
-    Planes(const float *x, long height, long width, long channels)
-        : height(height), width(width), channels(channels), row(width + 2), plane((height + 2) * row),
-          pixels(channels * plane) {
+    Framed(const float *x, long height, long width, float minus)
+        : height(height), width(width), row(width + 2), pixels((height + 2) * (width + 2), -minus) {
         for (long i = 0; i < height; ++i)
-            for (long j = 0; j < width; ++j)
-                for (long c = 0; c < channels; ++c)
-                    pixels[c * plane + (i + 1) * row + j + 1] = x[(i * width + j) * channels + c];
+            for (long j = 0; j < width; ++j) pixels[(i + 1) * row + j + 1] = x[i * width + j] - minus;
     }
 
-    long taps() const { return 9 * channels; }
-    // The pixel at which the window of tap k begins: channel by channel, row by row.
-    const float *tap(long k) const { return pixels.data() + k / 9 * plane + k % 9 / 3 * row + k % 3; }
+    // Tap k of the first pixel.
+    const float *tap(long k) const { return pixels.data() + k / 3 * row + k % 3; }
 };
 
 // The sum over an image of a, or of a b. Float32 holds the sum of a row.
 template <bool PRODUCT>
-INLINE double image_sum(const Planes &x, const float *a, const float *b) {
+INLINE double image_sum(const Framed &x, const float *a, const float *b) {
     double total = 0;
     for (long i = 0; i < x.height; ++i, a += x.row, b += x.row) {
         float of_row = 0;
@@ -276,42 +276,40 @@ INLINE double image_sum(const Planes &x, const float *a, const float *b) {
 }
 
 // Sums over an image of its taps, and of products of two taps.
-INLINE void image_taps(const Planes &x, double *sum, double *product) {
-    for (long k = 0; k < x.taps(); ++k) {
+INLINE void image_taps(const Framed &x, double *sum, double *product) {
+    for (long k = 0; k < TAPS; ++k) {
         sum[k] = image_sum<false>(x, x.tap(k), x.tap(k));
         for (long l = 0; l <= k; ++l) {
             double total = image_sum<true>(x, x.tap(k), x.tap(l));
-            product[k * x.taps() + l] = product[l * x.taps() + k] = total;
+            product[k * TAPS + l] = product[l * TAPS + k] = total;
         }
     }
 }
 
-// The taps of the 2x2 window in row i and column j: C times 4 x 4 pixels.
-template <long C>
+// The taps of the 2x2 window in row i and column j: 4 x 4 pixels.
 struct Patch {
-    float at[16 * C];
+    float at[16];
 
-    __attribute__((always_inline)) Patch(const Planes &x, long i, long j) {
-        for (long k = 0; k < 16 * C; ++k)
-            at[k] = x.pixels[k / 16 * x.plane + (2 * i + k % 16 / 4) * x.row + 2 * j + k % 4];
+    __attribute__((always_inline)) Patch(const Framed &x, long i, long j) {
+        for (long k = 0; k < 16; ++k) at[k] = x.pixels[(2 * i + k / 4) * x.row + 2 * j + k % 4];
     }
 };
 
-// ReLU of the maxima of `weight` [9 C][out] applied to the taps of a 2x2 window, plus `shift`, for n <= LANES channels of
+// ReLU of the maxima of `weight` [9][out] applied to the taps of a 2x2 window, plus `shift`, for n <= LANES channels of
 // the result. `where` is as in window_pool.
-template <typename T, long C, bool KEEP>
+template <typename T, bool KEEP>
 INLINE void window_stem(
-    const Patch<C> &patch, const float *__restrict weight, const float *__restrict shift, long out, long n,
+    const Patch &patch, const float *__restrict weight, const float *__restrict shift, long out, long n,
     T *__restrict y, uint8_t *__restrict where
 ) {
     float best[LANES];
-    uint32_t place[LANES];  // else the compiler would unroll the loop for numbers of 8 bits
+    uint32_t place[LANES];  // in numbers of 8 bits, the compiler would make the loop 64 channels long
 #pragma omp simd
     for (long c = 0; c < n; ++c) {
         float z0 = shift[c], z1 = z0, z2 = z0, z3 = z0;
-#pragma GCC unroll 27
-        for (long k = 0; k < 9 * C; ++k) {
-            const float *p = patch.at + k / 9 * 16 + k % 9 / 3 * 4 + k % 3;
+#pragma GCC unroll 9
+        for (long k = 0; k < TAPS; ++k) {
+            const float *p = patch.at + k / 3 * 4 + k % 3;
             float w = weight[k * out + c];
             z0 += w * p[0], z1 += w * p[1], z2 += w * p[4], z3 += w * p[5];
         }
@@ -327,25 +325,25 @@ INLINE void window_stem(
     for (long c = 0; c < n; ++c) where[c] = uint8_t(place[c]);
 }
 
-template <typename T, long C, bool KEEP>
-INLINE void image_stem(const Planes &x, const float *weight, const float *shift, long out, T *y, uint8_t *where) {
+template <typename T, bool KEEP>
+INLINE void image_stem(const Framed &x, const float *weight, const float *shift, long out, T *y, uint8_t *where) {
     for (long i = 0; i < x.height / 2; ++i)
         for (long j = 0; j < x.width / 2; ++j, y += out, where += KEEP ? out : 0) {
-            Patch<C> patch(x, i, j);
+            Patch patch(x, i, j);
             for (long c = 0; c < out; c += LANES) {
                 const float *w = weight + c, *b = shift + c;
                 if (out - c >= LANES)  // the compiler can unroll a constant length
-                    window_stem<T, C, KEEP>(patch, w, b, out, LANES, y + c, where + c);
+                    window_stem<T, KEEP>(patch, w, b, out, LANES, y + c, where + c);
                 else
-                    window_stem<T, C, KEEP>(patch, w, b, out, out - c, y + c, where + c);
+                    window_stem<T, KEEP>(patch, w, b, out, out - c, y + c, where + c);
             }
         }
 }
 
-// Add to sums of g and of its products with the taps [9 C][out], where the gradient g of a window passes ReLU.
-template <typename T, long C>
+// Add to sums of g and of its products with the taps [9][out], where the gradient g of a window passes ReLU.
+template <typename T>
 INLINE void window_stem_sums(
-    const Patch<C> &patch, const T *__restrict g, const uint8_t *__restrict where, long out, long n,
+    const Patch &patch, const T *__restrict g, const uint8_t *__restrict where, long out, long n,
     float *__restrict sum, float *__restrict product
 ) {
     uint32_t places[LANES];
@@ -358,34 +356,70 @@ INLINE void window_stem_sums(
         float g0 = place == 0 ? value : 0.0f, g1 = place == 1 ? value : 0.0f;
         float g2 = place == 2 ? value : 0.0f, g3 = place == 3 ? value : 0.0f;
         sum[c] += place == 4 ? 0.0f : value;
-#pragma GCC unroll 27
-        for (long k = 0; k < 9 * C; ++k) {
-            const float *p = patch.at + k / 9 * 16 + k % 9 / 3 * 4 + k % 3;
+#pragma GCC unroll 9
+        for (long k = 0; k < TAPS; ++k) {
+            const float *p = patch.at + k / 3 * 4 + k % 3;
             product[k * out + c] += g0 * p[0] + g1 * p[1] + g2 * p[4] + g3 * p[5];
         }
     }
 }
 
-template <typename T, long C>
+template <typename T>
 INLINE void image_stem_sums(
-    const Planes &x, const T *g, const uint8_t *where, long out, float *sum, float *product
+    const Framed &x, const T *g, const uint8_t *where, long out, float *sum, float *product
 ) {
     for (long c = 0; c < out; ++c) sum[c] = 0;
-    for (long c = 0; c < 9 * C * out; ++c) product[c] = 0;
+    for (long c = 0; c < TAPS * out; ++c) product[c] = 0;
     for (long i = 0; i < x.height / 2; ++i)
         for (long j = 0; j < x.width / 2; ++j, g += out, where += out) {
-            Patch<C> patch(x, i, j);
+            Patch patch(x, i, j);
             for (long c = 0; c < out; c += LANES) {
                 if (out - c >= LANES)
-                    window_stem_sums<T, C>(patch, g + c, where + c, out, LANES, sum + c, product + c);
+                    window_stem_sums(patch, g + c, where + c, out, LANES, sum + c, product + c);
                 else
-                    window_stem_sums<T, C>(patch, g + c, where + c, out, out - c, sum + c, product + c);
+                    window_stem_sums(patch, g + c, where + c, out, out - c, sum + c, product + c);
             }
         }
 }
 
-FOR_EACH_PROCESSOR void taps_of(const float *x, long height, long width, long channels, double *sum, double *product) {
-    image_taps(Planes(x, height, width, channels), sum, product);
+// out = g + factor * p, for the channels of a pixel.
+template <typename T>
+INLINE void pixel_spread(const T *__restrict g, const T *__restrict p, float factor, long channels, T *__restrict out) {
+#pragma omp simd
+    for (long c = 0; c < channels; ++c) store(out + c, load(g + c) + factor * load(p + c));
+}
+
+// Add to the gradient g of a map the gradient p of its averages over windows of `stride` x `stride` pixels. At the last
+// row and column, a window may have fewer pixels.
+template <typename T>
+INLINE void image_spread(const T *g, const T *p, long height, long width, long channels, long stride, T *out) {
+    long columns = (width + stride - 1) / stride;
+    for (long i = 0; i < height; ++i)
+        for (long j = 0; j < width; ++j, g += channels, out += channels) {
+            long top = i / stride * stride, left = j / stride * stride;
+            long rows = height - top < stride ? height - top : stride;
+            long pixels = width - left < stride ? rows * (width - left) : rows * stride;
+            pixel_spread(g, p + (i / stride * columns + j / stride) * channels, 1.0f / float(pixels), channels, out);
+        }
+}
+
+// The 3x3 windows of an image [H][W][C], with a border of zeros, at every `stride`-th pixel: [h][w][3][3][C].
+template <typename T>
+INLINE void image_columns(const T *x, long height, long width, long channels, long stride, T *columns) {
+    for (long top = -1; top < height - 1; top += stride)
+        for (long left = -1; left < width - 1; left += stride)
+            for (long i = top; i < top + 3; ++i)
+                for (long j = left; j < left + 3; ++j, columns += channels)
+                    if (i < 0 || i >= height || j < 0 || j >= width)
+                        std::memset(columns, 0, channels * sizeof(T));
+                    else
+                        std::memcpy(columns, x + (i * width + j) * channels, channels * sizeof(T));
+}
+
+FOR_EACH_PROCESSOR void taps_of(
+    const float *x, long height, long width, float minus, double *sum, double *product
+) {
+    image_taps(Framed(x, height, width, minus), sum, product);
 }
 
 // The functions for one image, compiled for each processor and each type.
@@ -439,27 +473,24 @@ FOR_EACH_PROCESSOR void taps_of(const float *x, long height, long width, long ch
             image_scale_gradient<T, false>(x, y, g, pixels, channels, scale, constant, linear, floor, gx, other);      \
     }                                                                                                                  \
     FOR_EACH_PROCESSOR void stem_of(                                                                                   \
-        const float *x, long height, long width, long channels, const float *weight, const float *shift, long out,     \
-        T *y, uint8_t *where                                                                                           \
+        const float *x, long height, long width, float minus, const float *weight, const float *shift, long out, T *y, \
+        uint8_t *where                                                                                                 \
     ) {                                                                                                                \
-        Planes planes(x, height, width, channels);                                                                     \
-        if (channels == 1 && where)                                                                                    \
-            image_stem<T, 1, true>(planes, weight, shift, out, y, where);                                              \
-        else if (channels == 1)                                                                                        \
-            image_stem<T, 1, false>(planes, weight, shift, out, y, where);                                             \
-        else if (where)                                                                                                \
-            image_stem<T, 3, true>(planes, weight, shift, out, y, where);                                              \
+        if (where)                                                                                                     \
+            image_stem<T, true>(Framed(x, height, width, minus), weight, shift, out, y, where);                        \
         else                                                                                                           \
-            image_stem<T, 3, false>(planes, weight, shift, out, y, where);                                             \
+            image_stem<T, false>(Framed(x, height, width, minus), weight, shift, out, y, where);                       \
     }                                                                                                                  \
     FOR_EACH_PROCESSOR void stem_sums_of(                                                                              \
-        const float *x, long height, long width, long channels, const T *g, const uint8_t *where, long out,            \
-        float *sum, float *product                                                                                     \
+        const float *x, long height, long width, float minus, const T *g, const uint8_t *where, long out, float *sum,  \
+        float *product                                                                                                 \
     ) {                                                                                                                \
-        if (channels == 1)                                                                                             \
-            image_stem_sums<T, 1>(Planes(x, height, width, channels), g, where, out, sum, product);                    \
-        else                                                                                                           \
-            image_stem_sums<T, 3>(Planes(x, height, width, channels), g, where, out, sum, product);                    \
+        image_stem_sums(Framed(x, height, width, minus), g, where, out, sum, product);                                 \
+    }                                                                                                                  \
+    FOR_EACH_PROCESSOR void spread_of(                                                                                 \
+        const T *g, const T *p, long height, long width, long channels, long stride, T *out                            \
+    ) {                                                                                                                \
+        image_spread(g, p, height, width, channels, stride, out);                                                      \
     }
 
 OF_IMAGE(float)
@@ -558,41 +589,60 @@ void scale_gradient(
     }
 }
 
-void taps(Shape s, const float *x, double *sum, double *product, int threads) {
-    long taps = 9 * s.channels;
+void taps(Shape s, const float *x, float minus, double *sum, double *product, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b)
-        taps_of(x + b * s.map(), s.height, s.width, s.channels, sum + b * taps, product + b * taps * taps);
+        taps_of(x + b * s.map(), s.height, s.width, minus, sum + b * TAPS, product + b * TAPS * TAPS);
 }
 
 template <typename T>
 void stem(
-    Shape s, const float *x, const float *weight, const float *shift, long out, T *y, uint8_t *where, int threads
+    Shape s, const float *x, float minus, const float *weight, const float *shift, long out, T *y, uint8_t *where,
+    int threads
 ) {
     long pooled = (s.height / 2) * (s.width / 2) * out;
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b) {
         uint8_t *places = where ? where + b * pooled : nullptr;
-        stem_of(x + b * s.map(), s.height, s.width, s.channels, weight, shift, out, y + b * pooled, places);
+        stem_of(x + b * s.map(), s.height, s.width, minus, weight, shift, out, y + b * pooled, places);
     }
 }
 
 template <typename T>
 void stem_sums(
-    Shape s, const float *x, const T *g, const uint8_t *where, long out, float *sum, float *product, int threads
+    Shape s, const float *x, float minus, const T *g, const uint8_t *where, long out, float *sum, float *product,
+    int threads
 ) {
     long pooled = (s.height / 2) * (s.width / 2) * out;
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b)
         stem_sums_of(
-            x + b * s.map(), s.height, s.width, s.channels, g + b * pooled, where + b * pooled, out, sum + b * out,
-            product + b * 9 * s.channels * out
+            x + b * s.map(), s.height, s.width, minus, g + b * pooled, where + b * pooled, out, sum + b * out,
+            product + b * TAPS * out
         );
+}
+
+template <typename T>
+void spread(Shape s, const T *g, const T *p, long stride, T *out, int threads) {
+    long averages = ((s.height + stride - 1) / stride) * ((s.width + stride - 1) / stride) * s.channels;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b) {
+        long at = b * s.map();
+        spread_of(g + at, p + b * averages, s.height, s.width, s.channels, stride, out + at);
+    }
+}
+
+template <typename T>
+void columns(Shape s, const T *x, long stride, T *columns, int threads) {
+    long size = ((s.height + stride - 1) / stride) * ((s.width + stride - 1) / stride) * 9 * s.channels;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b)
+        image_columns(x + b * s.map(), s.height, s.width, s.channels, stride, columns + b * size);
 }
 
 }  // namespace
 
-// The functions that Python calls; `shape` is {images, H, W, C} of the map to pool.
+// The functions that Python calls; `shape` is {images, H, W, C} of the largest map.
 #define LIBRARY(T, NAME)                                                                                               \
     extern "C" void moments_##NAME(const Shape *shape, const T *x, float *mean, float *m2, int threads) {              \
         moments(*shape, x, mean, m2, threads);                                                                         \
@@ -634,20 +684,28 @@ void stem_sums(
         scale_gradient(*shape, x, y, g, factor, constant, linear, floor, gx, other, threads);                          \
     }                                                                                                                  \
     extern "C" void stem_##NAME(                                                                                       \
-        const Shape *shape, const float *x, const float *weight, const float *shift, long out, T *y, uint8_t *where,   \
-        int threads                                                                                                    \
+        const Shape *shape, const float *x, float minus, const float *weight, const float *shift, long out, T *y,      \
+        uint8_t *where, int threads                                                                                    \
     ) {                                                                                                                \
-        stem(*shape, x, weight, shift, out, y, where, threads);                                                        \
+        stem(*shape, x, minus, weight, shift, out, y, where, threads);                                                 \
     }                                                                                                                  \
     extern "C" void stem_sums_##NAME(                                                                                  \
-        const Shape *shape, const float *x, const T *g, const uint8_t *where, long out, float *sum, float *product,    \
-        int threads                                                                                                    \
+        const Shape *shape, const float *x, float minus, const T *g, const uint8_t *where, long out, float *sum,       \
+        float *product, int threads                                                                                    \
     ) {                                                                                                                \
-        stem_sums(*shape, x, g, where, out, sum, product, threads);                                                    \
+        stem_sums(*shape, x, minus, g, where, out, sum, product, threads);                                             \
+    }                                                                                                                  \
+    extern "C" void spread_##NAME(const Shape *shape, const T *g, const T *p, long stride, T *out, int threads) {      \
+        spread(*shape, g, p, stride, out, threads);                                                                    \
+    }                                                                                                                  \
+    extern "C" void columns_##NAME(const Shape *shape, const T *x, long stride, T *result, int threads) {              \
+        columns(*shape, x, stride, result, threads);                                                                   \
     }
 
-extern "C" void taps_float32(const Shape *shape, const float *x, double *sum, double *product, int threads) {
-    taps(*shape, x, sum, product, threads);
+extern "C" void taps_float32(
+    const Shape *shape, const float *x, float minus, double *sum, double *product, int threads
+) {
+    taps(*shape, x, minus, sum, product, threads);
 }
 
 LIBRARY(float, float32)
