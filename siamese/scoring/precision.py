@@ -111,8 +111,8 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
         return Arithmetic("32" if config.precision == "auto" else config.precision, ways[0])
     if config.convolution != "auto" and config.precision != "auto":
         return Arithmetic(config.precision, config.convolution)
-    if config.precision == "32":
-        return Arithmetic("32", ways[0])
+    if config.precision == "32" or (config.precision == "bf16" and len(ways) == 1 and has_bf16_instructions()):
+        return Arithmetic(config.precision, ways[0])  # nothing to choose, nothing to warn of
     if config.trainer.processes > 1:  # measurements would disturb each other, and the choices could differ
         return Arithmetic("32" if config.precision == "auto" else config.precision, ways[0])
     machine = [PROBE, device_name(device), torch.__version__, siamese.__version__, kernels.library() is not None]

@@ -148,6 +148,20 @@ def test_a_configured_bf16_that_is_slower_is_used_with_a_warning(
     assert "precision=bf16 takes 3.0 times as long as precision=32 on this machine" in caplog.text
 
 
+@pytest.mark.parametrize("instructions", [True, False])
+def test_a_configured_bf16_is_measured_only_if_there_is_something_to_warn_of(
+    instructions: bool,
+    config: Make,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("siamese.scoring.precision.has_bf16_instructions", lambda: instructions)
+    machine["bf16", "direct"] = (30.0, 0.2)
+    assert choose_arithmetic(config(precision="bf16", model=SMALL_RESNET), CPU) == ("bf16", "direct")
+    assert ("times as long" in caplog.text) == (not instructions)
+
+
 @pytest.mark.parametrize(
     ("precision", "convolution", "taken"),
     [("auto", "auto", ("32", "dft")), ("auto", "direct", ("32", "direct")), ("bf16", "auto", ("bf16", "dft"))],
