@@ -246,8 +246,7 @@ constexpr long LANES = 16;  // channels of the result that are computed together
 
 constexpr long TAPS = 9;
 
-// An image with a border of zeros, minus a number. (Without it, a bright image with little contrast would have sums of
-// which float32 rounds the contrast away.)
+// An image with a border of zeros, minus a number. (Otherwise, float32 sums would lose the contrast of bright images.)
 struct Framed {
     long height, width, row;
     std::vector<float> pixels;

@@ -1,4 +1,4 @@
-"""The compiled library of functions on feature maps (``kernels.cpp``): how it is found and called.
+"""Find and call the compiled library of functions on feature maps (``kernels.cpp``).
 
 It is compiled when the package is installed on a machine with a C++ compiler. PyTorch's layers compute the same without
 it, on a GPU, in double precision, and in a graph that is compiled or exported.
@@ -55,7 +55,7 @@ def fits(x: Tensor) -> bool:
 
 
 def call(name: str, x_BCHW: Tensor, *arguments: Tensor | float | int | None, dtype: torch.dtype | None = None) -> None:
-    """Call a function of the library for feature maps with the shape of ``x_BCHW``, and its dtype unless given."""
+    """Call a function of the library for feature maps with the shape and, unless ``dtype`` is given, dtype of x."""
     function = getattr(library(), f"{name}_{DTYPES[dtype or x_BCHW.dtype]}")
     batch, channels, height, width = x_BCHW.shape
     shape = (ctypes.c_long * 4)(batch, height, width, channels)

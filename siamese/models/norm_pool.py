@@ -32,7 +32,7 @@ class MaxPoolReLU2d(nn.Module):
 
 
 class ForkedAvgPool2d(nn.AvgPool2d):
-    """`torch.nn.AvgPool2d` beside its input. Both gradients of the input are added while the second one is computed.
+    """Return the input and its averages (`torch.nn.AvgPool2d`). The backward pass adds both gradients in one pass.
 
     Args:
         stride: side of a window; at the last row and column, windows may be smaller.
@@ -60,6 +60,7 @@ class _BatchNorm2d(nn.BatchNorm2d):
         PyTorch's layers do the rest, and raise the errors.
         """
         usual = self.weight.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
+        usual = usual and self.momentum is not None
         alike = len(self.weight) == channels and self.weight.device == x_BCHW.device
         return usual and alike and fits(x_BCHW) and x_BCHW.shape[1] < x_BCHW.numel()
 

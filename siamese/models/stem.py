@@ -22,10 +22,10 @@ from siamese.models.norm_pool import BatchNormMaxPoolReLU2d
 
 
 class PooledStem(nn.Sequential):
-    """A sequence of layers. On the CPU, a 3x3 convolution and `BatchNormMaxPoolReLU2d` at its beginning are one.
+    """A sequence of layers. On the CPU, the library computes the first two as one operation.
 
-    The library computes these two in float32 arithmetic, also under bf16 autocast. It does so if the images are grey
-    and need no gradient, and if the two layers have no hooks.
+    They must be a 3x3 convolution and `BatchNormMaxPoolReLU2d`, without hooks, and the images must be grey and need no
+    gradient. The arithmetic is float32, also under bf16 autocast.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -56,8 +56,7 @@ def _fits(conv: nn.Module, norm: nn.Module, x_BCHW: Tensor) -> bool:
 
 
 def _hooked(layer: nn.Module) -> bool:
-    kinds = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(kinds)
+    return any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks))
 
 
 def _dtype() -> torch.dtype:
@@ -82,8 +81,10 @@ class _Stem(torch.autograd.Function):
         ctx: Any, x_BCHW: Tensor, weight_O133: Tensor, scale_O: Tensor, bias_O: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
         x_BCHW = channels_last(x_BCHW)
-        # Normalization ignores what all pixels have in common; without it, the sums below are more exact.
-        common = x_BCHW.mean().item()
+        # Normalization subtracts the brightness anyway. Subtracting it here makes the sums more exact. (Not the mean of
+        # all pixels: each number of threads rounds it in another way.)
+        middle_B = x_BCHW[:, 0, x_BCHW.shape[2] // 2, x_BCHW.shape[3] // 2]
+        common = middle_B.double().mean().item()
         weight_OK = weight_O133.flatten(1).double()
         mean_K, covariance_KK = _tap_statistics(x_BCHW, common)
         mean_O = weight_OK @ mean_K
@@ -140,7 +141,8 @@ def _pooled(
     x_BCHW = channels_last(x_BCHW)
     (batch, _, height, width), out = x_BCHW.shape, len(weight_O133)
     weight_KO = (weight_O133.flatten(1).T * factor_O).float().contiguous()
-    y_BOhw = x_BCHW.new_empty(batch, height // 2, width // 2, out, dtype=dtype).permute(0, 3, 1, 2)
+    shape = (batch, out, height // 2, width // 2)
+    y_BOhw = torch.empty(shape, dtype=dtype, device=x_BCHW.device, memory_format=torch.channels_last)
     where_BOhw = torch.empty_like(y_BOhw, dtype=torch.uint8) if keep else None
     call("stem", x_BCHW, x_BCHW, common, weight_KO, shift_O.float(), out, y_BOhw, where_BOhw, dtype=dtype)
     return y_BOhw, where_BOhw

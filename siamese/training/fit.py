@@ -210,7 +210,10 @@ def _log_plan(config: TrainConfig, folder: RunFolder, session: Session, paramete
         how += ", convolution by Fourier transform" if session.arithmetic.dft else ", direct convolution"
     log.info("%s: %s parameters on %s, %s", config.name, f"{parameters:,}", session.device, how)
     if session.device.type == "cpu" and config.model.name not in ("torchvision", "lbp") and kernels.library() is None:
-        log.info("the optional extension siamese/models/kernels.cpp is not compiled: training may take 1.5x as long")
+        log.info(
+            "the optional extension siamese/models/kernels.cpp is not compiled: training may take 1.6x as long; "
+            "install again with a C++ compiler"
+        )
     limits, early = "", ""
     if config.patience < config.max_epochs:
         limits = "at most "

@@ -60,13 +60,13 @@ class Muon(Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 mean = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalize(weight.grad.lerp(mean, group["momentum"]), group["lr"] * RMS)
+                update = orthogonalize(weight.grad.lerp(mean, group["momentum"]), group["lr"])
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update)
         return loss
 
 
-def orthogonalize(update: Tensor, rms: float | Tensor = RMS) -> Tensor:
-    """Set all singular values of a matrix to ``rms`` times the square root of its longer side, within 15 %.
+def orthogonalize(update: Tensor, factor: float | Tensor = 1.0) -> Tensor:
+    """Set all singular values of a matrix to `RMS` times the square root of its longer side, within 15 %.
 
     Those below 1/400 of the Frobenius norm stay smaller. The Newton-Schulz iteration multiplies the matrix X several
     times by a polynomial of X Xᵀ. Here, the polynomials are multiplied first, so that all products but two have the
@@ -75,7 +75,7 @@ def orthogonalize(update: Tensor, rms: float | Tensor = RMS) -> Tensor:
 
     Args:
         update: float32 or float64 [rows, ...]; the other dimensions are the columns. A vector is a single row.
-        rms: root mean square of the result's elements, if its rank is full.
+        factor: the result is multiplied by it.
 
     Returns:
         the result, of the same shape; zeros if all elements are zero.
@@ -83,7 +83,7 @@ def orthogonalize(update: Tensor, rms: float | Tensor = RMS) -> Tensor:
     matrix = update.reshape(len(update) if update.ndim > 1 else 1, -1)
     rows, columns = matrix.shape
     if rows > columns:
-        tall: Tensor = orthogonalize(matrix.mT, rms).mT
+        tall: Tensor = orthogonalize(matrix.mT, factor).mT
         return tall.reshape(update.shape)
     gram = matrix @ matrix.mT
     square = gram.trace() + torch.finfo(matrix.dtype).tiny  # of the Frobenius norm
@@ -94,6 +94,6 @@ def orthogonalize(update: Tensor, rms: float | Tensor = RMS) -> Tensor:
         step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         step.diagonal().add_(a)
         product = step if product is None else step @ product
-    scale = rms * columns**0.5 * square.rsqrt()
+    scale = square.rsqrt() * (RMS * columns**0.5) * factor
     result: Tensor = matrix * scale if product is None else (product * scale) @ matrix
     return result.reshape(update.shape)

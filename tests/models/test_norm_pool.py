@@ -197,6 +197,7 @@ def test_the_default_dtype_does_not_matter(kind: str) -> None:
     assert all(map(torch.equal, found, expected))
 
 
+@compiled
 def test_a_library_of_an_older_version_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

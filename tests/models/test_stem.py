@@ -94,7 +94,8 @@ def test_under_autocast_only_the_result_is_rounded() -> None:
 
 @compiled
 def test_the_number_of_threads_does_not_matter() -> None:
-    x, g, found, threads = torch.rand(5, 1, 12, 12), torch.randn(5, 20, 6, 6), [], torch.get_num_threads()
+    """With enough pixels that PyTorch would divide a sum over all of them among the threads."""
+    x, g, found, threads = torch.rand(64, 1, 80, 80), torch.randn(64, 20, 40, 40), [], torch.get_num_threads()
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
@@ -135,6 +136,15 @@ OTHER_CONVOLUTIONS = {
     "a bias": {"bias": True}, "a stride": {"stride": 2}, "a larger kernel": {"kernel_size": 5, "padding": 2},
     "no padding": {"padding": 0}, "a repeated border": {"padding_mode": "replicate"},
 }  # fmt: skip
+
+
+@compiled
+def test_what_follows_may_change_the_result_in_place() -> None:
+    layer, x = stem(4), torch.rand(2, 1, 8, 8)
+    expected = copy.deepcopy(layer)(x)
+    torch.testing.assert_close(PooledStem(*layer, nn.ReLU(inplace=True))(x), expected)
+
+
 CASES = [
     "images with a gradient", "gradients in evaluation", "two channels", "three channels", "float64", "a traced graph",
     "a hook", *OTHER_CONVOLUTIONS,
