@@ -499,7 +499,8 @@ struct Shape {
     long images, height, width, channels;
 
     long map() const { return height * width * channels; }
-    long pooled() const { return (height / 2) * (width / 2) * channels; }
+    long windows() const { return (height / 2) * (width / 2); }
+    long pooled() const { return windows() * channels; }
 };
 
 template <typename T>
@@ -530,7 +531,7 @@ void sums(
 ) {
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b) {
-        long at = b * s.pooled(), pixels = (s.height / 2) * (s.width / 2);
+        long at = b * s.pooled(), pixels = s.windows();
         float *sum_of = sum + b * s.channels, *product_of = product + b * s.channels;
         sums_of(g + at, where + at, largest + at, mean, pixels, s.channels, sum_of, product_of);
     }
@@ -599,7 +600,7 @@ void stem(
     Shape s, const float *x, float minus, const float *weight, const float *shift, long out, T *y, uint8_t *where,
     int threads
 ) {
-    long pooled = (s.height / 2) * (s.width / 2) * out;
+    long pooled = s.windows() * out;
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b) {
         uint8_t *places = where ? where + b * pooled : nullptr;
@@ -612,7 +613,7 @@ void stem_sums(
     Shape s, const float *x, float minus, const T *g, const uint8_t *where, long out, float *sum, float *product,
     int threads
 ) {
-    long pooled = (s.height / 2) * (s.width / 2) * out;
+    long pooled = s.windows() * out;
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b)
         stem_sums_of(

@@ -59,10 +59,10 @@ class _BatchNorm2d(nn.BatchNorm2d):
 
         PyTorch's layers do the rest, and raise the errors.
         """
-        usual = self.weight.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
-        usual = usual and self.momentum is not None
+        usual = self.momentum is not None and (self.training or not torch.is_grad_enabled())
+        single = self.weight.dtype == torch.float32
         alike = len(self.weight) == channels and self.weight.device == x_BCHW.device
-        return usual and alike and fits(x_BCHW) and x_BCHW.shape[1] < x_BCHW.numel()
+        return usual and single and alike and fits(x_BCHW) and x_BCHW.shape[1] < x_BCHW.numel()
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Factor and addend [C] of normalization by the running statistics."""
