@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import yaml
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -32,6 +33,8 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, claim, is_main, release
 from siamese.runs.signals import Interrupted, catch_signals
 
+log = logging.getLogger(__name__)
+
 SEARCHED_KEYS = "SIAMESE_SEARCHED_KEYS"
 """Environment variable: the keys that a search varies, separated by spaces, set for the runs that it starts."""
 
@@ -40,6 +43,9 @@ ABBREVIATIONS = {"batch_size": "bs", "learning_rate": "lr", "weight_decay": "wd"
 
 WORD = re.compile(r"(?!(true|false|null|none)$)[a-z][\w/-]*", re.IGNORECASE)
 """A value that says by itself what it is, such as ``adam`` or ``lfw_funneled``."""
+
+ALIKE = {"adam", "adamw"}
+"""Optimizers that suit the same learning rates."""
 
 
 def train_job(cfg: Composed) -> float:
@@ -60,6 +66,8 @@ def train_job(cfg: Composed) -> float:
         else:
             from siamese.training.train import train
 
+        if caution := caution_about_learning_rate(HydraConfig.get(), config.learning_rate):
+            log.warning(caution)
         gc.freeze()  # imported modules stay; the garbage collection after the job need not look through them
         swept = swept_values()
         figure = train(config, folder, label_of(swept) or config.name, swept).figure(config.monitor)
@@ -157,6 +165,30 @@ def swept_values() -> dict[str, str]:
             return {}
     pairs = (override.partition("=") for override in hydra.overrides.task)
     return {key.lstrip("+"): value for key, _, value in pairs if key in keys}
+
+
+def caution_about_learning_rate(hydra: Composed, rate: float) -> str | None:
+    """Say that a run has another optimizer than its experiment, but the learning rate that the experiment chose.
+
+    Args:
+        hydra: Hydra's own section.
+        rate: the learning rate of the run.
+
+    Returns:
+        None if the run's optimizer and learning rate belong together, or both are the user's choice.
+    """
+    words, chosen = list(hydra.overrides.task), hydra.runtime.choices
+    keys = {word.lstrip("+").partition("=")[0] for word in words}
+    if not chosen.get("experiment") or "optimizer" not in keys or "learning_rate" in keys:
+        return None
+    others = [word for word in words if not re.match(r"[+~]*optimizer\b", word)]
+    own = compose(hydra.job.config_name, others, return_hydra_config=True).hydra.runtime.choices.optimizer
+    if own == chosen.optimizer or {own, chosen.optimizer} == ALIKE:
+        return None
+    return (
+        f"optimizer={chosen.optimizer}: experiment={chosen.experiment} chose learning_rate={rate:g} for "
+        f"optimizer={own}; give a learning_rate, or compare several"
+    )
 
 
 def label_of(swept: Mapping[str, str]) -> str:
