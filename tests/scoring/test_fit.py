@@ -9,6 +9,7 @@ import pytest
 import torch
 from configs import section
 from embeddings import D, faces, pairs
+from networks import SMALL_KOCH, make_network
 
 from siamese.models.backends import CohortHead
 from siamese.scoring import fit
@@ -19,7 +20,7 @@ Z, GROUPS = faces(40, 3)
 @pytest.mark.parametrize("setting", ["people", "pairs"])
 @pytest.mark.parametrize(("name", "cohort"), [("lda", 0), ("plda", 0), ("plda", 10)])
 def test_blocks_change_no_score(setting, name, cohort, monkeypatch):
-    monkeypatch.setattr(fit, "embed_images", lambda network, pixels, rows, device, bf16: Z[rows])
+    monkeypatch.setattr(fit, "embed_images", lambda network, pixels, rows, device, bf16, crops: Z[rows])
     config = SimpleNamespace(backend=section("backend", name=name, cohort=cohort))
     network = SimpleNamespace(encoder=SimpleNamespace(embedding_dim=D))
     people = [np.flatnonzero(GROUPS.numpy() == person) for person in range(40)]
@@ -50,7 +51,7 @@ def test_a_person_is_in_one_block(monkeypatch):
 def test_an_image_of_the_cohort_and_of_training_is_embedded_once(setting, monkeypatch):
     embedded = []
 
-    def embed_images(network, pixels, rows, device, bf16):
+    def embed_images(network, pixels, rows, device, bf16, crops):
         embedded.extend(rows.tolist())
         return Z[rows]
 
@@ -71,3 +72,20 @@ def test_an_image_of_the_cohort_and_of_training_is_embedded_once(setting, monkey
     separately.fit([Z[data.cohort]])
     z1, z2, _ = pairs(*faces(20, 3, seed=9), number=50)
     torch.testing.assert_close(head(z1, z2), separately(z1, z2))
+
+
+def test_a_back_end_is_fitted_to_images_and_mirror_images_without_crops():
+    data = SimpleNamespace(
+        pixels=torch.randint(256, (24, 1, 65, 65), dtype=torch.uint8), cohort=np.arange(0, 24, 3),
+        people=list(np.arange(24).reshape(8, 3)),
+    )  # fmt: skip
+    config = SimpleNamespace(backend=section("backend", name="plda", cohort=4))
+    network = make_network(SMALL_KOCH, 1, 65, objective="ntxent", flip_average=True, crop_average=0.9)
+
+    def fitted(flip_average, crop_average):
+        network.flip_average, network.crop_average = flip_average, crop_average
+        return fit.fit_backend(config, network, data, torch.device("cpu")).key
+
+    torch.testing.assert_close(fitted(True, 0.9), fitted(True, 1.0), rtol=0, atol=0)
+    torch.testing.assert_close(fitted(False, 0.9), fitted(False, 1.0), rtol=0, atol=0)
+    assert not torch.allclose(fitted(True, 0.9), fitted(False, 0.9))
