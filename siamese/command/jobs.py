@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 from hydra import compose
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -167,7 +168,7 @@ def swept_values() -> dict[str, str]:
     return {key.lstrip("+"): value for key, _, value in pairs if key in keys}
 
 
-def caution_about_learning_rate(hydra: Composed, rate: float) -> str | None:
+def caution_about_learning_rate(hydra: HydraConf, rate: float) -> str | None:
     """Say that a run has another optimizer than its experiment, but the learning rate that the experiment chose.
 
     Args:
@@ -182,11 +183,11 @@ def caution_about_learning_rate(hydra: Composed, rate: float) -> str | None:
     if not chosen.get("experiment") or "optimizer" not in keys or "learning_rate" in keys:
         return None
     others = [word for word in words if not re.match(r"[+~]*optimizer\b", word)]
-    own = compose(hydra.job.config_name, others, return_hydra_config=True).hydra.runtime.choices.optimizer
-    if own == chosen.optimizer or {own, chosen.optimizer} == ALIKE:
+    own = compose(hydra.job.config_name, others, return_hydra_config=True).hydra.runtime.choices["optimizer"]
+    if own == chosen["optimizer"] or {own, chosen["optimizer"]} == ALIKE:
         return None
     return (
-        f"optimizer={chosen.optimizer}: experiment={chosen.experiment} chose learning_rate={rate:g} for "
+        f"optimizer={chosen['optimizer']}: experiment={chosen['experiment']} chose learning_rate={rate:g} for "
         f"optimizer={own}; give a learning_rate, or compare several"
     )
 
