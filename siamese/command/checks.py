@@ -98,7 +98,8 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
         raise ConfigError(f"{folder} already holds a sweep ({count(len(held), 'job')}); {remedy} hydra.sweep.dir")
     problems = []
     for number, overrides in enumerate(_overrides_of_jobs(config)):
-        job = compose(config_name, overrides, return_hydra_config=True)
+        words = [*config.hydra.overrides.hydra, *overrides]  # such as hydra.searchpath
+        job = compose(config_name, words, return_hydra_config=True)
         try:
             check_job(job, command, folder / str(number) if held else None, fetch=False)
         except UserError as error:

@@ -27,6 +27,7 @@ from siamese.command.orphans import end_with_sweep
 from siamese.command.overrides import has_several, shell_word
 from siamese.config.load import Composed, is_composition_error, load_eval, load_train
 from siamese.config.protocol import IdentificationProtocol, OneShotProtocol
+from siamese.config.schema import TrainConfig
 from siamese.data.own import reading_once
 from siamese.errors import ConfigError, TrainingError, UserError, WorkerKilledError
 from siamese.runs.finished import with_start
@@ -67,7 +68,7 @@ def train_job(cfg: Composed) -> float:
         else:
             from siamese.training.train import train
 
-        if caution := caution_about_learning_rate(HydraConfig.get(), config.learning_rate):
+        if caution := caution_about_learning_rate(HydraConfig.get(), config):
             log.warning(caution)
         gc.freeze()  # imported modules stay; the garbage collection after the job need not look through them
         swept = swept_values()
@@ -168,27 +169,34 @@ def swept_values() -> dict[str, str]:
     return {key.lstrip("+"): value for key, _, value in pairs if key in keys}
 
 
-def caution_about_learning_rate(hydra: HydraConf, rate: float) -> str | None:
-    """Say that a run has another optimizer than its experiment, but the learning rate that the experiment chose.
+def caution_about_learning_rate(hydra: HydraConf, config: TrainConfig) -> str | None:
+    """Return a warning if a run has another optimizer than its experiment, but the learning rate of the experiment.
 
     Args:
         hydra: Hydra's own section.
-        rate: the learning rate of the run.
+        config: the configuration of the run.
 
     Returns:
-        None if the run's optimizer and learning rate belong together, or both are the user's choice.
+        None if optimizer and learning rate belong together or are both the user's choice, and if nothing is trained.
     """
-    words, chosen = list(hydra.overrides.task), hydra.runtime.choices
-    keys = {word.lstrip("+").partition("=")[0] for word in words}
-    if not chosen.get("experiment") or "optimizer" not in keys or "learning_rate" in keys:
+    words = [*hydra.overrides.hydra, *hydra.overrides.task]
+    given = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+    experiment = given.get("experiment") or hydra.runtime.choices.get("experiment")  # Hydra does not record a list
+    if not experiment or "optimizer" not in given or "learning_rate" in given or config.max_epochs == 0:
         return None
     others = [word for word in words if not re.match(r"[+~]*optimizer\b", word)]
-    own = compose(hydra.job.config_name, others, return_hydra_config=True).hydra.runtime.choices["optimizer"]
-    if own == chosen["optimizer"] or {own, chosen["optimizer"]} == ALIKE:
+    try:
+        own = compose(hydra.job.config_name, others, return_hydra_config=True).hydra.runtime.choices["optimizer"]
+    except Exception as error:
+        if is_composition_error(error):
+            return None
+        raise
+    name = config.optimizer.name
+    if own == name or {own, name} == ALIKE:
         return None
     return (
-        f"optimizer={chosen['optimizer']}: experiment={chosen['experiment']} chose learning_rate={rate:g} for "
-        f"optimizer={own}; give a learning_rate, or compare several"
+        f"optimizer={name} has the learning rate of experiment={experiment} with optimizer={own}, "
+        f"{config.learning_rate:g}; give a learning_rate"
     )
 
 

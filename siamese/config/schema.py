@@ -98,8 +98,8 @@ class TrainConfig(Section):
     )
     crop_average: float = Field(
         ge=0.5, le=1,
-        description="also average the embeddings of four crops when scoring (not when fitting a back end); value: "
-        "crop side as a fraction of the image side (1: off)",
+        description="also average the embeddings of four crops when scoring; value: crop side as a fraction of the "
+        "image side (1: off)",
     )  # fmt: skip
     ema_decay: float = Field(
         ge=0, lt=1,

@@ -76,18 +76,18 @@ class SiameseNetwork(nn.Module):
         self.flip_average = flip_average
         self.crop_average = crop_average
 
-    def embed(self, x_BCHW: Tensor, crops: bool = True) -> Tensor:
+    def embed(self, x_BCHW: Tensor, *, with_crops: bool = True) -> Tensor:
         """Embed images, floats in [0, 1] [B, C, H, W] -> embeddings [B, D]; a mean over several views is float32.
 
         Args:
             x_BCHW: the images.
-            crops: False: ignore ``crop_average``.
+            with_crops: False: ignore ``crop_average``.
         """
-        crops = crops and self.crop_average < 1
-        if self.training or not (crops or self.flip_average):
+        share = self.crop_average if with_crops else 1.0
+        if self.training or not (self.flip_average or share < 1):
             z_BD: Tensor = self.encoder(x_BCHW)
             return z_BD
-        views = [x_BCHW, *(windows(x_BCHW, self.crop_average) if crops else ())]
+        views = [x_BCHW, *(windows(x_BCHW, share) if share < 1 else ())]
         if self.flip_average:
             views += [view.flip(-1) for view in views]
         return torch.stack([self.encoder(view).float() for view in views]).mean(0)

@@ -40,8 +40,8 @@ def fit_backend(
     It is fitted to the listed pairs in the restricted setting, and to the people in the unrestricted one. With
     ``backend.cohort`` its scores are normalized by those with the images of ``data.cohort``.
 
-    ``crop_average`` does not apply here. Means over fewer views vary more within a person, and the embeddings of
-    images that the network was trained on vary too little; and most of the images to embed are training images.
+    ``crop_average`` does not apply here. The embeddings of images that the network was trained on vary too little
+    within a person, and a mean over fewer views varies more. It also saves most of the time of scoring.
 
     Args:
         config: configuration of the run; ``backend`` chooses the head.
@@ -57,7 +57,7 @@ def fit_backend(
     known: list[tuple[Tensor, Tensor]] = []  # rows of the cohort among the training images, and their embeddings
 
     def embed(rows_B: Tensor) -> Tensor:
-        z_BD = embed_images(network, data.pixels, rows_B, device, bf16, crops=False)
+        z_BD = embed_images(network, data.pixels, rows_B, device, bf16, with_crops=False)
         if config.backend.cohort:
             inside_B = torch.isin(rows_B, cohort)
             known.append((rows_B[inside_B], z_BD[inside_B.to(device)]))

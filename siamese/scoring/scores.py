@@ -108,7 +108,7 @@ def embed_images(
     device: torch.device,
     bf16: bool = False,
     *,
-    crops: bool = True,
+    with_crops: bool = True,
 ) -> Tensor:
     """Embed images, `CHUNK` or `GPU_CHUNK` at a time.
 
@@ -118,7 +118,7 @@ def embed_images(
         rows: int64 [B], rows of ``pixels``.
         device: device to compute on.
         bf16: compute under bf16 autocast.
-        crops: False: ignore the network's ``crop_average``.
+        with_crops: False: ignore the network's ``crop_average``.
 
     Returns:
         [B, D] on ``device``; bfloat16 under autocast, else float32.
@@ -126,5 +126,5 @@ def embed_images(
     network = network.to(device).eval()
     chunk = GPU_CHUNK if device.type == "cuda" else CHUNK
     with exact_convolutions(device), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        parts = [network.embed(to_float(pixels[some].to(device)), crops) for some in rows.split(chunk)]
+        parts = [network.embed(to_float(pixels[some].to(device)), with_crops=with_crops) for some in rows.split(chunk)]
     return torch.cat(parts) if parts else torch.empty(0, device=device)

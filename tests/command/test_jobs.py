@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_dir
 
 from siamese.command.jobs import caution_about_learning_rate, label_of
 from siamese.config.defaults import configuration_folder
+from siamese.config.load import load_train, without_hydra
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize(
@@ -30,13 +37,15 @@ def test_the_name_of_a_job_is_short_and_says_what_differs(swept: dict[str, str],
 @pytest.mark.parametrize(
     ("words", "own"),
     [
-        (["experiment=best/unrestricted", "optimizer=adamw"], "muon"),
-        (["experiment=best/unrestricted", "optimizer=adamw", "optimizer.eps=1e-6", "batch_size=64"], "muon"),
-        (["experiment=best/quick", "optimizer=muon", "~optimizer.momentum"], "adamw"),
-        (["experiment=demo", "optimizer=sgd"], "adam"),
-        (["experiment=demo", "optimizer=adamw"], None),  # Adam's learning rates suit AdamW
-        (["experiment=best/unrestricted", "optimizer=muon"], None),
-        (["experiment=best/unrestricted", "optimizer=adamw", "learning_rate=2e-3"], None),
+        (["optimizer=adamw", "experiment=best/unrestricted"], "muon"),
+        (["optimizer=adamw", "experiment=best/unrestricted", "optimizer.eps=1e-6", "batch_size=64"], "muon"),
+        (["optimizer=muon", "experiment=best/quick", "optimizer.momentum=0.9"], "adamw"),
+        (["optimizer=sgd", "experiment=[report/batchnorm,demo]"], "adam"),
+        (["optimizer=adamw", "experiment=demo"], None),  # Adam's learning rates suit AdamW
+        (["optimizer=muon", "experiment=best/unrestricted"], None),
+        (["optimizer=adamw", "experiment=best/unrestricted", "learning_rate=2e-3"], None),
+        (["optimizer=adamw", "experiment=best/unrestricted", "++learning_rate=2e-3"], None),
+        (["optimizer=sgd", "experiment=baseline/lbp"], None),  # trains nothing
         (["experiment=best/unrestricted"], None),
         (["optimizer=sgd"], None),
     ],
@@ -44,11 +53,25 @@ def test_the_name_of_a_job_is_short_and_says_what_differs(swept: dict[str, str],
 def test_another_optimizer_with_the_learning_rate_of_the_experiment(words: list[str], own: str | None) -> None:
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
         cfg = compose("train", words, return_hydra_config=True)
-        caution = caution_about_learning_rate(cfg.hydra, cfg.learning_rate)
+        config = load_train(without_hydra(cfg))
+        caution = caution_about_learning_rate(cfg.hydra, config)
     if own is None:
         assert caution is None
     else:
         assert caution == (
-            f"{words[1]}: {words[0]} chose learning_rate={cfg.learning_rate:g} for optimizer={own}; give a "
-            "learning_rate, or compare several"
+            f"{words[0]} has the learning rate of {words[1]} with optimizer={own}, {config.learning_rate:g}; "
+            "give a learning_rate"
         )
+
+
+def test_a_run_with_an_experiment_from_elsewhere_warns(call: Run, tiny_overrides: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "own/experiment/mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\ndefaults:\n  - override /optimizer: muon\nlearning_rate: 0.02\n")
+    tiny = [word for word in tiny_overrides if not word.startswith(("learning_rate", "max_epochs"))]
+    words = [*tiny, f"hydra.searchpath=[file://{tmp_path}/own]", "experiment=mine", "optimizer=sgd", "max_epochs=1"]
+    for folder, more in (("run", ["hydra.run.dir=run"]), ("sweep/0", ["-m", "hydra.sweep.dir=sweep"])):
+        done = call("train", *words, *more)
+        assert done.returncode == 0, done.stderr
+        log = (tmp_path / "work" / folder / "train.log").read_text()
+        assert "optimizer=sgd has the learning rate of experiment=mine with optimizer=muon, 0.02; give" in log

@@ -77,4 +77,4 @@ def test_crop_averaging_is_the_mean_over_whole_image_windows_and_mirror_images()
     network.eval()
     views = [view for one in (x, *windows(x, 0.9)) for view in (one, one.flip(-1))]
     torch.testing.assert_close(network.embed(x), sum(network.encoder(view) for view in views) / 10)
-    torch.testing.assert_close(network.embed(x, crops=False), sum(network.encoder(view) for view in views[:2]) / 2)
+    torch.testing.assert_close(network.embed(x, with_crops=False), sum(network.encoder(view) for view in views[:2]) / 2)

@@ -20,7 +20,7 @@ Z, GROUPS = faces(40, 3)
 @pytest.mark.parametrize("setting", ["people", "pairs"])
 @pytest.mark.parametrize(("name", "cohort"), [("lda", 0), ("plda", 0), ("plda", 10)])
 def test_blocks_change_no_score(setting, name, cohort, monkeypatch):
-    monkeypatch.setattr(fit, "embed_images", lambda network, pixels, rows, device, bf16, crops: Z[rows])
+    monkeypatch.setattr(fit, "embed_images", lambda network, pixels, rows, device, bf16, with_crops: Z[rows])
     config = SimpleNamespace(backend=section("backend", name=name, cohort=cohort))
     network = SimpleNamespace(encoder=SimpleNamespace(embedding_dim=D))
     people = [np.flatnonzero(GROUPS.numpy() == person) for person in range(40)]
@@ -51,7 +51,7 @@ def test_a_person_is_in_one_block(monkeypatch):
 def test_an_image_of_the_cohort_and_of_training_is_embedded_once(setting, monkeypatch):
     embedded = []
 
-    def embed_images(network, pixels, rows, device, bf16, crops):
+    def embed_images(network, pixels, rows, device, bf16, with_crops):
         embedded.extend(rows.tolist())
         return Z[rows]
 
@@ -74,7 +74,7 @@ def test_an_image_of_the_cohort_and_of_training_is_embedded_once(setting, monkey
     torch.testing.assert_close(head(z1, z2), separately(z1, z2))
 
 
-def test_a_back_end_is_fitted_to_images_and_mirror_images_without_crops():
+def test_a_back_end_is_fitted_to_without_the_crops_of_crop_average():
     data = SimpleNamespace(
         pixels=torch.randint(256, (24, 1, 65, 65), dtype=torch.uint8), cohort=np.arange(0, 24, 3),
         people=list(np.arange(24).reshape(8, 3)),
