@@ -177,7 +177,8 @@ def caution_about_learning_rate(hydra: HydraConf, config: TrainConfig) -> str | 
         config: the configuration of the run.
 
     Returns:
-        None if optimizer and learning rate belong together or are both the user's choice, and if nothing is trained.
+        None if optimizer and learning rate belong together or are both the user's choice, if the experiment sets no
+        learning rate, and if nothing is trained.
     """
     words = [*hydra.overrides.hydra, *hydra.overrides.task]
     given = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
@@ -186,17 +187,20 @@ def caution_about_learning_rate(hydra: HydraConf, config: TrainConfig) -> str | 
         return None
     others = [word for word in words if not re.match(r"[+~]*optimizer\b", word)]
     try:
-        own = compose(hydra.job.config_name, others, return_hydra_config=True).hydra.runtime.choices["optimizer"]
+        defaults, unchanged = (
+            compose(hydra.job.config_name, some, return_hydra_config=True)
+            for some in (list(hydra.overrides.hydra), others)
+        )
     except Exception as error:
         if is_composition_error(error):
             return None
         raise
-    name = config.optimizer.name
-    if own == name or {own, name} == ALIKE:
+    own, name = unchanged.hydra.runtime.choices["optimizer"], config.optimizer.name
+    if own == name or {own, name} == ALIKE or unchanged.learning_rate == defaults.learning_rate:
         return None
     return (
-        f"optimizer={name} has the learning rate of experiment={experiment} with optimizer={own}, "
-        f"{config.learning_rate:g}; give a learning_rate"
+        f"learning_rate={config.learning_rate:g} is from experiment={experiment}, which has optimizer={own}, but this "
+        f"run has optimizer={name}; give a learning_rate for {name}"
     )
 
 

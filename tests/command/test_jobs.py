@@ -46,6 +46,8 @@ def test_the_name_of_a_job_is_short_and_says_what_differs(swept: dict[str, str],
         (["optimizer=adamw", "experiment=best/unrestricted", "learning_rate=2e-3"], None),
         (["optimizer=adamw", "experiment=best/unrestricted", "++learning_rate=2e-3"], None),
         (["optimizer=sgd", "experiment=baseline/lbp"], None),  # trains nothing
+        (["optimizer=sgd", "experiment=report/batchnorm"], None),  # has the learning rate of conf/train.yaml
+        (["optimizer=adam", "experiment=report/sgd"], None),
         (["experiment=best/unrestricted"], None),
         (["optimizer=sgd"], None),
     ],
@@ -59,8 +61,8 @@ def test_another_optimizer_with_the_learning_rate_of_the_experiment(words: list[
         assert caution is None
     else:
         assert caution == (
-            f"{words[0]} has the learning rate of {words[1]} with optimizer={own}, {config.learning_rate:g}; "
-            "give a learning_rate"
+            f"learning_rate={config.learning_rate:g} is from {words[1]}, which has optimizer={own}, but this run has "
+            f"{words[0]}; give a learning_rate for {config.optimizer.name}"
         )
 
 
@@ -74,4 +76,7 @@ def test_a_run_with_an_experiment_from_elsewhere_warns(call: Run, tiny_overrides
         done = call("train", *words, *more)
         assert done.returncode == 0, done.stderr
         log = (tmp_path / "work" / folder / "train.log").read_text()
-        assert "optimizer=sgd has the learning rate of experiment=mine with optimizer=muon, 0.02; give" in log
+        assert (
+            "learning_rate=0.02 is from experiment=mine, which has optimizer=muon, but this run has optimizer=sgd"
+            in log
+        )

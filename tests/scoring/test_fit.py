@@ -74,7 +74,7 @@ def test_an_image_of_the_cohort_and_of_training_is_embedded_once(setting, monkey
     torch.testing.assert_close(head(z1, z2), separately(z1, z2))
 
 
-def test_a_back_end_is_fitted_to_without_the_crops_of_crop_average():
+def test_a_back_end_is_fitted_without_the_crops_of_crop_average():
     data = SimpleNamespace(
         pixels=torch.randint(256, (24, 1, 65, 65), dtype=torch.uint8), cohort=np.arange(0, 24, 3),
         people=list(np.arange(24).reshape(8, 3)),
