@@ -13,6 +13,7 @@ from siamese.data.protocol import count_folds, read_all_folds
 from siamese.data.sources import prepare_data
 from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
+from siamese.runs.locks import claim, release
 from siamese.runs.records import Result
 from siamese.runs.signals import Interrupted
 from siamese.scoring.device import pick_device
@@ -31,10 +32,10 @@ def train_folds(
 ) -> Result:
     """Train and test one network per fold, each in its own run folder; return the pooled result.
 
-    Finished folds are kept; an unfinished fold is resumed.
+    Finished folds are kept, also those that other processes trained in this folder; an unfinished fold is resumed.
 
     Raises:
-        UserError: the configured data or device cannot be used.
+        UserError: the configured data or device cannot be used, or another process is training a fold in this folder.
     """
     recorded = folder.result
     if recorded is not None and recorded.status == "done" and (why := folder.why_ended(config)) is not None:
@@ -74,11 +75,15 @@ def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainCon
 def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, swept: Mapping[str, str] | None) -> None:
     """Train and test the network of one fold; record a failure in the folder of the fold."""
     config, folder = fold_of(config, fold, folder)
-    folder.check(config)
+    claim(folder.path)
     try:
-        train(config, folder, label, {**(swept or {}), "protocol.fold": str(fold)})
-    except (Exception, Interrupted) as error:
-        if not folder.is_done:
-            with suppress(OSError):
-                folder.record_failure(error)
-        raise
+        folder.check(config)
+        try:
+            train(config, folder, label, {**(swept or {}), "protocol.fold": str(fold)})
+        except (Exception, Interrupted) as error:
+            if not folder.is_done:
+                with suppress(OSError):
+                    folder.record_failure(error)
+            raise
+    finally:
+        release(folder.path)

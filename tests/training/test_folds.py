@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, read_rows, run, without_times
+from filelock import FileLock
 
 from siamese.config.schema import TrainConfig
+from siamese.errors import ConfigError
 from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result
@@ -62,6 +64,25 @@ def test_view_2_is_resumed_in_the_fold_where_it_was_stopped(
     fourth = json.loads((folder.path / "fold_04/result.json").read_text())
     assert without_times(alone) | {"label": "tiny-fold4"} == without_times(fourth)
     assert (alone["protocol"], alone["n_test"]) == ("view2", TINY.view2_pairs // 10)
+
+
+def test_folds_that_other_processes_trained_in_their_place_are_kept(embedding_config: Make, tmp_path: Path) -> None:
+    whole = RunFolder(tmp_path / "whole")
+    kept = [run(embedding_config(protocol={"name": "view2", "fold": fold}), whole.fold(fold).path) for fold in (2, 9)]
+    with (
+        FileLock(whole.fold(3).path / ".lock"),
+        pytest.raises(ConfigError, match="fold_03 is in use by another process"),
+    ):
+        train_folds(embedding_config(protocol={"name": "view2"}), whole)
+    assert [file.parent.name for file in sorted(whole.path.glob("fold_*/result.json"))] == [
+        "fold_01",
+        "fold_02",
+        "fold_09",
+    ]
+    pooled = train_folds(embedding_config(protocol={"name": "view2"}, resume=True), whole).as_dict()
+    assert [json.loads((whole.fold(fold).path / "result.json").read_text()) for fold in (2, 9)] == kept
+    without = train_folds(embedding_config(protocol={"name": "view2"}), RunFolder(tmp_path / "one_process")).as_dict()
+    assert without_times(pooled) == without_times(without)
 
 
 def check_pooled(path: Path, pooled: dict[str, Any]) -> None:
