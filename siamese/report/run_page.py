@@ -252,6 +252,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Pairs", " · ".join(f"{size:,} {name}" for name, size in sizes.items() if size is not None)),
         ("Training people", f"{people:,}, {count(images, 'image')}" if people and images else None),
         ("Test people", f"{test_people:,}, {count(test_images, 'image')}" if test_people and test_images else None),
+        ("Model", _option(run, "model")),
+        ("Back end", _option(run, "backend")),
         ("Best epoch", best_text + (f", by {monitor}" if best_text and monitor else "")),
         ("Epochs", epochs if best is None else None),
         ("Training time", _if_number(result.train_seconds, duration)),
@@ -268,6 +270,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Command", run.command if run.overrides else None),
     ]
     return [(term, str(text)) for term, text in facts if text is not None and str(text) != ""]
+
+
+def _option(run: Run, group: str) -> str | None:
+    """The chosen option of a group; None for an ensemble, because its configuration is that of its first run."""
+    section = run.config.get(group)
+    return section.get("name") if isinstance(section, Mapping) and not isinstance(run.result.run, list) else None
 
 
 def _protocol(result: Result) -> str:

@@ -41,7 +41,10 @@ RESULT = {
     "seed": 0, "precision": "32", "device": "cpu: two cores", "parameters": 38959553, "version/torch": "2.15.0",
     "version/lightning": "2.6.6", "git_commit": "50b15e7aaaabbbbcccc", "git_dirty": True,
 }  # fmt: skip
-CONFIG = {"name": "koch-adam", "threshold": 0.5, "monitor": "val/loss", "model": {"batchnorm": True}}
+CONFIG = {
+    "name": "koch-adam", "threshold": 0.5, "monitor": "val/loss", "model": {"name": "koch", "batchnorm": True},
+    "backend": {"name": "plda"},
+}  # fmt: skip
 
 
 class FakeRun:
@@ -198,7 +201,8 @@ class TestFinishedRun:
     @pytest.mark.parametrize(
         "fact",
         [
-            "koch-adam", "done", "3 of 8, by val/loss", "7 min 18 s", "2 h 5 min", "38,959,553", "cpu: two cores",
+            "koch-adam", "done", "Model koch Back end plda",
+            "3 of 8, by val/loss", "7 min 18 s", "2 h 5 min", "38,959,553", "cpu: two cores",
             "Seed 0", "View 1, restricted, no outside data", "torch 2.15.0 · lightning 2.6.6",
             "50b15e7aaaab with uncommitted changes",
             "1,760 training · 440 validation · 40 test", "Training, during epoch 3 1,760 99.4 % 0.1010 –",
@@ -473,6 +477,12 @@ class TestNotes:
         (tmp_path / "result.json").write_text(json.dumps(result))
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "scheduler": {"name": name}}))
         assert ("max_epochs was raised after epoch 20" in build(tmp_path).text) == (name == "cosine")
+
+    @pytest.mark.parametrize("run", ["/runs/7", ["/runs/7", "/runs/8"]])
+    def test_model_and_back_end_of_an_ensemble_are_not_those_of_its_first_run(self, tmp_path, run):
+        (tmp_path / "result.json").write_text(json.dumps({"status": "done", "run": run, "test/acc": 0.7}))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        assert ("Model koch Back end plda" in build(tmp_path).text) == isinstance(run, str)
 
     def test_evaluation_has_no_history_and_names_the_run(self, tmp_path):
         (tmp_path / "result.json").write_text(json.dumps({"status": "done", "run": "/runs/7", "test/acc": 0.7}))
