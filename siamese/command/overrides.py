@@ -25,7 +25,7 @@ TEXT = OUTPUT | {
 }  # fmt: skip
 """Keys and groups whose value is any text."""
 
-NULLABLE = frozenset({"data.root", "protocol.within", "start_from", "groups", "logger.uri", "experiment"})
+NULLABLE = frozenset({"data.root", "protocol.within", "start_from", "groups", "logger.uri"})
 """Those of `TEXT` for which ``null`` means no value."""
 
 LISTS = frozenset({"run", "experiment", "debug"})
@@ -123,8 +123,12 @@ def _quoted_if_needed(word: str, in_sweep: bool) -> str:
     except HydraException:
         several = in_sweep and key in TEXT
         return start + (_each(key, value) if several else _text(key, value))
-    if key not in TEXT:
+    if _is_group(key) and key not in TEXT:
         _check_options(key, read)
+        names = read.list if isinstance(read, ChoiceSweep) else [read]
+        if any(name is None or isinstance(name, bool | int | float | dict) for name in names):
+            return start + _each(key, value)  # as text, a name that no option has: Hydra would end with a ValueError
+    if key not in TEXT:
         return word
     if isinstance(read, Sweep) and (in_sweep or key in LISTS):  # without -m, Hydra explains what several values mean
         is_plain = in_sweep and isinstance(read, ChoiceSweep) and read.simple_form
@@ -134,7 +138,7 @@ def _quoted_if_needed(word: str, in_sweep: bool) -> str:
 
 def _check_options(group: str, read: Any) -> None:
     lists = [one for one in (read.list if isinstance(read, ChoiceSweep) else [read]) if isinstance(one, list)]
-    if lists and group in TrainConfig.model_fields and _is_group(group):
+    if lists and group in TrainConfig.model_fields:
         options = ",".join(map(str, lists[0]))
         remedy = f"a sweep over them is -m {group}={options}"
         if group == "logger":

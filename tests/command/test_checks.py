@@ -26,6 +26,11 @@ BAD = {
     "several options of a group": (["model=[koch,resnet]"], "give one option; a sweep over them is -m model=koch"),
     "two loggers": (["logger=[csv,tensorboard]"], "give one option; every run also writes its curves to history.csv"),
     "two loggers in a sweep": (["-m", "logger=[csv,tensorboard],csv"], "logger=[csv,tensorboard]: give one option"),
+    "null for a group": (["logger=null"], "logger=null: no such option; give csv, mlflow, tensorboard or wandb"),
+    "number for a group": (["model=3"], "model=3: no such option; give koch, lbp"),
+    "dictionary for a group": (["model={name: koch}"], "model={name: koch}: no such option; give koch, lbp"),
+    "null for an experiment": (["experiment=null"], "experiment=null: no such option; give baseline/lbp"),
+    "null in a sweep of a group": (["-m", "optimizer=adam,null"], "optimizer=null: no such option; give adam, adamw"),
     "run folder as working directory": (["data=synthetic", "hydra.job.chdir=true"], "hydra.job.chdir=true: relative"),
     "run folder as working directory of jobs": (
         ["-m", "data=synthetic", "hydra.job.chdir=true", "seed=0,1"], "hydra.job.chdir=true: relative"

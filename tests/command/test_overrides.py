@@ -76,7 +76,6 @@ def test_a_shown_word_can_be_typed(text: str) -> None:
         ("data.root=null", None),
         ("start_from=null", None),
         ("start_from=2024", "2024"),
-        ("experiment=null", None),
         ("hydra.run.dir=outputs/${now:%Y}/${name}", "outputs/${now:%Y}/${name}"),
         ("hydra.run.dir=Fotos (1)/${name}", "Fotos (1)/${name}"),
         ("run=[2024,a (1),'x,y']", ["2024", "a (1)", "x,y"]),
