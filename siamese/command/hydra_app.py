@@ -18,7 +18,7 @@ from siamese.command.exit_codes import JobFailedError, discard_output, end, reas
 from siamese.command.help import help_tables
 from siamese.command.jobs import process_count
 from siamese.command.overrides import MULTIRUN, as_typed
-from siamese.config.load import Composed, register_help, register_hydra
+from siamese.config.load import Composed, is_composition_error, register_help, register_hydra
 from siamese.data.own import reading_once
 from siamese.errors import ConfigError
 from siamese.runs.latest import SWEEPS, point_latest
@@ -60,8 +60,9 @@ def run_app(main: Callable[[], object], command: str) -> NoReturn:
         discard_output()
         raise SystemExit(1) from None
     except Exception as error:
-        # A failed run has ended the process. What arrives here was raised by Hydra's composition or by a launcher.
-        if Guard.has_composed:
+        # A failed run has ended the process. What arrives here was raised by Hydra's composition, which for the jobs of
+        # a sweep comes later, or by a launcher.
+        if Guard.has_composed and not is_composition_error(error):
             traceback.print_exc()
             end(error)
         end(ConfigError(reason(error)))

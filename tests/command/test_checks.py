@@ -30,7 +30,6 @@ BAD = {
     "number for a group": (["model=3"], "model=3: no such option; give koch, lbp"),
     "dictionary for a group": (["model={name: koch}"], "model={name: koch}: no such option; give koch, lbp"),
     "null for an experiment": (["experiment=null"], "experiment=null: no such option; give baseline/lbp"),
-    "null in a sweep of a group": (["-m", "optimizer=adam,null"], "optimizer=null: no such option; give adam, adamw"),
     "run folder as working directory": (["data=synthetic", "hydra.job.chdir=true"], "hydra.job.chdir=true: relative"),
     "run folder as working directory of jobs": (
         ["-m", "data=synthetic", "hydra.job.chdir=true", "seed=0,1"], "hydra.job.chdir=true: relative"
@@ -126,6 +125,17 @@ BAD = {
     "unknown key in a sweep": (["-m", "model.typo=1,2"], "unknown key 'model.typo'"),
 }  # fmt: skip
 """What a user may type wrongly -> the overrides, and what the one line must say."""
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"), [("adamm", "did you mean optimizer=adam?"), ("null", "give adam, adamw")]
+)
+def test_an_option_that_does_not_exist_ends_a_sweep_in_one_line(option: str, remedy: str, call: Run) -> None:
+    """The first job could work, so Hydra starts the sweep, and composes all jobs before it starts one."""
+    done = call("train", "-m", "data=synthetic", f"optimizer=adam,{option}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: optimizer={option}: no such option; {remedy}")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("case", BAD)
