@@ -125,7 +125,7 @@ def _quoted_if_needed(word: str, in_sweep: bool) -> str:
         return start + (_each(key, value) if several else _text(key, value))
     if _is_group(key) and key not in TEXT:
         _check_options(key, read)
-        names = read.list if isinstance(read, ChoiceSweep) else [read]
+        names = [read] if not isinstance(read, ChoiceSweep) else read.list if read.simple_form else []
         if any(name is None or isinstance(name, bool | int | float | dict) for name in names):
             return start + _each(key, value)  # as text, a name that no option has: Hydra would end with a ValueError
     if key not in TEXT:

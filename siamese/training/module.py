@@ -293,15 +293,21 @@ class MovingAverage(AveragedModel):
         n += 1
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return chain(module.parameters(), module.buffers())
-
-
 def diverged(what: str, optimizers: Sequence[Optimizer], before: str) -> TrainingError:
-    """The error for figures that are not finite, with what to try."""
+    """The error for figures that are not finite, with what to try.
+
+    Args:
+        what: the figures, and when they were seen.
+        optimizers: those of the run.
+        before: the checkpoint has the weights from before this step or epoch.
+    """
     # The size of a gradient has no effect on Muon.
     clipping = "" if any(isinstance(optimizer, Muon) for optimizer in optimizers) else ", trainer.gradient_clip_val"
     return TrainingError(
         f"{what}; give a lower learning_rate{clipping} or precision=32 "
         f"(checkpoints/ has the weights from before {before})"
     )
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())

@@ -74,11 +74,8 @@ def test_folds_that_other_processes_trained_in_their_place_are_kept(embedding_co
         pytest.raises(ConfigError, match="fold_03 is in use by another process"),
     ):
         train_folds(embedding_config(protocol={"name": "view2"}), whole)
-    assert [file.parent.name for file in sorted(whole.path.glob("fold_*/result.json"))] == [
-        "fold_01",
-        "fold_02",
-        "fold_09",
-    ]
+    begun = [file.parent.name for file in sorted(whole.path.glob("fold_*/result.json"))]
+    assert begun == ["fold_01", "fold_02", "fold_09"]
     pooled = train_folds(embedding_config(protocol={"name": "view2"}, resume=True), whole).as_dict()
     assert [json.loads((whole.fold(fold).path / "result.json").read_text()) for fold in (2, 9)] == kept
     without = train_folds(embedding_config(protocol={"name": "view2"}), RunFolder(tmp_path / "one_process")).as_dict()
