@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import device, machine, median, seconds, table, worker
+from benchmarks.common import device, has_bf16, machine, median, seconds, table, worker
 
 Options = argparse.Namespace
 Report = tuple[str, dict[str, Any]]
@@ -24,7 +24,7 @@ def train(options: Options) -> Report:
     what = {"experiment": options.experiment}
     ways: dict[str, Callable[[], dict[str, Any]]] = {}
     if options.experiment.startswith("best/"):
-        for bf16 in (False, True):
+        for bf16 in (False, True)[: 1 + has_bf16()]:
             name = f"plain PyTorch, {'bf16 autocast' if bf16 else 'float32'}"
             ways[name] = partial(worker, "plain_recipe", **common, **what, bf16=bf16)
     else:
@@ -44,29 +44,19 @@ def train(options: Options) -> Report:
             runs[name].append(way())
     limit = {key: median([found[key] for found in limits]) for key in limits[0]}
     rate = {name: options.batch / median([s for run in found for s in run["seconds"]]) for name, found in runs.items()}
+    peaks = {name: limit[f"{name}_matrix_gflops"] for name in ("fp32", "bf16") if f"{name}_matrix_gflops" in limit}
     rows = []
     for name, found in runs.items():
         gflops = rate[name] * limit["gflop_per_pair"]
         rows.append([
             name, found[0].get("arithmetic", "direct"), rate[name], rate[name] / rate[first],
-            f"{gflops / limit['fp32_matrix_gflops']:.0%}", f"{gflops / limit['bf16_matrix_gflops']:.0%}",
-            max(run["peak_mib"] for run in found),
+            *(f"{gflops / peak:.0%}" for peak in peaks.values()), max(run["peak_mib"] for run in found),
         ])  # fmt: skip
-    text = table(
-        [
-            "way",
-            "arithmetic",
-            "pairs/s",
-            "speedup",
-            "share of fp32 matrix rate",
-            "share of bf16 matrix rate",
-            "peak MiB",
-        ],
-        rows,
-    )
+    shares = [f"share of {name} matrix rate" for name in peaks]
+    text = table(["way", "arithmetic", "pairs/s", "speedup", *shares, "peak MiB"], rows)
     text += (
         f"\n\nBatch {options.batch}; {limit['gflop_per_pair']:.2f} GFLOP a pair with direct convolutions (counted). "
-        f"Limits: fp32 {limit['fp32_matrix_gflops']:.0f}, bf16 {limit['bf16_matrix_gflops']:.0f} GFLOP/s, "
+        f"Limits: {', '.join(f'{name} {peak:.0f}' for name, peak in peaks.items())} GFLOP/s, "
         f"copies {limit['copy_gb_per_s']:.0f} GB/s."
     )
     return text, {"limits": limit, "pairs_per_second": rate, "runs": runs}

@@ -41,6 +41,13 @@ def device() -> Any:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_bf16() -> bool:
+    """Whether bf16 can be measured: on a processor without AVX-512, a large matrix product would take minutes."""
+    from siamese.models.unfold_conv import cpu_has_bf16
+
+    return bool(device().type == "cuda" or cpu_has_bf16())
+
+
 def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 

@@ -415,6 +415,153 @@ INLINE void image_columns(const T *x, long height, long width, long channels, lo
                         std::memcpy(columns, x + (i * width + j) * channels, channels * sizeof(T));
 }
 
+// Winograd's convolution with 3x3 kernels and padding 1 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
+// Networks", section 4): the result's tiles of M x M pixels depend on M + 2 x M + 2 pixels. A transform of both turns the
+// convolution into one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions.
+
+template <long M>
+struct Winograd;
+
+template <>
+struct Winograd<2> {
+    static constexpr float in[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
+    static constexpr float out[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+};
+
+template <>
+struct Winograd<4> {
+    static constexpr float in[6][6] = {{4, 0, -5, 0, 1, 0},  {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
+                                       {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
+    static constexpr float out[4][6] = {
+        {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}
+    };
+};
+
+// The three transforms: of a tile of the input, of a product to a tile of the result, and of a tile of the gradient.
+template <long M>
+struct ToInput {
+    static constexpr long FROM = M + 2, TO = M + 2;
+    static constexpr float at(long r, long k) { return Winograd<M>::in[r][k]; }
+};
+template <long M>
+struct ToResult {
+    static constexpr long FROM = M + 2, TO = M;
+    static constexpr float at(long r, long k) { return Winograd<M>::out[r][k]; }
+};
+template <long M>
+struct ToGradient {
+    static constexpr long FROM = M, TO = M + 2;
+    static constexpr float at(long r, long k) { return Winograd<M>::out[k][r]; }
+};
+
+// Copy n <= LANES channels.
+INLINE void copy_lanes(float *to, const float *from, long n) {
+    if (n == LANES)  // a constant length needs no call
+        std::memcpy(to, from, LANES * sizeof(float));
+    else
+        std::memcpy(to, from, n * sizeof(float));
+}
+
+// L tile L^T for LANES channels, with the matrix L [TO][FROM]. Unrolled, so that the compiler drops products with 0.
+template <typename L>
+INLINE void transform(const float (&tile)[L::FROM * L::FROM][LANES], float (&result)[L::TO * L::TO][LANES]) {
+    constexpr long FROM = L::FROM, TO = L::TO;
+    float half[TO * FROM][LANES];
+#pragma GCC unroll 8
+    for (long l = 0; l < FROM; ++l)
+#pragma GCC unroll 8
+        for (long r = 0; r < TO; ++r)
+#pragma omp simd
+            for (long c = 0; c < LANES; ++c) {
+                float sum = 0;
+#pragma GCC unroll 8
+                for (long k = 0; k < FROM; ++k)
+                    if (L::at(r, k) != 0) sum += L::at(r, k) * tile[k * FROM + l][c];
+                half[r * FROM + l][c] = sum;
+            }
+#pragma GCC unroll 8
+    for (long r = 0; r < TO; ++r)
+#pragma GCC unroll 8
+        for (long s = 0; s < TO; ++s)
+#pragma omp simd
+            for (long c = 0; c < LANES; ++c) {
+                float sum = 0;
+#pragma GCC unroll 8
+                for (long l = 0; l < FROM; ++l)
+                    if (L::at(s, l) != 0) sum += L::at(s, l) * half[r * FROM + l][c];
+                result[r * TO + s][c] = sum;
+            }
+}
+
+// Transform the tiles of an image [H][W][C], whose first rows and columns are `border` pixels outside of it. `result`
+// is [TO^2][tiles of all images][C], from the first tile of this image on; `step` is the size of its last two axes.
+template <typename L>
+INLINE void image_to_tiles(
+    const float *x, long height, long width, long channels, long m, long border, float *result, long step
+) {
+    constexpr long FROM = L::FROM, TO = L::TO;
+    for (long top = -border; top < height - border; top += m)
+        for (long left = -border; left < width - border; left += m, result += channels)
+            for (long c = 0; c < channels; c += LANES) {
+                float tile[FROM * FROM][LANES] = {}, found[TO * TO][LANES];
+                long n = channels - c < LANES ? channels - c : LANES;
+                for (long i = 0; i < FROM; ++i)
+                    for (long j = 0; j < FROM; ++j) {
+                        long row = top + i, column = left + j;
+                        if (row < 0 || row >= height || column < 0 || column >= width) continue;
+                        copy_lanes(tile[i * FROM + j], x + (row * width + column) * channels + c, n);
+                    }
+                transform<L>(tile, found);
+                for (long k = 0; k < TO * TO; ++k) copy_lanes(result + k * step + c, found[k], n);
+            }
+}
+
+// The reverse for products [FROM^2][tiles of all images][O]: the tiles of an image [H][W][O].
+template <typename L>
+INLINE void image_from_tiles(
+    const float *products, long step, long height, long width, long channels, long m, float *y
+) {
+    constexpr long FROM = L::FROM, TO = L::TO;
+    for (long top = 0; top < height; top += m)
+        for (long left = 0; left < width; left += m, products += channels)
+            for (long c = 0; c < channels; c += LANES) {
+                float tile[FROM * FROM][LANES] = {}, found[TO * TO][LANES];
+                long n = channels - c < LANES ? channels - c : LANES;
+                for (long k = 0; k < FROM * FROM; ++k) copy_lanes(tile[k], products + k * step + c, n);
+                transform<L>(tile, found);
+                for (long i = 0; i < TO && top + i < height; ++i)
+                    for (long j = 0; j < TO && left + j < width; ++j)
+                        copy_lanes(y + ((top + i) * width + left + j) * channels + c, found[i * TO + j], n);
+            }
+}
+
+FOR_EACH_PROCESSOR void winograd_input_of(
+    const float *x, long height, long width, long channels, long m, float *result, long step
+) {
+    if (m == 2)
+        image_to_tiles<ToInput<2>>(x, height, width, channels, m, 1, result, step);
+    else
+        image_to_tiles<ToInput<4>>(x, height, width, channels, m, 1, result, step);
+}
+
+FOR_EACH_PROCESSOR void winograd_gradient_of(
+    const float *g, long height, long width, long channels, long m, float *result, long step
+) {
+    if (m == 2)
+        image_to_tiles<ToGradient<2>>(g, height, width, channels, m, 0, result, step);
+    else
+        image_to_tiles<ToGradient<4>>(g, height, width, channels, m, 0, result, step);
+}
+
+FOR_EACH_PROCESSOR void winograd_result_of(
+    const float *products, long step, long height, long width, long channels, long m, float *y
+) {
+    if (m == 2)
+        image_from_tiles<ToResult<2>>(products, step, height, width, channels, m, y);
+    else
+        image_from_tiles<ToResult<4>>(products, step, height, width, channels, m, y);
+}
+
 FOR_EACH_PROCESSOR void taps_of(
     const float *x, long height, long width, float minus, double *sum, double *product
 ) {
@@ -501,6 +648,7 @@ struct Shape {
     long map() const { return height * width * channels; }
     long windows() const { return (height / 2) * (width / 2); }
     long pooled() const { return windows() * channels; }
+    long tiles(long m) const { return ((height + m - 1) / m) * ((width + m - 1) / m); }
 };
 
 template <typename T>
@@ -640,6 +788,33 @@ void columns(Shape s, const T *x, long stride, T *columns, int threads) {
         image_columns(x + b * s.map(), s.height, s.width, s.channels, stride, columns + b * size);
 }
 
+void winograd_input(Shape s, const float *x, long m, float *result, int threads) {
+    long size = s.tiles(m) * s.channels;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b)
+        winograd_input_of(
+            x + b * s.map(), s.height, s.width, s.channels, m, result + b * size, s.images * size
+        );
+}
+
+void winograd_gradient(Shape s, const float *g, long m, float *result, int threads) {
+    long size = s.tiles(m) * s.channels;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b)
+        winograd_gradient_of(
+            g + b * s.map(), s.height, s.width, s.channels, m, result + b * size, s.images * size
+        );
+}
+
+void winograd_result(Shape s, const float *products, long m, float *y, int threads) {
+    long size = s.tiles(m) * s.channels;
+#pragma omp parallel for num_threads(threads)
+    for (long b = 0; b < s.images; ++b)
+        winograd_result_of(
+            products + b * size, s.images * size, s.height, s.width, s.channels, m, y + b * s.map()
+        );
+}
+
 }  // namespace
 
 // The functions that Python calls; `shape` is {images, H, W, C} of the largest map.
@@ -706,6 +881,18 @@ extern "C" void taps_float32(
     const Shape *shape, const float *x, float minus, double *sum, double *product, int threads
 ) {
     taps(*shape, x, minus, sum, product, threads);
+}
+
+extern "C" void winograd_input_float32(const Shape *shape, const float *x, long m, float *result, int threads) {
+    winograd_input(*shape, x, m, result, threads);
+}
+
+extern "C" void winograd_gradient_float32(const Shape *shape, const float *g, long m, float *result, int threads) {
+    winograd_gradient(*shape, g, m, result, threads);
+}
+
+extern "C" void winograd_result_float32(const Shape *shape, const float *products, long m, float *y, int threads) {
+    winograd_result(*shape, products, m, y, threads);
 }
 
 LIBRARY(float, float32)

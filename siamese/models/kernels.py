@@ -26,7 +26,8 @@ NAMES = (
     "columns",
 )  # fmt: skip
 
-FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()] + ["taps_float32"]
+FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()]
+FUNCTIONS += [f"{name}_float32" for name in ("taps", "winograd_input", "winograd_gradient", "winograd_result")]
 """The functions of the library."""
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from siamese.models.conv3x3 import Conv3x3
 from siamese.models.encoder import Encoder
 from siamese.models.norm_pool import BatchNormMaxPoolReLU2d, ForkedAvgPool2d, FusedBatchNorm2d
 from siamese.models.stem import PooledStem
-from siamese.models.unfold_conv import SmallMapConv2d
 
 
 class ResidualBlock(nn.Module):
@@ -31,9 +31,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         # The keys are the positions that the layers had in older checkpoints.
         self.branch = nn.ModuleDict({
-            "0": SmallMapConv2d(c_in, c_out, stride),
+            "0": Conv3x3(c_in, c_out, stride),
             "1": FusedBatchNorm2d(c_out),
-            "3": SmallMapConv2d(c_out, c_out),
+            "3": Conv3x3(c_out, c_out),
             "4": FusedBatchNorm2d(c_out),
         })  # fmt: skip
         self.shortcut = nn.Sequential()

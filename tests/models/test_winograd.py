@@ -1,0 +1,97 @@
+"""Convolution by Winograd's method, against PyTorch's in float64."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from siamese.models import winograd
+from siamese.models.kernels import library
+from siamese.models.winograd import winograd_conv2d
+
+pytestmark = pytest.mark.skipif(library() is None, reason="the library was not built: no C++ compiler at installation")
+
+
+def inputs(images: int, c_in: int, c_out: int, height: int, width: int) -> list[Tensor]:
+    """Images, kernels and a gradient of the result."""
+    torch.manual_seed(0)
+    kernels = torch.randn(c_out, c_in, 3, 3) / (9 * c_in) ** 0.5
+    return [torch.rand(images, c_in, height, width), kernels, torch.randn(images, c_out, height, width)]
+
+
+def results(convolve: object, x: Tensor, w: Tensor, g: Tensor) -> list[Tensor]:
+    """The result of a convolution, and its gradients."""
+    x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
+    assert callable(convolve)
+    y = convolve(x, w)
+    return [y.detach(), *torch.autograd.grad(y, [x, w], g)]
+
+
+def direct(x: Tensor, w: Tensor) -> Tensor:
+    return nn.functional.conv2d(x, w, padding=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 5), (4, 4), (8, 8), (1, 1), (9, 10), (20, 7), (40, 40), (1, 30)])
+@pytest.mark.parametrize(("c_in", "c_out"), [(1, 1), (16, 32), (17, 33), (6, 4)])
+def test_winograd_is_the_convolution(height: int, width: int, c_in: int, c_out: int) -> None:
+    """Sides that are multiples of a tile or not, and channels that are multiples of a vector or not."""
+    x, w, g = inputs(3, c_in, c_out, height, width)
+    exact = results(direct, x.double(), w.double(), g.double())
+    for mine, their in zip(results(winograd_conv2d, x, w, g), exact, strict=True):
+        torch.testing.assert_close(mine.double(), their, rtol=0, atol=1e-5 * float(their.abs().max()))
+
+
+def test_the_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images are transformed in parts; also if one image is larger than a part, and the last part is smaller."""
+    tensors = inputs(7, 16, 24, 10, 10)
+    whole = results(winograd_conv2d, *tensors)
+    of_image = 36 * 9 * 24 * 4
+    for size in (1, 3 * of_image):
+        monkeypatch.setattr(winograd, "CHUNK_BYTES", size)
+        for one, other in zip(results(winograd_conv2d, *tensors), whole, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=2e-6 * float(other.abs().max()))
+
+
+def test_the_transforms_do_not_depend_on_the_number_of_threads() -> None:
+    """The products do, as all matrix products of PyTorch may."""
+    x, _, g = inputs(8, 20, 20, 10, 9)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            maps = [value.contiguous(memory_format=torch.channels_last) for value in (x, g)]
+            found.append([winograd._tiles("input", 4, maps[0]), winograd._tiles("gradient", 4, maps[1])])
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in pairwise(found):
+        assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("needed", [0, 1])
+def test_only_the_gradients_that_are_needed(needed: int) -> None:
+    x, w, g = inputs(2, 16, 16, 6, 6)
+    pair = [x, w]
+    pair[needed].requires_grad_()
+    winograd_conv2d(*pair).backward(g)
+    assert [value.grad is not None for value in pair] == [needed == 0, needed == 1]
+
+
+def test_images_and_gradients_in_any_memory_order() -> None:
+    x, w, g = inputs(2, 16, 8, 6, 6)
+    orders = [x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)]
+    found = [results(winograd_conv2d, order, w, g.expand_as(g)) for order in orders]
+    for one, other in pairwise(found):
+        assert all(map(torch.equal, one, other))
+
+
+def test_nan_stays_near_its_pixel() -> None:
+    """A NaN of one image or far away in the same image does not reach the result elsewhere."""
+    x, w, _ = inputs(2, 16, 16, 12, 12)
+    x[0, 0, 0, 0] = float("nan")
+    y = winograd_conv2d(x, w)
+    assert y[0, :, :2, :2].isnan().all()
+    assert not y[0, :, 4:].isnan().any()
+    assert not y[1].isnan().any()
