@@ -16,6 +16,7 @@ from typing import NamedTuple
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from siamese.command.overrides import is_option
 from siamese.config.data import DataConfig, FolderData, LfwData, PairsData, SyntheticData
 from siamese.config.load import Composed, check_hydra, load_eval, load_train, without_hydra
 from siamese.config.protocol import EvalProtocol, PeopleProtocol
@@ -82,6 +83,7 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
 
     Raises:
         UserError: the folder holds another sweep; or no job can work, for the reason of the first one.
+        HydraException: a job has an unknown option of a group.
     """
     if any(os.environ.get(name, "1") not in ("", "1") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")):
         raise ConfigError(
@@ -96,10 +98,13 @@ def check_sweep(config: Composed, command: str, config_name: str) -> None:
     if held and not (resume or was_requeued()):
         remedy = "give resume=true to resume it, or another" if command == "train" else "give another"
         raise ConfigError(f"{folder} already holds a sweep ({count(len(held), 'job')}); {remedy} hydra.sweep.dir")
+    jobs = list(_overrides_of_jobs(config))
+    others = config.hydra.overrides.hydra  # such as hydra.searchpath
+    for options in dict.fromkeys(tuple(word for word in job if is_option(word)) for job in jobs):
+        compose(config_name, [*others, *options])  # Hydra would find an unknown option after the jobs before it
     problems = []
-    for number, overrides in enumerate(_overrides_of_jobs(config)):
-        words = [*config.hydra.overrides.hydra, *overrides]  # such as hydra.searchpath
-        job = compose(config_name, words, return_hydra_config=True)
+    for number, overrides in enumerate(jobs):
+        job = compose(config_name, [*others, *overrides], return_hydra_config=True)
         try:
             check_job(job, command, folder / str(number) if held else None, fetch=False)
         except UserError as error:

@@ -187,15 +187,12 @@ def caution_about_learning_rate(hydra: HydraConf, config: TrainConfig) -> str | 
         return None
     others = [word for word in words if not re.match(r"[+~]*optimizer\b", word)]
     try:
-        defaults, unchanged = (
-            compose(hydra.job.config_name, some, return_hydra_config=True)
-            for some in (list(hydra.overrides.hydra), others)
-        )
+        defaults, unchanged = (compose(hydra.job.config_name, some) for some in (list(hydra.overrides.hydra), others))
     except Exception as error:
         if is_composition_error(error):
             return None
         raise
-    own, name = unchanged.hydra.runtime.choices["optimizer"], config.optimizer.name
+    own, name = unchanged.optimizer.name, config.optimizer.name
     if own == name or {own, name} == ALIKE or unchanged.learning_rate == defaults.learning_rate:
         return None
     return (

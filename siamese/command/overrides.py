@@ -96,6 +96,11 @@ def has_several(override: Override) -> bool:
     return isinstance(value, Sweep) and not (isinstance(value, ChoiceSweep) and len(value.list) == 1)
 
 
+def is_option(word: str) -> bool:
+    """Whether a word of the command line chooses an option of a group."""
+    return _is_group(word.lstrip("+").partition("=")[0])
+
+
 def _is_group(key: str) -> bool:
     return bool(key) and (configuration_folder() / key).is_dir()
 
@@ -125,9 +130,14 @@ def _quoted_if_needed(word: str, in_sweep: bool) -> str:
         return start + (_each(key, value) if several else _text(key, value))
     if _is_group(key) and key not in TEXT:
         _check_options(key, read)
-        names = [read] if not isinstance(read, ChoiceSweep) else read.list if read.simple_form else []
-        if any(name is None or isinstance(name, bool | int | float | dict) for name in names):
-            return start + _each(key, value)  # as text, a name that no option has: Hydra would end with a ValueError
+        names = read.list if isinstance(read, ChoiceSweep) else [read]
+        if wrong := [name for name in names if name is None or isinstance(name, bool | int | float | dict | Sweep)]:
+            # As text, a name that no option has: Hydra would end with a ValueError.
+            if not isinstance(read, Sweep):
+                return start + _text(key, value)
+            if isinstance(read, ChoiceSweep) and read.simple_form and not any(isinstance(name, dict) for name in wrong):
+                return start + _each(key, value)
+            raise ConfigError(f"{key}={value}: expected names of options; their keys are set as {key}.KEY=VALUE")
     if key not in TEXT:
         return word
     if isinstance(read, Sweep) and (in_sweep or key in LISTS):  # without -m, Hydra explains what several values mean

@@ -121,8 +121,9 @@ class RunFolder:
     @property
     def parts(self) -> list[RunFolder]:
         """The folders that hold a network: those of the folds of View 2, or this one."""
-        folds = [RunFolder(file.parent) for file in sorted(self.path.glob("fold_*/result.json"))]
-        return folds or [self]
+        names = {file.parent.name for file in self.path.glob("fold_*/result.json")}
+        numbers = sorted({int(name[5:]) for name in names if name[5:].isdigit()})
+        return [fold for number in numbers if (fold := self.fold(number)).path.name in names] or [self]
 
     def why_ended(self, config: TrainConfig) -> str | None:
         """Whether a finished run is trained further with a configuration that `check` accepts.

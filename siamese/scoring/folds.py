@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import numpy as np
@@ -14,6 +15,8 @@ from siamese.runs.records import OUTCOMES, Prediction, Result, read_predictions,
 from siamese.scoring.groups import record_groups
 from siamese.scoring.networks import recorded_decision
 
+log = logging.getLogger(__name__)
+
 
 def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
     """Write tables and result of all folds below a folder, which must all be done, and return the result.
@@ -22,8 +25,12 @@ def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
     error of that mean (Huang et al. 2007, section on View 2). The other figures are computed from the pairs of all
     folds together, on logits: the scores after each fold's own calibration.
     """
-    runs = [RunFolder(file.parent) for file in sorted(folder.path.glob("fold_*/result.json"))]
+    runs = folder.parts
     results = [result for run in runs if (result := run.result) is not None]
+    for key in ("precision", "convolution", "commit"):
+        values = [getattr(result, key) for result in results]
+        if len(set(values)) > 1:
+            log.warning("%s differs between the folds: %s", key, ", ".join(map(str, values)))
     write_folds(folder.folds, results)
     pooled: list[Prediction] = []
     for run, result in zip(runs, results, strict=True):

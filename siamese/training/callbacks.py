@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from siamese.errors import TrainingError
 from siamese.runs import signals
 from siamese.runs.records import HISTORY_COLUMNS, write_history
 from siamese.training.epochs import epoch_line, time_left
-from siamese.training.module import diverged
 
 log = logging.getLogger(__name__)
 
@@ -162,10 +162,11 @@ class StopDiverged(Callback):
         due = loss.device.type == "cpu" or trainer.global_step % self.EVERY == 0
         if (saved or due) and not torch.isfinite(loss):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            when = (
-                f"at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) with a learning rate of {rate:.3g}"
+            raise TrainingError(
+                f"the training loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}) "
+                f"with a learning rate of {rate:.3g}; give a lower learning_rate, trainer.gradient_clip_val or "
+                "precision=32 (checkpoints/ has the weights from before that step)"
             )
-            raise diverged(f"the training loss is {float(loss)} {when}", trainer.optimizers, before="that step")
 
 
 class HearSignals(Callback):

@@ -11,10 +11,11 @@ from siamese.config.protocol import View2Protocol
 from siamese.config.schema import TrainConfig
 from siamese.data.protocol import count_folds, read_all_folds
 from siamese.data.sources import prepare_data
+from siamese.errors import ConfigError
 from siamese.runs.finished import find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import claim, release
-from siamese.runs.records import Result
+from siamese.runs.records import Result, read_config
 from siamese.runs.signals import Interrupted
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
@@ -35,7 +36,8 @@ def train_folds(
     Finished folds are kept, also those that other processes trained in this folder; an unfinished fold is resumed.
 
     Raises:
-        UserError: the configured data or device cannot be used, or another process is training a fold in this folder.
+        UserError: the configured data or device cannot be used, another process is training a fold in this folder, or
+            a fold in this folder has another configuration or is none of the ten.
     """
     recorded = folder.result
     if recorded is not None and recorded.status == "done" and (why := folder.why_ended(config)) is not None:
@@ -53,8 +55,9 @@ def train_folds(
     device = pick_device(config)
     facts = describe_run(config, device, choose_arithmetic(config, device), find_start(config))
     label = label or config.name
-    folder.start(config, **facts, label=label)
     folds = count_folds(config.data)
+    _check_folds(config, folder, folds)
+    folder.start(config, **facts, label=label)
     for fold in range(1, folds + 1):
         log.info("fold %d of %d", fold, folds)
         train_fold(config, fold, folder, f"{label}-fold{fold}", swept)
@@ -67,9 +70,29 @@ def train_folds(
 def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainConfig, RunFolder]:
     """Return configuration and folder of one fold, numbered from 1."""
     protocol = config.protocol.model_copy(update={"fold": fold})
-    # The groups of a single fold would be small.
-    of_fold = config.model_copy(update={"protocol": protocol, "resume": True, "groups": None})
-    return of_fold, folder.fold(fold)
+    run = folder.fold(fold)
+    # The groups of a single fold would be small; one that was trained as a run of its own may have them.
+    groups = read_config(run.config).groups if run.config.exists() else None
+    return config.model_copy(update={"protocol": protocol, "resume": True, "groups": groups}), run
+
+
+def _check_folds(config: TrainConfig, folder: RunFolder, folds: int) -> None:
+    """Check all folds that are there already, before the first is trained."""
+    there = {file.parent for file in folder.path.glob("fold_*/result.json")}
+    of_folds = [folder.fold(fold).path for fold in range(1, folds + 1)]
+    if stray := sorted(there.difference(of_folds)):
+        raise ConfigError(
+            f"{stray[0]}: not a folder of one of the {folds} folds, which are {of_folds[0].name} to "
+            f"{of_folds[-1].name}; rename it or remove it"
+        )
+    for fold, path in enumerate(of_folds, 1):
+        if path in there:
+            claim(path)
+            try:
+                of_fold, run = fold_of(config, fold, folder)
+                run.check(of_fold)
+            finally:
+                release(path)
 
 
 def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, swept: Mapping[str, str] | None) -> None:

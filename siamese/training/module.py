@@ -27,7 +27,6 @@ from siamese.evaluation.metrics import accuracy, auc, bce_with_logits
 from siamese.models.siamese import SiameseNetwork
 from siamese.objectives.pairs import BinaryCrossEntropy
 from siamese.training.data_module import GroupBatch, PairBatch
-from siamese.training.muon import Muon
 from siamese.training.processes.collective import gather, share
 from siamese.training.step_graph import StepGraphs, Tensors
 
@@ -246,8 +245,11 @@ class SiameseModule(L.LightningModule):
         scores, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._scored, strict=True))
         self._scored.clear()
         if not np.isfinite(scores).all():
-            bad = f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores of the {split} pairs are not finite"
-            raise diverged(f"{bad} after epoch {self.current_epoch + 1}", self.trainer.optimizers, before="that epoch")
+            raise TrainingError(
+                f"{np.sum(~np.isfinite(scores))} of {len(scores)} scores of the {split} pairs are not finite "
+                f"after epoch {self.current_epoch + 1}; give a lower learning_rate, trainer.gradient_clip_val or "
+                "precision=32 (checkpoints/ has the weights from before that epoch)"
+            )
         decision = choose_decision(scores, labels, self._calibration, self._threshold)
         figures = {
             "loss": float(bce_with_logits(decision.calibration.logits(scores), labels).mean()),
@@ -291,22 +293,6 @@ class MovingAverage(AveragedModel):
             ours, lasts = zip(*counts, strict=True)
             torch._foreach_copy_(ours, lasts)
         n += 1
-
-
-def diverged(what: str, optimizers: Sequence[Optimizer], before: str) -> TrainingError:
-    """The error for figures that are not finite, with what to try.
-
-    Args:
-        what: the figures, and when they were seen.
-        optimizers: those of the run.
-        before: the checkpoint has the weights from before this step or epoch.
-    """
-    # The size of a gradient has no effect on Muon.
-    clipping = "" if any(isinstance(optimizer, Muon) for optimizer in optimizers) else ", trainer.gradient_clip_val"
-    return TrainingError(
-        f"{what}; give a lower learning_rate{clipping} or precision=32 "
-        f"(checkpoints/ has the weights from before {before})"
-    )
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -31,7 +31,8 @@ class Muon(Optimizer):
     """Jordan et al. (2024), "Muon: An optimizer for hidden layers in neural networks", with decoupled weight decay.
 
     A weight of any shape is a matrix with one row per output channel; a vector, such as a bias, is a single row. (The
-    original leaves vectors to AdamW.) The size of a gradient has no effect, so clipping it has hardly any.
+    original leaves vectors to AdamW.) A common factor of all gradients has no effect, so clipping only
+    matters for single gradients that are much larger than the others.
 
     `torch.optim.Muon` takes no convolutions, and computes in bf16, which is slow on processors without bf16
     instructions. This one computes in the weights' own precision. It reads nothing back from the GPU, so a step can be

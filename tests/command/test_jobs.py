@@ -45,7 +45,7 @@ def test_the_name_of_a_job_is_short_and_says_what_differs(swept: dict[str, str],
         (["optimizer=muon", "experiment=best/unrestricted"], None),
         (["optimizer=adamw", "experiment=best/unrestricted", "learning_rate=2e-3"], None),
         (["optimizer=adamw", "experiment=best/unrestricted", "++learning_rate=2e-3"], None),
-        (["optimizer=sgd", "experiment=baseline/lbp"], None),  # trains nothing
+        (["optimizer=sgd", "experiment=own/few", "data.root=x", "start_from=x"], None),  # trains nothing
         (["optimizer=sgd", "experiment=report/batchnorm"], None),  # has the learning rate of conf/train.yaml
         (["optimizer=adam", "experiment=report/sgd"], None),
         (["experiment=best/unrestricted"], None),

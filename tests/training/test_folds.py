@@ -66,20 +66,38 @@ def test_view_2_is_resumed_in_the_fold_where_it_was_stopped(
     assert (alone["protocol"], alone["n_test"]) == ("view2", TINY.view2_pairs // 10)
 
 
-def test_folds_that_other_processes_trained_in_their_place_are_kept(embedding_config: Make, tmp_path: Path) -> None:
+def test_folds_that_other_processes_trained_are_kept(embedding_config: Make, tiny_root: Path, tmp_path: Path) -> None:
+    view2 = {"name": "view2"}
     whole = RunFolder(tmp_path / "whole")
-    kept = [run(embedding_config(protocol={"name": "view2", "fold": fold}), whole.fold(fold).path) for fold in (2, 9)]
-    with (
-        FileLock(whole.fold(3).path / ".lock"),
-        pytest.raises(ConfigError, match="fold_03 is in use by another process"),
-    ):
-        train_folds(embedding_config(protocol={"name": "view2"}), whole)
-    begun = [file.parent.name for file in sorted(whole.path.glob("fold_*/result.json"))]
-    assert begun == ["fold_01", "fold_02", "fold_09"]
-    pooled = train_folds(embedding_config(protocol={"name": "view2"}, resume=True), whole).as_dict()
+    kept = [
+        run(embedding_config(protocol={**view2, "fold": fold}, groups=groups), whole.fold(fold).path)
+        for fold, groups in ((2, None), (9, str(tiny_root / "groups.csv")))
+    ]
+    pooled = train_folds(embedding_config(protocol=view2, resume=True), whole).as_dict()
     assert [json.loads((whole.fold(fold).path / "result.json").read_text()) for fold in (2, 9)] == kept
-    without = train_folds(embedding_config(protocol={"name": "view2"}), RunFolder(tmp_path / "one_process")).as_dict()
+    for fold in range(1, 11):
+        FileLock(whole.fold(fold).path / ".lock").acquire(timeout=0)
+    without = train_folds(embedding_config(protocol=view2), RunFolder(tmp_path / "one_process")).as_dict()
     assert without_times(pooled) == without_times(without)
+
+
+@pytest.mark.parametrize("case", ["in use", "another configuration", "another name", "too many"])
+def test_a_fold_that_cannot_be_used_is_found_before_training(case: str, embedding_config: Make, tmp_path: Path) -> None:
+    whole, view2 = RunFolder(tmp_path / "whole"), {"name": "view2"}
+    name = {"another name": "fold_3", "too many": "fold_11"}.get(case, "fold_03")
+    seed = 5 if case == "another configuration" else 0
+    run(embedding_config(protocol={**view2, "fold": 3}, seed=seed), whole.path / name)
+    message = {
+        "in use": "fold_03 is in use by another process", "another configuration": "fold_03 holds a run with seed=5",
+    }.get(case, f"{name}: not a folder of one of the 10 folds, which are fold_01 to fold_10")  # fmt: skip
+    lock = FileLock(whole.path / name / ".lock")
+    if case == "in use":
+        lock.acquire()
+    with pytest.raises(ConfigError, match=message):
+        train_folds(embedding_config(protocol=view2), whole)
+    assert [file.parent.name for file in whole.path.glob("*/result.json")] == [name]
+    assert whole.result is None
+    lock.release()
 
 
 def check_pooled(path: Path, pooled: dict[str, Any]) -> None:
