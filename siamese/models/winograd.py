@@ -30,7 +30,7 @@ KERNEL: dict[int, list[list[float]]] = {
 }  # fmt: skip
 """M -> the transform of a kernel's columns and rows; the library has the other two."""
 
-CHUNK_BYTES = 2 * 2**20
+CHUNK_BYTES = 4 * 2**20
 """The images are transformed in parts of this size, so that the products find them in the processor's cache."""
 
 
@@ -68,46 +68,68 @@ class _WinogradConv(torch.autograd.Function):
 
 
 def _convolve(x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
-    m, kernel = _tile(*x_BCHW.shape[2:])
-    (batch, _, height, width), out = x_BCHW.shape, len(w_OC33)
-    w_TCO = torch.einsum("rk,ockl,sl->rsco", kernel, w_OC33, kernel).reshape(-1, w_OC33.shape[1], out)
+    (batch, channels, height, width), out = x_BCHW.shape, len(w_OC33)
+    m = _tile(height, width)
+    w_TCO = (_kernel_transform(m) @ w_OC33.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, out)
     y_BOHW = torch.empty(batch, out, height, width, device="cpu", memory_format=torch.channels_last)
+    tiles, products = _Workspace(), _Workspace()
     for x, y in _parts(m, x_BCHW, y_BOHW):
-        call("winograd_result", y, torch.bmm(_tiles("input", m, x), w_TCO), m, y)
+        x_TNC = _transform("input", m, x, tiles)
+        y_TNO = torch.bmm(x_TNC, w_TCO, out=products.take(*x_TNC.shape[:2], out))
+        call("winograd_result", y, y_TNO, m, y)
     return y_BOHW
 
 
 def _kernel_gradient(x_BCHW: Tensor, g_BOHW: Tensor) -> Tensor:
-    m, kernel = _tile(*x_BCHW.shape[2:])
+    m = _tile(*x_BCHW.shape[2:])
     c_in, c_out = x_BCHW.shape[1], g_BOHW.shape[1]
     gw_TCO = x_BCHW.new_zeros((m + 2) ** 2, c_in, c_out)
+    of_x, of_g = _Workspace(), _Workspace()
     for x, g in _parts(m, x_BCHW, g_BOHW):
-        gw_TCO.baddbmm_(_tiles("input", m, x).mT, _tiles("gradient", m, g))
-    return torch.einsum("rk,rsco,sl->ockl", kernel, gw_TCO.view(m + 2, m + 2, c_in, c_out), kernel)
+        gw_TCO.baddbmm_(_transform("input", m, x, of_x).mT, _transform("gradient", m, g, of_g))
+    gw_9X = _kernel_transform(m).T @ gw_TCO.view(len(gw_TCO), -1)
+    return gw_9X.view(3, 3, c_in, c_out).permute(3, 2, 0, 1)
 
 
-def _tile(height: int, width: int) -> tuple[int, Tensor]:
-    """Return the M with the fewest multiplications, and the transform of a kernel [M + 2, 3]."""
-    m = min(KERNEL, key=lambda m: (m + 2) ** 2 * math.ceil(height / m) * math.ceil(width / m))
-    return m, _kernel(m)
+def _tile(height: int, width: int) -> int:
+    """Return the M with the fewest multiplications."""
+    return min(KERNEL, key=lambda m: (m + 2) ** 2 * math.ceil(height / m) * math.ceil(width / m))
 
 
 @cache
-def _kernel(m: int) -> Tensor:
-    return torch.tensor(KERNEL[m], device="cpu")
+def _kernel_transform(m: int) -> Tensor:
+    """Return the transform of the columns and the rows of a kernel, as one matrix [T, 9]."""
+    one = torch.tensor(KERNEL[m], dtype=torch.float64, device="cpu")
+    return torch.kron(one, one).float()
 
 
 def _parts(m: int, *maps_BCHW: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Divide the images into parts whose tiles have at most `CHUNK_BYTES`."""
+    """Divide the images into parts whose tiles have at most `CHUNK_BYTES`, with the same number for each thread."""
     channels = max(maps.shape[1] for maps in maps_BCHW)
     height, width = maps_BCHW[0].shape[2:]
     of_image = 4 * (m + 2) ** 2 * math.ceil(height / m) * math.ceil(width / m) * channels
-    return zip(*(maps.split(max(1, CHUNK_BYTES // of_image)) for maps in maps_BCHW), strict=True)
+    images, threads = max(1, CHUNK_BYTES // of_image), torch.get_num_threads()
+    images -= images % threads if images > threads else 0
+    return zip(*(maps.split(images) for maps in maps_BCHW), strict=True)
 
 
-def _tiles(name: str, m: int, x_BCHW: Tensor) -> Tensor:
+class _Workspace:
+    """Memory that one part of the images after the other uses: new memory for each part would take as long again."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0, device="cpu")
+
+    def take(self, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        if len(self.memory) < size:
+            self.memory = torch.empty(size, device="cpu")
+        return self.memory[:size].view(shape)
+
+
+def _transform(name: str, m: int, x_BCHW: Tensor, workspace: _Workspace) -> Tensor:
     """Return the transformed tiles [T, N, C] of images or of their gradient."""
     batch, channels, height, width = x_BCHW.shape
-    tiles_TNC = x_BCHW.new_empty((m + 2) ** 2, batch * math.ceil(height / m) * math.ceil(width / m), channels)
-    call(f"winograd_{name}", x_BCHW, x_BCHW, m, tiles_TNC)
-    return tiles_TNC
+    tiles = batch * math.ceil(height / m) * math.ceil(width / m)
+    x_TNC = workspace.take((m + 2) ** 2, tiles, channels)
+    call(f"winograd_{name}", x_BCHW, x_BCHW, m, x_TNC)
+    return x_TNC

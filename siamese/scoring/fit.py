@@ -41,7 +41,7 @@ def fit_backend(
     ``backend.cohort`` its scores are normalized by those with the images of ``data.cohort``.
 
     ``crop_average`` does not apply here. The embeddings of images that the network was trained on vary too little
-    within a person, and a mean over fewer views varies more. It also saves most of the time of scoring.
+    within a person, and a mean over fewer views varies more. It also embeds fewer views.
 
     Args:
         config: configuration of the run; ``backend`` chooses the head.

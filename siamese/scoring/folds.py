@@ -27,7 +27,7 @@ def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
     """
     runs = folder.parts
     results = [result for run in runs if (result := run.result) is not None]
-    for key in ("precision", "convolution", "commit"):
+    for key in ("precision", "convolution", "git_commit"):
         values = [getattr(result, key) for result in results]
         if len(set(values)) > 1:
             log.warning("%s differs between the folds: %s", key, ", ".join(map(str, values)))

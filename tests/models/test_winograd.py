@@ -63,7 +63,9 @@ def test_the_transforms_do_not_depend_on_the_number_of_threads() -> None:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
             maps = [value.contiguous(memory_format=torch.channels_last) for value in (x, g)]
-            found.append([winograd._tiles("input", 4, maps[0]), winograd._tiles("gradient", 4, maps[1])])
+            spaces = [winograd._Workspace(), winograd._Workspace()]
+            names = ("input", "gradient")
+            found.append([winograd._transform(name, 4, *of) for name, *of in zip(names, maps, spaces, strict=True)])
     finally:
         torch.set_num_threads(threads)
     for one, other in pairwise(found):

@@ -21,6 +21,7 @@ from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result
 from siamese.runs.signals import Interrupted
+from siamese.scoring.folds import pool_folds
 from siamese.training import folds
 from siamese.training.folds import train_folds
 from siamese.training.train import train
@@ -66,7 +67,9 @@ def test_view_2_is_resumed_in_the_fold_where_it_was_stopped(
     assert (alone["protocol"], alone["n_test"]) == ("view2", TINY.view2_pairs // 10)
 
 
-def test_folds_that_other_processes_trained_are_kept(embedding_config: Make, tiny_root: Path, tmp_path: Path) -> None:
+def test_folds_that_other_processes_trained_are_kept(
+    embedding_config: Make, tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     view2 = {"name": "view2"}
     whole = RunFolder(tmp_path / "whole")
     kept = [
@@ -79,6 +82,9 @@ def test_folds_that_other_processes_trained_are_kept(embedding_config: Make, tin
         FileLock(whole.fold(fold).path / ".lock").acquire(timeout=0)
     without = train_folds(embedding_config(protocol=view2), RunFolder(tmp_path / "one_process")).as_dict()
     assert without_times(pooled) == without_times(without)
+    whole.fold(2).record(precision="bf16")
+    pool_folds(None, whole, 0.0)
+    assert "precision differs between the folds: 32, bf16, 32" in caplog.text
 
 
 @pytest.mark.parametrize("case", ["in use", "another configuration", "another name", "too many"])
