@@ -105,8 +105,8 @@ def choose_arithmetic(config: TrainConfig, device: torch.device) -> Arithmetic:
     if not cpu_has_bf16():
         if config.precision == "bf16":
             log.warning(
-                "precision=bf16: this processor does not support bf16, and PyTorch's emulation takes many times as long "
-                "as precision=32, up to a hundred; give precision=auto"
+                "precision=bf16: this processor does not support bf16, and PyTorch's emulation takes many times as "
+                "long as precision=32; give precision=auto"
             )
         return Arithmetic("32" if config.precision == "auto" else config.precision, ways[0])
     if config.convolution != "auto" and config.precision != "auto":
