@@ -24,7 +24,7 @@ def train(options: Options) -> Report:
     what = {"experiment": options.experiment}
     ways: dict[str, Callable[[], dict[str, Any]]] = {}
     if options.experiment.startswith("best/"):
-        for bf16 in (False, True)[: 1 + has_bf16()]:
+        for bf16 in (False, True) if has_bf16() else (False,):
             name = f"plain PyTorch, {'bf16 autocast' if bf16 else 'float32'}"
             ways[name] = partial(worker, "plain_recipe", **common, **what, bf16=bf16)
     else:

@@ -243,7 +243,7 @@ def limits(data: str, experiment: str = "") -> dict[str, Any]:
 
     n = 8192 if where.type == "cuda" else 4096
     rates = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))[: 1 + has_bf16()]:
+    for name, dtype in {"fp32": torch.float32, **({"bf16": torch.bfloat16} if has_bf16() else {})}.items():
         a, b = (torch.randn(n, n, device=where).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
         rates[f"{name}_matrix_gflops"] = 2 * n**3 / best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out)) / 1e9

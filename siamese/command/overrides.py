@@ -137,7 +137,7 @@ def _quoted_if_needed(word: str, in_sweep: bool) -> str:
                 return start + _text(key, value)
             if isinstance(read, ChoiceSweep) and read.simple_form and not any(isinstance(name, dict) for name in wrong):
                 return start + _each(key, value)
-            raise ConfigError(f"{key}={value}: expected names of options; their keys are set as {key}.KEY=VALUE")
+            raise ConfigError(f"{key}={value}: expected names of options; set their keys as {key}.KEY=VALUE")
     if key not in TEXT:
         return word
     if isinstance(read, Sweep) and (in_sweep or key in LISTS):  # without -m, Hydra explains what several values mean

@@ -1,9 +1,9 @@
 // Batch statistics; scaling, 2x2 max-pooling and ReLU as one operation; scaling, addition and ReLU as another; and the
 // first of these after a 3x3 convolution of the images; with their gradients. Also parts of the gradients of average
-// pooling and of 3x3 convolutions.
+// pooling and of 3x3 convolutions, and the transforms of Winograd's convolution.
 //
-// Feature maps are channels-last, [images][H][W][C], float32 or bf16; arithmetic is float32. Each function reads the
-// maps once, with one thread per image. Results do not depend on the number of threads.
+// Feature maps are channels-last, [images][H][W][C], float32 or bf16 (Winograd's: float32); arithmetic is float32. Each
+// function goes through the maps once, with one thread per image. Results do not depend on the number of threads.
 
 #include <cstdint>
 #include <cstring>
@@ -493,8 +493,8 @@ INLINE void transform(const float (&tile)[L::FROM * L::FROM][LANES], float (&res
             }
 }
 
-// Transform the tiles of an image [H][W][C], whose first rows and columns are `border` pixels outside of it. `result`
-// is [TO^2][tiles of all images][C], from the first tile of this image on; `step` is the size of its last two axes.
+// Transform the tiles of an image [H][W][C]; the first tile begins `border` pixels above and left of it. `result` is
+// [TO^2][tiles of all images][C], from the first tile of this image on; `step` is the size of its last two axes.
 template <typename L>
 INLINE void image_to_tiles(
     const float *x, long height, long width, long channels, long m, long border, float *result, long step

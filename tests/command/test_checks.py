@@ -136,7 +136,7 @@ BAD = {
     ),
     "keys among options": (
         ["-m", "model=lbp,{name: koch, dropout: 0.5}"],
-        "model=lbp,{name: koch, dropout: 0.5}: expected names of options; their keys are set as model.KEY=VALUE",
+        "model=lbp,{name: koch, dropout: 0.5}: expected names of options; set their keys as model.KEY=VALUE",
     ),
     "unknown key in a sweep": (["-m", "model.typo=1,2"], "unknown key 'model.typo'"),
 }  # fmt: skip

@@ -59,7 +59,7 @@ def test_few_images_without_gradients_are_convolved_directly(images: int, monkey
 @compiled
 @pytest.mark.parametrize("case", ["float64", "bf16 weights", "traced"])
 def test_what_the_library_does_not_compute_is_left_to_pytorch(case: str) -> None:
-    """Also with weights and images of one dtype; an exported graph must consist of PyTorch's layers."""
+    """An exported graph must consist of PyTorch's layers."""
     layer, x = Conv3x3(16, 16), torch.rand(FEW, 16, 4, 4)
     if case == "traced":
         traced = torch.jit.trace(layer, x)  # type: ignore[no-untyped-call]

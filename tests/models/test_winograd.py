@@ -49,6 +49,7 @@ def test_the_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = inputs(7, 16, 24, 10, 10)
     whole = results(winograd_conv2d, *tensors)
     of_image = 36 * 9 * 24 * 4
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for size in (1, 3 * of_image):
         monkeypatch.setattr(winograd, "CHUNK_BYTES", size)
         for one, other in zip(results(winograd_conv2d, *tensors), whole, strict=True):
@@ -72,21 +73,53 @@ def test_the_transforms_do_not_depend_on_the_number_of_threads() -> None:
         assert all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize("needed", [0, 1])
-def test_only_the_gradients_that_are_needed(needed: int) -> None:
+@pytest.mark.parametrize(("needed", "convolutions", "gradients"), [("x", 2, 0), ("w", 1, 1), ("xw", 2, 1)])
+def test_only_the_gradients_that_are_needed_are_computed(
+    needed: str, convolutions: int, gradients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("_convolve", "_kernel_gradient"):
+        function = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *a, f=function, n=name: (calls.append(n), f(*a))[1])
     x, w, g = inputs(2, 16, 16, 6, 6)
-    pair = [x, w]
-    pair[needed].requires_grad_()
-    winograd_conv2d(*pair).backward(g)
-    assert [value.grad is not None for value in pair] == [needed == 0, needed == 1]
+    winograd_conv2d(x.requires_grad_("x" in needed), w.requires_grad_("w" in needed)).backward(g)
+    assert (calls.count("_convolve"), calls.count("_kernel_gradient")) == (convolutions, gradients)
 
 
-def test_images_and_gradients_in_any_memory_order() -> None:
+def test_images_kernels_and_gradients_in_any_memory_order() -> None:
     x, w, g = inputs(2, 16, 8, 6, 6)
-    orders = [x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)]
-    found = [results(winograd_conv2d, order, w, g.expand_as(g)) for order in orders]
-    for one, other in pairwise(found):
-        assert all(map(torch.equal, one, other))
+    expected = results(winograd_conv2d, x, w, g)
+
+    def orders(t: Tensor) -> list[Tensor]:
+        return [t.contiguous(memory_format=torch.channels_last), t.transpose(2, 3).contiguous().transpose(2, 3)]
+
+    for tensors in zip(*map(orders, (x, w, g)), strict=True):
+        assert all(map(torch.equal, results(winograd_conv2d, *tensors), expected))
+    ones = torch.ones(())
+    found = [results(winograd_conv2d, x, w, one) for one in (ones.expand_as(g), ones.expand_as(g).contiguous())]
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("needed", ["w", "xw"])
+def test_autocast_during_the_backward_pass_does_not_matter(needed: str) -> None:
+    x, w, g = inputs(2, 16, 16, 6, 6)
+    wanted = [tensor for tensor, name in ((x, "x"), (w, "w")) if name in needed]
+    found = []
+    for autocast in (False, True):
+        y = winograd_conv2d(x.requires_grad_("x" in needed), w.requires_grad_())
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found.append(torch.autograd.grad(y, wanted, g))
+    assert all(map(torch.equal, *found))
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    tensors = inputs(2, 16, 16, 6, 6)
+    expected, default = results(winograd_conv2d, *tensors), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert all(map(torch.equal, results(winograd_conv2d, *tensors), expected))
+    finally:
+        torch.set_default_dtype(default)
 
 
 def test_nan_stays_near_its_pixel() -> None:
