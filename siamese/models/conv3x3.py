@@ -16,7 +16,7 @@ from siamese.models.winograd import winograd_conv2d
 FEW = 16
 """Without gradients, fewer images than this are convolved directly: they share the cost of transforming the kernel."""
 
-FEWEST_CHANNELS = 16
+FEWEST_CHANNELS = 32
 """With fewer channels, Winograd's transforms take longer than the multiplications that they save."""
 
 
