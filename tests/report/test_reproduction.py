@@ -144,11 +144,15 @@ def test_one_table_per_data_set_without_synthetic_faces(make: Make, tmp_path: Pa
 
 
 def test_choosing_by_validation_and_by_test(make: Make, tmp_path: Path) -> None:
-    for name, size, val, acc in (("0", 32, 0.70, 0.64), ("1", 64, 0.69, 0.68), ("2", 128, 0.68, 0.66)):
-        make(name, "experiment=report/grid", f"batch_size={size}", "weight_decay=1e-5", val=val, acc=acc)
+    for size, val, acc in ((32, 0.70, 0.64), (64, 0.69, 0.68), (128, 0.68, 0.66), (256, 0.67, 0.66)):
+        for decay in ("1e-4", "1e-5", "1e-6"):
+            assert "grid" not in reproduction([tmp_path]) if size > 32 else True  # not before it is complete
+            first = decay == "1e-5"
+            words = ["experiment=report/grid", f"batch_size={size}", f"weight_decay={decay}"]
+            make(f"{size}-{decay}", *words, val=val if first else 0.6, acc=acc if first else 0.66)
     text = reproduction([tmp_path])
-    assert "The grid with seed 0, 3 of 12 runs" in text
-    assert cells(text, "32 |") == ["32", "", "70.0 / 64.0", ""]
+    assert "The grid with seed 0, 12 runs" in text
+    assert cells(text, "32 |") == ["32", "60.0 / 66.0", "70.0 / 64.0", "60.0 / 66.0"]
     assert "Validation accuracy chooses batch size and weight decay 32 and 1e-05, with test accuracy 64.0 %" in text
     assert "64 and 1e-05, with test accuracy 68.0 %: 4.0 points more. The mean over the grid is 66.0 %" in text
 
