@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
+from siamese.models.dft_conv import FEW
 from siamese.models.kernels import call, channels_last, fits
 from siamese.models.unfold_conv import cpu_has_bf16
 from siamese.models.winograd import winograd_conv2d
-
-FEW = 16
-"""Without gradients, fewer images than this are convolved directly: they share the cost of transforming the kernel."""
 
 FEWEST_CHANNELS = 32
 """With fewer channels, Winograd's transforms take longer than the multiplications that they save."""
@@ -26,7 +24,8 @@ class Conv3x3(nn.Conv2d):
     On the CPU, with the compiled library, there are two faster ways than oneDNN's. Parameters and state are those of
     ``Conv2d``.
 
-    - In float32 with stride 1: Winograd's method (`siamese.models.winograd`).
+    - In float32 with stride 1: Winograd's method (`siamese.models.winograd`). Without gradients, fewer than `FEW`
+      images are convolved directly, because the images of a batch share the cost of transforming the kernel.
     - Under bf16 autocast, if the result has at most 100 pixels: the gradient of the weights is one product of matrices.
       For 256 channels of 5 x 5 pixels, that takes a quarter of oneDNN's time with AMX.
 

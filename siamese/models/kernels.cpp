@@ -788,22 +788,14 @@ void columns(Shape s, const T *x, long stride, T *columns, int threads) {
         image_columns(x + b * s.map(), s.height, s.width, s.channels, stride, columns + b * size);
 }
 
-void winograd_input(Shape s, const float *x, long m, float *result, int threads) {
+void winograd_tiles(
+    void (*transform_image)(const float *, long, long, long, long, float *, long), Shape s, const float *x, long m,
+    float *result, int threads
+) {
     long size = s.tiles(m) * s.channels;
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b)
-        winograd_input_of(
-            x + b * s.map(), s.height, s.width, s.channels, m, result + b * size, s.images * size
-        );
-}
-
-void winograd_gradient(Shape s, const float *g, long m, float *result, int threads) {
-    long size = s.tiles(m) * s.channels;
-#pragma omp parallel for num_threads(threads)
-    for (long b = 0; b < s.images; ++b)
-        winograd_gradient_of(
-            g + b * s.map(), s.height, s.width, s.channels, m, result + b * size, s.images * size
-        );
+        transform_image(x + b * s.map(), s.height, s.width, s.channels, m, result + b * size, s.images * size);
 }
 
 void winograd_result(Shape s, const float *products, long m, float *y, int threads) {
@@ -884,11 +876,11 @@ extern "C" void taps_float32(
 }
 
 extern "C" void winograd_input_float32(const Shape *shape, const float *x, long m, float *result, int threads) {
-    winograd_input(*shape, x, m, result, threads);
+    winograd_tiles(winograd_input_of, *shape, x, m, result, threads);
 }
 
 extern "C" void winograd_gradient_float32(const Shape *shape, const float *g, long m, float *result, int threads) {
-    winograd_gradient(*shape, g, m, result, threads);
+    winograd_tiles(winograd_gradient_of, *shape, g, m, result, threads);
 }
 
 extern "C" void winograd_result_float32(const Shape *shape, const float *products, long m, float *y, int threads) {

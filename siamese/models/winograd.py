@@ -107,7 +107,7 @@ def _kernel_transform(m: int) -> Tensor:
 
 
 def _parts(m: int, *maps_BCHW: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Divide the images into parts whose tiles have at most `CHUNK_BYTES`, with the same number for each thread."""
+    """Divide the images into parts whose tiles have about `CHUNK_BYTES`, with the same number for each thread."""
     channels = max(maps.shape[1] for maps in maps_BCHW)
     height, width = maps_BCHW[0].shape[2:]
     of_image = 4 * (m + 2) ** 2 * math.ceil(height / m) * math.ceil(width / m) * channels

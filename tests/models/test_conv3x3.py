@@ -8,7 +8,8 @@ from convolutions import assert_same_convolution
 from torch import Tensor, nn
 
 from siamese.models import conv3x3
-from siamese.models.conv3x3 import FEW, FEWEST_CHANNELS, Conv3x3
+from siamese.models.conv3x3 import FEWEST_CHANNELS, Conv3x3
+from siamese.models.dft_conv import FEW
 from siamese.models.kernels import library
 from siamese.models.unfold_conv import cpu_has_bf16
 
