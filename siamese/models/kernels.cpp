@@ -419,39 +419,55 @@ INLINE void image_columns(const T *x, long height, long width, long channels, lo
 // Networks", section 4): the result's tiles of M x M pixels depend on M + 2 x M + 2 pixels. A transform of both turns the
 // convolution into one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions.
 
-template <long M>
-struct Winograd;
+// The transforms of one axis with N = M + 2 pixels, by Toom and Cook's method with the first N - 1 of these points, and
+// infinity. Products with powers of 2 are exact. `siamese/models/winograd.py` has the same points for the kernels.
+constexpr float POINTS[] = {0, 1, -1, 2, -2, 0.5f};
 
-template <>
-struct Winograd<2> {
-    static constexpr float in[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
-    static constexpr float out[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+template <long M>
+struct ToomCook {
+    static constexpr long N = M + 2;
+    float in[N][N], out[M][N];
+
+    constexpr ToomCook() : in(), out() {
+        for (long k = 0; k < N; ++k) {  // a point p_k, or infinity
+            in[k][0] = 1;  // coefficients of the product of x - p over the other points
+            for (long j = 0, degree = 1; j < N - 1; ++j) {
+                if (j == k) continue;
+                for (long d = degree++; d >= 0; --d) in[k][d] = (d ? in[k][d - 1] : 0) - POINTS[j] * in[k][d];
+            }
+            float power = 1;
+            for (long i = 0; i < M; ++i) {
+                out[i][k] = k < N - 1 ? power : i == M - 1;
+                power *= k < N - 1 ? POINTS[k] : 0;
+            }
+        }
+    }
 };
 
-template <>
-struct Winograd<4> {
-    static constexpr float in[6][6] = {{4, 0, -5, 0, 1, 0},  {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
-                                       {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
-    static constexpr float out[4][6] = {
-        {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}
-    };
-};
-
-// The three transforms: of a tile of the input, of a product to a tile of the result, and of a tile of the gradient.
 template <long M>
-struct ToInput {
-    static constexpr long FROM = M + 2, TO = M + 2;
-    static constexpr float at(long r, long k) { return Winograd<M>::in[r][k]; }
+constexpr ToomCook<M> axis{};
+
+// The four transforms: of a tile of the input, of a product to a tile of the result, and the same backward. Tiles of the
+// input begin one pixel above and left of the image and overlap; those of the result do not.
+template <long M>
+struct FromInput {
+    static constexpr long FROM = M + 2, TO = M + 2, STEP = M, BORDER = 1;
+    static constexpr float at(long r, long k) { return axis<M>.in[r][k]; }
 };
 template <long M>
 struct ToResult {
-    static constexpr long FROM = M + 2, TO = M;
-    static constexpr float at(long r, long k) { return Winograd<M>::out[r][k]; }
+    static constexpr long FROM = M + 2, TO = M, STEP = M, BORDER = 0;
+    static constexpr float at(long r, long k) { return axis<M>.out[r][k]; }
 };
 template <long M>
-struct ToGradient {
-    static constexpr long FROM = M, TO = M + 2;
-    static constexpr float at(long r, long k) { return Winograd<M>::out[k][r]; }
+struct FromResult {
+    static constexpr long FROM = M, TO = M + 2, STEP = M, BORDER = 0;
+    static constexpr float at(long r, long k) { return axis<M>.out[k][r]; }
+};
+template <long M>
+struct ToInput {
+    static constexpr long FROM = M + 2, TO = M + 2, STEP = M, BORDER = 1;
+    static constexpr float at(long r, long k) { return axis<M>.in[k][r]; }
 };
 
 // Copy n <= LANES channels.
@@ -467,100 +483,100 @@ template <typename L>
 INLINE void transform(const float (&tile)[L::FROM * L::FROM][LANES], float (&result)[L::TO * L::TO][LANES]) {
     constexpr long FROM = L::FROM, TO = L::TO;
     float half[TO * FROM][LANES];
-#pragma GCC unroll 8
     for (long l = 0; l < FROM; ++l)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (long r = 0; r < TO; ++r)
 #pragma omp simd
             for (long c = 0; c < LANES; ++c) {
                 float sum = 0;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (long k = 0; k < FROM; ++k)
                     if (L::at(r, k) != 0) sum += L::at(r, k) * tile[k * FROM + l][c];
                 half[r * FROM + l][c] = sum;
             }
-#pragma GCC unroll 8
     for (long r = 0; r < TO; ++r)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (long s = 0; s < TO; ++s)
 #pragma omp simd
             for (long c = 0; c < LANES; ++c) {
                 float sum = 0;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (long l = 0; l < FROM; ++l)
                     if (L::at(s, l) != 0) sum += L::at(s, l) * half[r * FROM + l][c];
                 result[r * TO + s][c] = sum;
             }
 }
 
-// Transform the tiles of an image [H][W][C]; the first tile begins `border` pixels above and left of it. `result` is
-// [TO^2][tiles of all images][C], from the first tile of this image on; `step` is the size of its last two axes.
+// The part of a tile, from row or column `first` on, that is in an image with `length` rows or columns.
+struct Inside {
+    long from, to;
+    Inside(long first, long size, long length)
+        : from(first < 0 ? -first : 0), to(length - first < size ? length - first : size) {}
+};
+
+// Transform the tiles of an image [H][W][C]. `tiles` is [TO^2][tiles of all images][C], from the first tile of this
+// image on; `step` is the size of its last two axes.
 template <typename L>
-INLINE void image_to_tiles(
-    const float *x, long height, long width, long channels, long m, long border, float *result, long step
-) {
+INLINE void image_to_tiles(const float *x, long height, long width, long channels, float *tiles, long step) {
     constexpr long FROM = L::FROM, TO = L::TO;
-    for (long top = -border; top < height - border; top += m)
-        for (long left = -border; left < width - border; left += m, result += channels)
+    for (long top = -L::BORDER; top < height - L::BORDER; top += L::STEP)
+        for (long left = -L::BORDER; left < width - L::BORDER; left += L::STEP, tiles += channels) {
+            Inside rows(top, FROM, height), columns(left, FROM, width);
             for (long c = 0; c < channels; c += LANES) {
                 float tile[FROM * FROM][LANES] = {}, found[TO * TO][LANES];
                 long n = channels - c < LANES ? channels - c : LANES;
-                for (long i = 0; i < FROM; ++i)
-                    for (long j = 0; j < FROM; ++j) {
-                        long row = top + i, column = left + j;
-                        if (row < 0 || row >= height || column < 0 || column >= width) continue;
-                        copy_lanes(tile[i * FROM + j], x + (row * width + column) * channels + c, n);
+                for (long i = rows.from; i < rows.to; ++i)
+                    for (long j = columns.from; j < columns.to; ++j)
+                        copy_lanes(tile[i * FROM + j], x + ((top + i) * width + left + j) * channels + c, n);
+                transform<L>(tile, found);
+                for (long k = 0; k < TO * TO; ++k) copy_lanes(tiles + k * step + c, found[k], n);
+            }
+        }
+}
+
+// The reverse for tiles [FROM^2][tiles of all images][C]; where tiles overlap, the image is their sum.
+template <typename L>
+INLINE void image_from_tiles(const float *tiles, long step, long height, long width, long channels, float *y) {
+    constexpr long FROM = L::FROM, TO = L::TO;
+    constexpr bool OVERLAP = TO > L::STEP;
+    if (OVERLAP) std::memset(y, 0, height * width * channels * sizeof(float));
+    for (long top = -L::BORDER; top < height - L::BORDER; top += L::STEP)
+        for (long left = -L::BORDER; left < width - L::BORDER; left += L::STEP, tiles += channels) {
+            Inside rows(top, TO, height), columns(left, TO, width);
+            for (long c = 0; c < channels; c += LANES) {
+                float tile[FROM * FROM][LANES] = {}, found[TO * TO][LANES];
+                long n = channels - c < LANES ? channels - c : LANES;
+                for (long k = 0; k < FROM * FROM; ++k) copy_lanes(tile[k], tiles + k * step + c, n);
+                transform<L>(tile, found);
+                for (long i = rows.from; i < rows.to; ++i)
+                    for (long j = columns.from; j < columns.to; ++j) {
+                        float *pixel = y + ((top + i) * width + left + j) * channels + c;
+                        if (OVERLAP)
+                            for (long l = 0; l < n; ++l) pixel[l] += found[i * TO + j][l];
+                        else
+                            copy_lanes(pixel, found[i * TO + j], n);
                     }
-                transform<L>(tile, found);
-                for (long k = 0; k < TO * TO; ++k) copy_lanes(result + k * step + c, found[k], n);
             }
+        }
 }
 
-// The reverse for products [FROM^2][tiles of all images][O]: the tiles of an image [H][W][O].
-template <typename L>
-INLINE void image_from_tiles(
-    const float *products, long step, long height, long width, long channels, long m, float *y
-) {
-    constexpr long FROM = L::FROM, TO = L::TO;
-    for (long top = 0; top < height; top += m)
-        for (long left = 0; left < width; left += m, products += channels)
-            for (long c = 0; c < channels; c += LANES) {
-                float tile[FROM * FROM][LANES] = {}, found[TO * TO][LANES];
-                long n = channels - c < LANES ? channels - c : LANES;
-                for (long k = 0; k < FROM * FROM; ++k) copy_lanes(tile[k], products + k * step + c, n);
-                transform<L>(tile, found);
-                for (long i = 0; i < TO && top + i < height; ++i)
-                    for (long j = 0; j < TO && left + j < width; ++j)
-                        copy_lanes(y + ((top + i) * width + left + j) * channels + c, found[i * TO + j], n);
-            }
-}
+// The transforms of an image, compiled for each processor.
+#define WITH_TILE(NAME, T, FUNCTION, TRANSFORM, ...)                                                                   \
+    FOR_EACH_PROCESSOR void winograd_##NAME##_of(                                                                      \
+        T *x, long height, long width, long channels, long m, float *tiles, long step                                  \
+    ) {                                                                                                                \
+        if (m == 2)                                                                                                    \
+            FUNCTION<TRANSFORM<2>>(__VA_ARGS__);                                                                       \
+        else if (m == 4)                                                                                               \
+            FUNCTION<TRANSFORM<4>>(__VA_ARGS__);                                                                       \
+        else                                                                                                           \
+            FUNCTION<TRANSFORM<5>>(__VA_ARGS__);                                                                       \
+    }
 
-FOR_EACH_PROCESSOR void winograd_input_of(
-    const float *x, long height, long width, long channels, long m, float *result, long step
-) {
-    if (m == 2)
-        image_to_tiles<ToInput<2>>(x, height, width, channels, m, 1, result, step);
-    else
-        image_to_tiles<ToInput<4>>(x, height, width, channels, m, 1, result, step);
-}
-
-FOR_EACH_PROCESSOR void winograd_gradient_of(
-    const float *g, long height, long width, long channels, long m, float *result, long step
-) {
-    if (m == 2)
-        image_to_tiles<ToGradient<2>>(g, height, width, channels, m, 0, result, step);
-    else
-        image_to_tiles<ToGradient<4>>(g, height, width, channels, m, 0, result, step);
-}
-
-FOR_EACH_PROCESSOR void winograd_result_of(
-    const float *products, long step, long height, long width, long channels, long m, float *y
-) {
-    if (m == 2)
-        image_from_tiles<ToResult<2>>(products, step, height, width, channels, m, y);
-    else
-        image_from_tiles<ToResult<4>>(products, step, height, width, channels, m, y);
-}
+WITH_TILE(from_input, const float, image_to_tiles, FromInput, x, height, width, channels, tiles, step)
+WITH_TILE(to_result, float, image_from_tiles, ToResult, tiles, step, height, width, channels, x)
+WITH_TILE(from_result, const float, image_to_tiles, FromResult, x, height, width, channels, tiles, step)
+WITH_TILE(to_input, float, image_from_tiles, ToInput, tiles, step, height, width, channels, x)
 
 FOR_EACH_PROCESSOR void taps_of(
     const float *x, long height, long width, float minus, double *sum, double *product
@@ -788,23 +804,15 @@ void columns(Shape s, const T *x, long stride, T *columns, int threads) {
         image_columns(x + b * s.map(), s.height, s.width, s.channels, stride, columns + b * size);
 }
 
-void winograd_tiles(
-    void (*transform_image)(const float *, long, long, long, long, float *, long), Shape s, const float *x, long m,
-    float *result, int threads
+template <typename T>
+void winograd(
+    void (*transform_image)(T *, long, long, long, long, float *, long), Shape s, T *x, long m, float *tiles,
+    int threads
 ) {
     long size = s.tiles(m) * s.channels;
 #pragma omp parallel for num_threads(threads)
     for (long b = 0; b < s.images; ++b)
-        transform_image(x + b * s.map(), s.height, s.width, s.channels, m, result + b * size, s.images * size);
-}
-
-void winograd_result(Shape s, const float *products, long m, float *y, int threads) {
-    long size = s.tiles(m) * s.channels;
-#pragma omp parallel for num_threads(threads)
-    for (long b = 0; b < s.images; ++b)
-        winograd_result_of(
-            products + b * size, s.images * size, s.height, s.width, s.channels, m, y + b * s.map()
-        );
+        transform_image(x + b * s.map(), s.height, s.width, s.channels, m, tiles + b * size, s.images * size);
 }
 
 }  // namespace
@@ -875,17 +883,16 @@ extern "C" void taps_float32(
     taps(*shape, x, minus, sum, product, threads);
 }
 
-extern "C" void winograd_input_float32(const Shape *shape, const float *x, long m, float *result, int threads) {
-    winograd_tiles(winograd_input_of, *shape, x, m, result, threads);
-}
+// `tiles` is [(m + 2)^2][tiles of all images][C].
+#define WINOGRAD(NAME, T)                                                                                              \
+    extern "C" void winograd_##NAME##_float32(const Shape *shape, T *x, long m, float *tiles, int threads) {           \
+        winograd<T>(winograd_##NAME##_of, *shape, x, m, tiles, threads);                                               \
+    }
 
-extern "C" void winograd_gradient_float32(const Shape *shape, const float *g, long m, float *result, int threads) {
-    winograd_tiles(winograd_gradient_of, *shape, g, m, result, threads);
-}
-
-extern "C" void winograd_result_float32(const Shape *shape, const float *products, long m, float *y, int threads) {
-    winograd_result(*shape, products, m, y, threads);
-}
+WINOGRAD(from_input, const float)
+WINOGRAD(to_result, float)
+WINOGRAD(from_result, const float)
+WINOGRAD(to_input, float)
 
 LIBRARY(float, float32)
 LIBRARY(bf16, bfloat16)

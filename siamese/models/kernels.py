@@ -27,7 +27,8 @@ NAMES = (
 )  # fmt: skip
 
 FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()]
-FUNCTIONS += [f"{name}_float32" for name in ("taps", "winograd_input", "winograd_gradient", "winograd_result")]
+FUNCTIONS += ["taps_float32"]
+FUNCTIONS += [f"winograd_{name}_float32" for name in ("from_input", "to_result", "from_result", "to_input")]
 """The functions of the library."""
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from siamese.models import winograd
-from siamese.models.kernels import library
+from siamese.models.kernels import call, library
 from siamese.models.winograd import winograd_conv2d
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the library was not built: no C++ compiler at installation")
@@ -34,7 +34,9 @@ def direct(x: Tensor, w: Tensor) -> Tensor:
     return nn.functional.conv2d(x, w, padding=1)
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 5), (4, 4), (8, 8), (1, 1), (9, 10), (20, 7), (40, 40), (1, 30)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(5, 5), (4, 4), (8, 8), (1, 1), (9, 10), (20, 7), (40, 40), (1, 30), (2, 2)]
+)
 @pytest.mark.parametrize(("c_in", "c_out"), [(1, 1), (16, 32), (17, 33), (6, 4)])
 def test_winograd_is_the_convolution(height: int, width: int, c_in: int, c_out: int) -> None:
     """Sides that are multiples of a tile or not, and channels that are multiples of a vector or not."""
@@ -44,11 +46,15 @@ def test_winograd_is_the_convolution(height: int, width: int, c_in: int, c_out: 
         torch.testing.assert_close(mine.double(), their, rtol=0, atol=1e-5 * float(their.abs().max()))
 
 
+def test_the_sides_above_need_every_tile() -> None:
+    assert {winograd._tile(*sides) for sides in ((1, 1), (8, 8), (40, 40))} == set(winograd.TILES)
+
+
 def test_the_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The images are transformed in parts; also if one image is larger than a part, and the last part is smaller."""
     tensors = inputs(7, 16, 24, 10, 10)
     whole = results(winograd_conv2d, *tensors)
-    of_image = 36 * 9 * 24 * 4
+    of_image = 49 * 4 * 24 * 4
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for size in (1, 3 * of_image):
         monkeypatch.setattr(winograd, "CHUNK_BYTES", size)
@@ -65,25 +71,32 @@ def test_the_transforms_do_not_depend_on_the_number_of_threads() -> None:
             torch.set_num_threads(number)
             maps = [value.contiguous(memory_format=torch.channels_last) for value in (x, g)]
             spaces = [winograd._Workspace(), winograd._Workspace()]
-            names = ("input", "gradient")
-            found.append([winograd._transform(name, 4, *of) for name, *of in zip(names, maps, spaces, strict=True)])
+            names = ("from_input", "from_result")
+            tiles = [winograd._transform(name, 4, *of) for name, *of in zip(names, maps, spaces, strict=True)]
+            for name, map_BCHW, tiles_TNC in zip(("to_input", "to_result"), maps, tiles, strict=True):
+                call(f"winograd_{name}", map_BCHW, map_BCHW, 4, tiles_TNC)
+            found.append([*tiles, *maps])
     finally:
         torch.set_num_threads(threads)
     for one, other in pairwise(found):
         assert all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize(("needed", "convolutions", "gradients"), [("x", 2, 0), ("w", 1, 1), ("xw", 2, 1)])
+@pytest.mark.parametrize(
+    ("needed", "transforms"),
+    [("x", ["from_result", "to_input"]), ("w", ["from_result", "from_input"])],
+)
 def test_only_the_gradients_that_are_needed_are_computed(
-    needed: str, convolutions: int, gradients: int, monkeypatch: pytest.MonkeyPatch
+    needed: str, transforms: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("_convolve", "_kernel_gradient"):
-        function = getattr(winograd, name)
-        monkeypatch.setattr(winograd, name, lambda *a, f=function, n=name: (calls.append(n), f(*a))[1])
+    monkeypatch.setattr(
+        winograd, "call", lambda name, *a: (calls.append(name.removeprefix("winograd_")), call(name, *a))
+    )
     x, w, g = inputs(2, 16, 16, 6, 6)
     winograd_conv2d(x.requires_grad_("x" in needed), w.requires_grad_("w" in needed)).backward(g)
-    assert (calls.count("_convolve"), calls.count("_kernel_gradient")) == (convolutions, gradients)
+    assert calls == ["from_input", "to_result", *transforms]
+    assert ((x.grad is None), (w.grad is None)) == ("x" not in needed, "w" not in needed)
 
 
 def test_images_kernels_and_gradients_in_any_memory_order() -> None:
