@@ -28,7 +28,7 @@ TILES = (2, 4, 5)
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)
 """Points of Toom and Cook's method, as in the library; the M + 1 first ones are used."""
 
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 8 * 2**20
 """The images are transformed in parts of this size, so that the products find them in the processor's cache."""
 
 
