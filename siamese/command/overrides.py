@@ -102,7 +102,7 @@ def is_option(word: str) -> bool:
 
 
 def _is_group(key: str) -> bool:
-    return bool(key) and (configuration_folder() / key).is_dir()
+    return key.startswith("hydra/") or (bool(key) and (configuration_folder() / key).is_dir())
 
 
 def quoted(text: str) -> str:

@@ -29,6 +29,7 @@ BAD = {
     "null for a group": (["logger=null"], "logger=null: no such option; give csv, mlflow, tensorboard or wandb"),
     "number for a group": (["model=3"], "model=3: no such option; give koch, lbp"),
     "dictionary for a group": (["model={name: koch}"], "model={name: koch}: no such option; give koch, lbp"),
+    "null for a group of Hydra": (["hydra/launcher=null"], "hydra/launcher=null: no such option; give basic, joblib"),
     "null for an experiment": (["experiment=null"], "experiment=null: no such option; give baseline/lbp"),
     "run folder as working directory": (["data=synthetic", "hydra.job.chdir=true"], "hydra.job.chdir=true: relative"),
     "run folder as working directory of jobs": (
