@@ -66,8 +66,9 @@ def test_the_commands_of_hydra_are_those_of_the_scripts(tiny_overrides: list[str
 
 
 @pytest.mark.slow
-def test_a_wheel_has_all_it_needs(tiny_root: Path, tmp_path: Path) -> None:
+def test_a_wheel_has_all_it_needs(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel is built, installed into a new environment that shares our packages, and used in an empty folder."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it would hide the installed package
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
     venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
