@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks.common import ROOT, table, worker
 from siamese.data.lists import person_of
-from siamese.runs.records import PREDICTION_COLUMNS, read_predictions
+from siamese.runs.tables import PREDICTION_COLUMNS, read_predictions
 
 SEEDS = 4
 """Jobs of a configuration; more if there are more jobs than configurations."""

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import read_rows, without_times
 
-from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
+from siamese.runs.tables import read_history
 
 KOCH = {"name": "koch", "widths": [4, 4, 8, 8], "embedding_dim": 16, "batchnorm": True, "dropout": 0.2}
 RESNET = {"name": "resnet", "widths": [4, 8], "blocks": [1, 1], "embedding_dim": 16, "dropout": 0.2}

@@ -18,7 +18,7 @@ from conftest import ROOT
 from resuming import assert_close, assert_equal
 from slurm_cluster import NODES, Cluster, wait_until, why_not
 
-from siamese.runs.records import read_history
+from siamese.runs.tables import read_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 

@@ -36,7 +36,7 @@ from siamese.errors import ConfigError, MissingPackageError, TrainingError
 from siamese.report.sweep_page import write_sweep_page
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import ORPHANS_MAY_TAKE, SWEEP_PROCESS, claim, release
-from siamese.runs.records import read_history
+from siamese.runs.tables import read_history
 from siamese.text import count, shell_words
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from siamese.data.lists import Pair, person_of, read_table
 from siamese.data.spelling import normalised
 from siamese.errors import DataError
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 from siamese.text import count
 
 MOST_VALUES = 30

@@ -27,7 +27,7 @@ from siamese.data.sampling import Ints
 from siamese.data.sources import image_root, prepare_data
 from siamese.data.split import validation_split
 from siamese.errors import DataError
-from siamese.runs.records import write_excluded
+from siamese.runs.tables import write_excluded
 from siamese.text import count
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from siamese.data.spelling import normalised
 from siamese.data.union_find import connected_components
 from siamese.errors import DataError
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 from siamese.text import count
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from siamese.data.lists import Pair, People, identities
 from siamese.data.pair_list import read_listed_pairs
 from siamese.files import file_digest
 from siamese.parallel import READERS, in_order
-from siamese.runs.records import Membership
+from siamese.runs.tables import Membership
 
 
 class OwnPairs(NamedTuple):

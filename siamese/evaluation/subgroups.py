@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from siamese.evaluation.intervals import UNDEFINED, Interval, difference_interval, share_interval
 from siamese.evaluation.metrics import as_flags
 from siamese.evaluation.people import PairPeople, are_few
-from siamese.runs.records import GroupFigure, GroupKind
+from siamese.runs.tables import GroupFigure, GroupKind
 
 LEAST = 30
 """With fewer pairs (intervals over people: with fewer people), a figure says nothing.

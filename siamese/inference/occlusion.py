@@ -21,7 +21,7 @@ from siamese.inference.verifier import Photo, Verification, Verifier
 from siamese.report.examples import occlusion_map_file, pick_examples
 from siamese.report.text import probability
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import read_predictions
+from siamese.runs.tables import read_predictions
 from siamese.scoring.device import exact_convolutions
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from siamese.report.examples import as_data_uri, load_photo
 from siamese.report.figures import score_figure, to_svg
 from siamese.report.html import render_page
 from siamese.report.load import Run, read_run
-from siamese.runs.records import Prediction
 from siamese.runs.signals import Interrupted
+from siamese.runs.tables import Prediction
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -35,7 +35,8 @@ from siamese.files import write_csv_atomically
 from siamese.protocols.people import Member, find_test_people, load_member, load_test_images
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import CMC_COLUMNS, OPEN_SET_COLUMNS, Result, write_excluded
+from siamese.runs.records import Result
+from siamese.runs.tables import CMC_COLUMNS, OPEN_SET_COLUMNS, write_excluded
 from siamese.scoring.search import image_terms, prepare_queries, score_queries
 from siamese.text import count
 

@@ -23,7 +23,7 @@ from siamese.files import write_csv_atomically
 from siamese.protocols.people import Member, find_test_people, load_member, load_test_images
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import write_excluded
+from siamese.runs.tables import write_excluded
 from siamese.scoring.scores import score_embeddings
 from siamese.text import count
 

@@ -21,7 +21,7 @@ from siamese.parallel import READERS, in_order
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 from siamese.runs.moved import changed_images
-from siamese.runs.records import Membership
+from siamese.runs.tables import Membership
 from siamese.scoring.device import pick_device
 from siamese.scoring.leakage import check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision

@@ -16,7 +16,7 @@ from siamese.evaluation.intervals import share_interval
 from siamese.evaluation.metrics import Roc, corners, roc_curve
 from siamese.evaluation.people import PairPeople, are_few
 from siamese.files import write_csv_atomically, write_text_atomically
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 
 CURVES = ("roc.csv", "reliability.csv", "lfw_roc.txt")
 

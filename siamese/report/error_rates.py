@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from siamese.evaluation.subgroups import RATES, comparisons
 from siamese.report.text import interval, number, percent
-from siamese.runs.records import GroupFigure
+from siamese.runs.tables import GroupFigure
 from siamese.text import count
 
 TITLES = {"all": "All test pairs", "mixed": "Two different groups", "unknown": "Unknown"}

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from siamese.data.images import open_upright
-from siamese.runs.records import OUTCOMES, Prediction
+from siamese.runs.tables import OUTCOMES, Prediction
 
 PHOTO_HEIGHT = 125
 """Height of an embedded photo, pixels: half of LFW's 250, enough to see the face, and about 4 kB as JPEG."""

@@ -27,7 +27,7 @@ from siamese.evaluation.people import PairPeople
 from siamese.report.curves import reliability_points
 from siamese.report.examples import PHOTO_HEIGHT, Examples
 from siamese.report.text import fixed, interval, percent, photo_title, probability
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 from siamese.text import count
 
 # The palette of Okabe and Ito (2008), distinguishable with all common kinds of colour blindness.

@@ -15,7 +15,8 @@ import yaml
 
 from siamese.files import file_state, flatten
 from siamese.runs.continuing import EARLIER
-from siamese.runs.records import HistoryRow, Result, read_history, read_mapping, read_result
+from siamese.runs.records import Result, read_mapping, read_result
+from siamese.runs.tables import HistoryRow, read_history
 
 CACHED = 4096
 """Files of each kind that are kept in memory."""

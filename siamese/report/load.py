@@ -12,7 +12,8 @@ import yaml
 from siamese.config.defaults import configuration_folder
 from siamese.config.protocol import OF_PEOPLE
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import (
+from siamese.runs.records import Result, read_mapping, read_result, read_text
+from siamese.runs.tables import (
     CMC_COLUMNS,
     OPEN_SET_COLUMNS,
     OUTCOMES,
@@ -20,16 +21,12 @@ from siamese.runs.records import (
     GroupFigure,
     HistoryRow,
     Prediction,
-    Result,
     read_curve,
     read_excluded,
     read_folds,
     read_groups,
     read_history,
-    read_mapping,
     read_predictions,
-    read_result,
-    read_text,
 )
 from siamese.text import shell_words
 

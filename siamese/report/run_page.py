@@ -37,7 +37,8 @@ from siamese.report.load import Run, read_run, run_files
 from siamese.report.run_notes import notes
 from siamese.report.run_summary import summary
 from siamese.report.text import fixed, interval, number, percent
-from siamese.runs.records import Prediction, Result
+from siamese.runs.records import Result
+from siamese.runs.tables import Prediction
 from siamese.text import count, duration
 
 PICTURES = ("curves", "identification", "roc", "det", "scores", "reliability", "confusion", "gallery")

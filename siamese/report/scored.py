@@ -25,7 +25,7 @@ from siamese.evaluation.people import NumberedPeople
 from siamese.files import file_state, write_text_atomically
 from siamese.report.drawn import code_version
 from siamese.report.jobs import CACHED, Job
-from siamese.runs.records import Prediction, iterate_predictions
+from siamese.runs.tables import Prediction, iterate_predictions
 
 ROC_GRID = np.linspace(0, 1, 201)
 """False positive rates at which the ROC of a run is interpolated; finer than the figure shows."""

@@ -14,17 +14,9 @@ from siamese.errors import ConfigError
 from siamese.files import flatten, remove_unfinished, write_text_atomically
 from siamese.runs.continuing import EARLIER, RAISED, ended_anyway, raised, remove_result, set_aside
 from siamese.runs.moved import PLACES, moved_data
-from siamese.runs.records import (
-    Membership,
-    Result,
-    config_text,
-    read_config,
-    read_history,
-    read_memberships,
-    read_result,
-    write_result,
-)
+from siamese.runs.records import Result, config_text, read_config, read_result, write_result
 from siamese.runs.signals import Interrupted, was_requeued
+from siamese.runs.tables import Membership, read_history, read_memberships
 
 
 class RunFolder:

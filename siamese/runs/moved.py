@@ -7,7 +7,7 @@ from pathlib import Path
 
 from siamese.config.data import DataConfig, FolderData, PairsData
 from siamese.files import file_digest
-from siamese.runs.records import Membership
+from siamese.runs.tables import Membership
 
 PLACES = ("data.root", "data.list")
 """Keys that say where the user's own photos are."""

@@ -11,7 +11,8 @@ from siamese.data.lists import people_of_each
 from siamese.evaluation.intervals import mean_interval
 from siamese.evaluation.summary import summarise
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import OUTCOMES, Prediction, Result, read_predictions, write_folds, write_predictions
+from siamese.runs.records import Result
+from siamese.runs.tables import OUTCOMES, Prediction, read_predictions, write_folds, write_predictions
 from siamese.scoring.groups import record_groups
 from siamese.scoring.networks import recorded_decision
 

@@ -13,7 +13,7 @@ from siamese.data.lists import Pair, people_of_each
 from siamese.errors import DataError
 from siamese.evaluation.subgroups import figures_by_group
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import read_predictions, write_groups
+from siamese.runs.tables import read_predictions, write_groups
 from siamese.text import shell_words
 
 log = logging.getLogger(__name__)

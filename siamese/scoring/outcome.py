@@ -18,7 +18,8 @@ from siamese.evaluation.metrics import chance_level, confusion
 from siamese.evaluation.summary import summarise
 from siamese.models.siamese import SiameseNetwork
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import OUTCOMES, Prediction, Result, write_predictions
+from siamese.runs.records import Result
+from siamese.runs.tables import OUTCOMES, Prediction, write_predictions
 from siamese.scoring.scores import score_pairs
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from siamese.errors import DataError
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
 from siamese.runs.moved import changed_images
-from siamese.runs.records import Membership, write_memberships
+from siamese.runs.tables import Membership, write_memberships
 from siamese.scoring.groups import check_groups
 from siamese.text import count
 

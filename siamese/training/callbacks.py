@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from siamese.errors import TrainingError
 from siamese.runs import signals
-from siamese.runs.records import HISTORY_COLUMNS, write_history
+from siamese.runs.tables import HISTORY_COLUMNS, write_history
 from siamese.training.epochs import epoch_line, time_left
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from siamese.runs.records import HistoryRow
+from siamese.runs.tables import HistoryRow
 from siamese.text import duration
 
 SHOWN = ("train/loss", "val/loss", "val/acc")

@@ -24,8 +24,9 @@ from siamese.models.siamese import SiameseNetwork
 from siamese.runs.finished import FinishedRun, find_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.locks import is_main
-from siamese.runs.records import config_text, write_history
+from siamese.runs.records import config_text
 from siamese.runs.signals import Interrupted, deferred
+from siamese.runs.tables import write_history
 from siamese.scoring.device import exact_convolutions, pick_device
 from siamese.scoring.facts import describe_run
 from siamese.scoring.networks import initial_network

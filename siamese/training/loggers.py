@@ -26,7 +26,8 @@ from siamese.data.lists import person_of
 from siamese.errors import ConfigError
 from siamese.files import flatten
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Result, config_text, read_predictions
+from siamese.runs.records import Result, config_text
+from siamese.runs.tables import read_predictions
 from siamese.training.hparams import hparams_summaries, settings_of
 
 SECTIONS = {

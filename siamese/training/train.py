@@ -15,7 +15,8 @@ from siamese.evaluation.decision import choose_decision
 from siamese.models.siamese import SiameseNetwork
 from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Result, read_history
+from siamese.runs.records import Result
+from siamese.runs.tables import read_history
 from siamese.scoring.domain import record_domain
 from siamese.scoring.fit import fit_backend
 from siamese.scoring.groups import record_groups

@@ -14,7 +14,7 @@ from siamese.command import hydra_app
 from siamese.command.ending import print_ending
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Membership, write_memberships
+from siamese.runs.tables import Membership, write_memberships
 
 Make = Callable[..., TrainConfig]
 

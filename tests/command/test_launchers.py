@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from siamese.runs.records import read_history
+from siamese.runs.tables import read_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

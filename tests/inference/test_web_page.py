@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from siamese.command.main import main
 from siamese.inference.web_page import PairView, rank_score
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ALONE = [  # otherwise Chromium contacts its vendor's servers at every start

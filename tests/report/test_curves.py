@@ -10,7 +10,7 @@ import pytest
 
 from siamese.evaluation.metrics import auc, tar_at_far
 from siamese.report.curves import CURVES, write_curves
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 
 
 def scored(labels: np.ndarray, seed: int = 0) -> list[Prediction]:

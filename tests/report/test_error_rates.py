@@ -7,7 +7,7 @@ import pytest
 
 from siamese.evaluation.subgroups import figures_by_group
 from siamese.report.error_rates import attribute_tables, how_certain
-from siamese.runs.records import GroupFigure
+from siamese.runs.tables import GroupFigure
 
 
 def figures(rates: dict[str, float], pairs: int = 100) -> list[GroupFigure]:

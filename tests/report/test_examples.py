@@ -10,7 +10,7 @@ from PIL import Image
 from siamese.data.images import decode
 from siamese.evaluation.metrics import sigmoid
 from siamese.report.examples import load_photo, pick_examples
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 
 
 def pair(score: float, label: int = 1, name: str = "a") -> Prediction:

@@ -15,7 +15,7 @@ from siamese.evaluation.intervals import wilson
 from siamese.evaluation.metrics import Confusion
 from siamese.report import figures
 from siamese.report.examples import pick_examples
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 
 
 def test_curves_mark_the_best_epoch_and_leave_gaps():

@@ -24,7 +24,7 @@ from siamese.report import figures
 from siamese.report.examples import pick_examples
 from siamese.report.load import read_run
 from siamese.report.run_page import PICTURES, _rates, write_run_page
-from siamese.runs.records import Prediction
+from siamese.runs.tables import Prediction
 
 EVIL = "<script>alert('$x^$')</script>"
 SOURCES = ("src", "href", "xlink:href", "srcset", "action", "data")

@@ -9,7 +9,8 @@ import pytest
 
 from siamese.report.load import Run
 from siamese.report.run_summary import summary
-from siamese.runs.records import HISTORY_COLUMNS, Prediction, Result
+from siamese.runs.records import Result
+from siamese.runs.tables import HISTORY_COLUMNS, Prediction
 
 TESTED = {
     "status": "done", "dataset": "synthetic", "protocol": "view1", "setting": "restricted", "n_test": 400,

@@ -14,7 +14,7 @@ from siamese.evaluation.people import NumberedPeople
 from siamese.report import scored as module
 from siamese.report.jobs import Job, read_jobs
 from siamese.report.scored import FILE, ROC_GRID, people_of_tested, scored
-from siamese.runs.records import Prediction, read_predictions, write_predictions
+from siamese.runs.tables import Prediction, read_predictions, write_predictions
 
 
 def pairs(n: int, seed: int = 0, folders_are_people: bool = True) -> list[Prediction]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Prediction, write_predictions
+from siamese.runs.tables import Prediction, write_predictions
 from siamese.scoring.groups import record_groups
 
 

@@ -12,7 +12,7 @@ from siamese.config.schema import TrainConfig
 from siamese.errors import DataError
 from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Membership, write_memberships
+from siamese.runs.tables import Membership, write_memberships
 from siamese.scoring.leakage import check_unseen, seen_by
 
 Make = Callable[..., TrainConfig]

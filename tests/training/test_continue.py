@@ -23,8 +23,9 @@ from siamese.report.jobs import read_jobs
 from siamese.runs.continuing import ended_anyway, raised
 from siamese.runs.finished import find_run
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Result, read_config, read_history
+from siamese.runs.records import Result, read_config
 from siamese.runs.signals import Interrupted
+from siamese.runs.tables import read_history
 from siamese.training import folds
 from siamese.training.folds import train_folds
 

@@ -16,8 +16,8 @@ from resuming import KINDS, assert_equal, die
 
 from siamese.config.schema import TrainConfig
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
+from siamese.runs.tables import read_history
 from siamese.training.module import SiameseModule
 from siamese.training.train import train
 

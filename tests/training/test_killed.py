@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from resuming import KINDS, assert_equal
 
-from siamese.runs.records import read_history
+from siamese.runs.tables import read_history
 
 pytestmark = pytest.mark.slow
 

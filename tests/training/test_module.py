@@ -16,7 +16,7 @@ from siamese.data.dataset import load_dataset
 from siamese.models.build import network_of
 from siamese.objectives.pairs import BinaryCrossEntropy
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import read_history
+from siamese.runs.tables import read_history
 from siamese.training.build import build_data_module, build_optimizer, build_scheduler
 from siamese.training.data_module import BatchLoader, PairBatch, PairIndices
 from siamese.training.module import MovingAverage, SiameseModule

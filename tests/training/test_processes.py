@@ -20,7 +20,7 @@ from resuming import FACE, UNRESTRICTED, assert_close
 from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError, DataError, TrainingError
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import read_history
+from siamese.runs.tables import read_history
 from siamese.training.processes.collective import processes
 from siamese.training.processes.helper import train_as_helper
 

@@ -23,8 +23,8 @@ from siamese.config.schema import TrainConfig
 from siamese.errors import DataError, TrainingError
 from siamese.runs import signals
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import read_history
 from siamese.runs.signals import Interrupted
+from siamese.runs.tables import read_history
 from siamese.training import train as train_module
 from siamese.training.callbacks import KeepLast
 from siamese.training.module import SiameseModule

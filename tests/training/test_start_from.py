@@ -19,7 +19,8 @@ from siamese.protocols.evaluate import evaluate
 from siamese.runs.finished import find_run, find_start, with_start
 from siamese.runs.folder import RunFolder
 from siamese.runs.latest import RUNS, point_latest
-from siamese.runs.records import read_config, read_history
+from siamese.runs.records import read_config
+from siamese.runs.tables import read_history
 from siamese.scoring.facts import describe_run
 from siamese.scoring.networks import initial_network, load_network
 from siamese.scoring.precision import Arithmetic

@@ -26,7 +26,7 @@ from siamese.models.build import network_of
 from siamese.objectives.pairs import BinaryCrossEntropy
 from siamese.protocols.evaluate import evaluate
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import PREDICTION_COLUMNS, read_history
+from siamese.runs.tables import PREDICTION_COLUMNS, read_history
 from siamese.scoring.networks import load_network
 from siamese.scoring.scores import score_pairs
 from siamese.training.build import build_data_module, build_optimizer
