@@ -22,7 +22,7 @@ class Conv3x3(nn.Conv2d):
     """`torch.nn.Conv2d` with a 3x3 kernel, padding 1 and no bias.
 
     On the CPU, with the compiled library, there are two faster ways than oneDNN's. Parameters and state are those of
-    ``Conv2d``.
+    ``Conv2d``. Both ways are differentiable once: gradients that were made with ``create_graph=True`` are constants.
 
     - In float32 with stride 1: Winograd's method (`siamese.models.winograd`). Without gradients, fewer than `FEW`
       images are convolved directly, because the images of a batch share the cost of transforming the kernel.

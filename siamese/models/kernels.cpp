@@ -420,8 +420,9 @@ INLINE void image_columns(const T *x, long height, long width, long channels, lo
 // convolution into one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions.
 
 // The transforms of one axis with N = M + 2 pixels, by Toom and Cook's method with the first N - 1 of these points, and
-// infinity. Products with powers of 2 are exact. `siamese/models/winograd.py` has the same points for the kernels.
-constexpr float POINTS[] = {0, 1, -1, 2, -2, 0.5f};
+// infinity. All entries are exact in float32. With 0.5 instead of -0.5, gradients that are mostly positive would have
+// three times the rounding error. `siamese/models/winograd.py` has the same points for the kernels.
+constexpr float POINTS[] = {0, 1, -1, 2, -2, -0.5f};
 
 template <long M>
 struct ToomCook {
@@ -429,7 +430,7 @@ struct ToomCook {
     float in[N][N], out[M][N];
 
     constexpr ToomCook() : in(), out() {
-        for (long k = 0; k < N; ++k) {  // a point p_k, or infinity
+        for (long k = 0; k < N; ++k) {  // k = N - 1 is infinity
             in[k][0] = 1;  // coefficients of the product of x - p over the other points
             for (long j = 0, degree = 1; j < N - 1; ++j) {
                 if (j == k) continue;
@@ -447,25 +448,25 @@ struct ToomCook {
 template <long M>
 constexpr ToomCook<M> axis{};
 
-// The four transforms: of a tile of the input, of a product to a tile of the result, and the same backward. Tiles of the
-// input begin one pixel above and left of the image and overlap; those of the result do not.
+// The four transforms. `FromResult` and `ToInput`, of the backward pass, are transposed `ToResult` and `FromInput`. Tiles of the input begin one
+// pixel above and left of the image and overlap; those of the result do not.
 template <long M>
-struct FromInput {
+struct FromInput {  // input -> tiles
     static constexpr long FROM = M + 2, TO = M + 2, STEP = M, BORDER = 1;
     static constexpr float at(long r, long k) { return axis<M>.in[r][k]; }
 };
 template <long M>
-struct ToResult {
+struct ToResult {  // products -> result
     static constexpr long FROM = M + 2, TO = M, STEP = M, BORDER = 0;
     static constexpr float at(long r, long k) { return axis<M>.out[r][k]; }
 };
 template <long M>
-struct FromResult {
+struct FromResult {  // gradient of the result -> tiles
     static constexpr long FROM = M, TO = M + 2, STEP = M, BORDER = 0;
     static constexpr float at(long r, long k) { return axis<M>.out[k][r]; }
 };
 template <long M>
-struct ToInput {
+struct ToInput {  // products -> gradient of the input
     static constexpr long FROM = M + 2, TO = M + 2, STEP = M, BORDER = 1;
     static constexpr float at(long r, long k) { return axis<M>.in[k][r]; }
 };
@@ -522,9 +523,11 @@ INLINE void image_to_tiles(const float *x, long height, long width, long channel
     for (long top = -L::BORDER; top < height - L::BORDER; top += L::STEP)
         for (long left = -L::BORDER; left < width - L::BORDER; left += L::STEP, tiles += channels) {
             Inside rows(top, FROM, height), columns(left, FROM, width);
+            bool whole = rows.to - rows.from == FROM && columns.to - columns.from == FROM;
             for (long c = 0; c < channels; c += LANES) {
-                float tile[FROM * FROM][LANES] = {}, found[TO * TO][LANES];
+                float tile[FROM * FROM][LANES], found[TO * TO][LANES];
                 long n = channels - c < LANES ? channels - c : LANES;
+                if (!whole || n < LANES) std::memset(tile, 0, sizeof tile);
                 for (long i = rows.from; i < rows.to; ++i)
                     for (long j = columns.from; j < columns.to; ++j)
                         copy_lanes(tile[i * FROM + j], x + ((top + i) * width + left + j) * channels + c, n);
@@ -544,8 +547,9 @@ INLINE void image_from_tiles(const float *tiles, long step, long height, long wi
         for (long left = -L::BORDER; left < width - L::BORDER; left += L::STEP, tiles += channels) {
             Inside rows(top, TO, height), columns(left, TO, width);
             for (long c = 0; c < channels; c += LANES) {
-                float tile[FROM * FROM][LANES] = {}, found[TO * TO][LANES];
+                float tile[FROM * FROM][LANES], found[TO * TO][LANES];
                 long n = channels - c < LANES ? channels - c : LANES;
+                if (n < LANES) std::memset(tile, 0, sizeof tile);
                 for (long k = 0; k < FROM * FROM; ++k) copy_lanes(tile[k], tiles + k * step + c, n);
                 transform<L>(tile, found);
                 for (long i = rows.from; i < rows.to; ++i)

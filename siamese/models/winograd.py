@@ -3,8 +3,8 @@
 Lavin and Gray (2016, "Fast Algorithms for Convolutional Neural Networks", section 4): a tile of M x M pixels of the
 result depends on (M + 2)^2 pixels of the input. Both and the kernel have transforms, with which the convolution is one
 product of matrices for each of (M + 2)^2 positions. That takes 4 multiplications a pixel instead of 9 with M = 2, 2.25
-with M = 4, and 1.96 with M = 5. The library (``kernels.cpp``) transforms the maps. The backward pass transposes each
-step.
+with M = 4, and 1.96 with M = 5. The library (``kernels.cpp``) transforms the maps. The backward pass applies the
+transposed steps in reverse order.
 
 Shapes: B images, C input and O output channels, H x W pixels, N tiles of all images, T = (M + 2)^2 positions.
 """
@@ -25,11 +25,12 @@ from siamese.models.kernels import call, channels_last
 TILES = (2, 4, 5)
 """The values of M for which the library has the transforms."""
 
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5)
-"""Points of Toom and Cook's method, as in the library; the M + 1 first ones are used."""
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, -0.5)
+"""Points of Toom and Cook's method, as in the library; M uses the first M + 1."""
 
 CHUNK_BYTES = 8 * 2**20
-"""The images are transformed in parts of this size, so that the products find them in the processor's cache."""
+"""The images are transformed in parts. Their tiles, and the products of these, have about this size each, so that they
+stay in the processor's last cache."""
 
 
 def winograd_conv2d(x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
@@ -40,8 +41,8 @@ def winograd_conv2d(x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
         w_OC33: 3x3 kernels, float32.
 
     Returns:
-        [B, O, H, W], float32 and channels-last; differentiable once. It differs from the direct sum by rounding: up to
-        1e-5 of the largest value. An infinite or very large pixel affects the whole tile.
+        [B, O, H, W], float32 and channels-last; differentiable once. It differs from the exact sum by rounding: up to
+        1e-5 of the largest value, its gradients up to 2e-5. An infinite or very large pixel affects the whole tile.
     """
     y_BOHW: Tensor = _WinogradConv.apply(channels_last(x_BCHW), w_OC33)
     return y_BOHW
@@ -49,18 +50,18 @@ def winograd_conv2d(x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
 
 class _WinogradConv(torch.autograd.Function):
     @staticmethod
-    # As of other convolutions, the gradient is float32 if the result was.
-    @torch.amp.custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    # Without autocast, and so is the backward pass.
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
         (batch, channels, height, width), out = x_BCHW.shape, len(w_OC33)
         m = _tile(height, width)
         w_TCO = (_kernel_transform(m) @ w_OC33.permute(2, 3, 1, 0).reshape(9, -1)).view(-1, channels, out)
         y_BOHW = x_BCHW.new_empty(batch, height, width, out).permute(0, 3, 1, 2)
         of_x, of_y = _Workspace(), _Workspace()
-        for x, y in _parts(m, x_BCHW, y_BOHW):
-            x_TNC = _transform("from_input", m, x, of_x)
+        for part in _parts(m, x_BCHW, out):
+            x_TNC = _transform("from_input", m, x_BCHW[part], of_x)
             y_TNO = torch.bmm(x_TNC, w_TCO, out=of_y.take(*x_TNC.shape[:2], out))
-            call("winograd_to_result", y, y, m, y_TNO)
+            call("winograd_to_result", y_BOHW[part], y_BOHW[part], m, y_TNO)
         ctx.save_for_backward(x_BCHW, w_TCO)
         return y_BOHW
 
@@ -69,22 +70,22 @@ class _WinogradConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g_BOHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x_BCHW, w_TCO = ctx.saved_tensors
-        m = _tile(*x_BCHW.shape[2:])
+        g_BOHW = channels_last(g_BOHW)
+        m, (channels, out) = _tile(*x_BCHW.shape[2:]), w_TCO.shape[1:]
         gx_BCHW = torch.empty_like(x_BCHW) if ctx.needs_input_grad[0] else None
         gw_TCO = torch.zeros_like(w_TCO) if ctx.needs_input_grad[1] else None
         of_x, of_g = _Workspace(), _Workspace()
-        # Without a gradient of the input, x stands in for it.
-        for x, g, gx in _parts(m, x_BCHW, channels_last(g_BOHW), x_BCHW if gx_BCHW is None else gx_BCHW):
-            g_TNO = _transform("from_result", m, g, of_g)
+        for part in _parts(m, x_BCHW, out):
+            g_TNO = _transform("from_result", m, g_BOHW[part], of_g)
             if gw_TCO is not None:
-                gw_TCO.baddbmm_(_transform("from_input", m, x, of_x).mT, g_TNO)
+                gw_TCO.baddbmm_(_transform("from_input", m, x_BCHW[part], of_x).mT, g_TNO)
             if gx_BCHW is not None:
-                gx_TNC = torch.bmm(g_TNO, w_TCO.mT, out=of_x.take(*g_TNO.shape[:2], x.shape[1]))
-                call("winograd_to_input", gx, gx, m, gx_TNC)
+                gx_TNC = torch.bmm(g_TNO, w_TCO.mT, out=of_x.take(*g_TNO.shape[:2], channels))
+                call("winograd_to_input", gx_BCHW[part], gx_BCHW[part], m, gx_TNC)
         if gw_TCO is None:
             return gx_BCHW, None
         gw_9X = _kernel_transform(m).T @ gw_TCO.flatten(1)
-        return gx_BCHW, gw_9X.view(3, 3, *gw_TCO.shape[1:]).permute(3, 2, 0, 1)
+        return gx_BCHW, gw_9X.view(3, 3, channels, out).permute(3, 2, 0, 1)
 
 
 def _tile(height: int, width: int) -> int:
@@ -100,8 +101,8 @@ def _tiles_of_image(m: int, height: int, width: int) -> int:
 def _kernel_transform(m: int) -> Tensor:
     """Return the transform of the columns and the rows of a kernel, as one matrix [T, 9].
 
-    Of one axis, the row of a point p has its powers, divided by the product of p - q over the other points q. The last
-    row, for infinity, has the last tap.
+    For one axis, the row of a point p is [1, p, p^2], divided by the product of p - q over the other points q. The last
+    row belongs to the point infinity and selects the last tap.
     """
     points = POINTS[: m + 1]
     rows = [[p**k / math.prod(p - q for q in points if q != p) for k in range(3)] for p in points]
@@ -109,13 +110,13 @@ def _kernel_transform(m: int) -> Tensor:
     return torch.kron(one, one).float()
 
 
-def _parts(m: int, *maps_BCHW: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _parts(m: int, x_BCHW: Tensor, out: int) -> Iterator[slice]:
     """Divide the images into parts whose tiles have about `CHUNK_BYTES`, with the same number for each thread."""
-    channels = max(maps.shape[1] for maps in maps_BCHW)
-    of_image = 4 * (m + 2) ** 2 * _tiles_of_image(m, *maps_BCHW[0].shape[2:]) * channels
+    batch, channels, height, width = x_BCHW.shape
+    of_image = 4 * (m + 2) ** 2 * _tiles_of_image(m, height, width) * max(channels, out)
     threads = torch.get_num_threads()
     images = max(1, CHUNK_BYTES // of_image // threads) * threads
-    return zip(*(maps.split(images) for maps in maps_BCHW), strict=True)
+    return (slice(first, first + images) for first in range(0, batch, images))
 
 
 class _Workspace:

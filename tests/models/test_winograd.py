@@ -34,35 +34,54 @@ def direct(x: Tensor, w: Tensor) -> Tensor:
     return nn.functional.conv2d(x, w, padding=1)
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(5, 5), (4, 4), (8, 8), (1, 1), (9, 10), (20, 7), (40, 40), (1, 30), (2, 2)]
-)
-@pytest.mark.parametrize(("c_in", "c_out"), [(1, 1), (16, 32), (17, 33), (6, 4)])
-def test_winograd_is_the_convolution(height: int, width: int, c_in: int, c_out: int) -> None:
-    """Sides that are multiples of a tile or not, and channels that are multiples of a vector or not."""
+SIDES = {(5, 5): 5, (4, 4): 4, (8, 8): 4, (1, 1): 2, (9, 10): 5, (20, 7): 4, (40, 40): 5, (1, 30): 2, (2, 2): 2}
+"""Height and width, multiples of a tile or not: the tile."""
+
+
+@pytest.mark.parametrize(("height", "width"), SIDES)
+@pytest.mark.parametrize(("c_in", "c_out"), [(1, 1), (16, 32), (17, 33), (6, 4), (128, 128)])
+@pytest.mark.parametrize("mean", [0, 1])
+def test_winograd_is_the_convolution(height: int, width: int, c_in: int, c_out: int, mean: int) -> None:
+    """Channels that are multiples of a vector or not; rounding errors of images and gradients with a mean add up."""
     x, w, g = inputs(3, c_in, c_out, height, width)
+    x, g = x + mean, g.abs() if mean else g
     exact = results(direct, x.double(), w.double(), g.double())
     for mine, their in zip(results(winograd_conv2d, x, w, g), exact, strict=True):
         torch.testing.assert_close(mine.double(), their, rtol=0, atol=1e-5 * float(their.abs().max()))
 
 
-def test_the_sides_above_need_every_tile() -> None:
-    assert {winograd._tile(*sides) for sides in ((1, 1), (8, 8), (40, 40))} == set(winograd.TILES)
+def test_the_tile_needs_the_fewest_multiplications() -> None:
+    assert {sides: winograd._tile(*sides) for sides in SIDES} == SIDES
 
 
-def test_the_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("parts", "images"), [(7, 1), (3, 3)])
+def test_the_parts_do_not_matter(parts: int, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The images are transformed in parts; also if one image is larger than a part, and the last part is smaller."""
     tensors = inputs(7, 16, 24, 10, 10)
     whole = results(winograd_conv2d, *tensors)
+    calls = recorded_calls(monkeypatch)
     of_image = 49 * 4 * 24 * 4
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    for size in (1, 3 * of_image):
-        monkeypatch.setattr(winograd, "CHUNK_BYTES", size)
-        for one, other in zip(results(winograd_conv2d, *tensors), whole, strict=True):
-            torch.testing.assert_close(one, other, rtol=0, atol=2e-6 * float(other.abs().max()))
+    monkeypatch.setattr(winograd, "CHUNK_BYTES", images * of_image if images > 1 else 1)
+    for one, other in zip(results(winograd_conv2d, *tensors), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6 * float(other.abs().max()))
+    assert calls.count("to_result") == calls.count("to_input") == parts
 
 
-def test_the_transforms_do_not_depend_on_the_number_of_threads() -> None:
+def recorded_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The transforms that are called from now on."""
+    calls: list[str] = []
+
+    def recorded(name: str, *arguments: Tensor | int) -> None:
+        calls.append(name.removeprefix("winograd_"))
+        call(name, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(winograd, "call", recorded)
+    return calls
+
+
+@pytest.mark.parametrize("m", winograd.TILES)
+def test_the_transforms_do_not_depend_on_the_number_of_threads(m: int) -> None:
     """The products do, as all matrix products of PyTorch may."""
     x, _, g = inputs(8, 20, 20, 10, 9)
     found, threads = [], torch.get_num_threads()
@@ -72,9 +91,9 @@ def test_the_transforms_do_not_depend_on_the_number_of_threads() -> None:
             maps = [value.contiguous(memory_format=torch.channels_last) for value in (x, g)]
             spaces = [winograd._Workspace(), winograd._Workspace()]
             names = ("from_input", "from_result")
-            tiles = [winograd._transform(name, 4, *of) for name, *of in zip(names, maps, spaces, strict=True)]
+            tiles = [winograd._transform(name, m, *of) for name, *of in zip(names, maps, spaces, strict=True)]
             for name, map_BCHW, tiles_TNC in zip(("to_input", "to_result"), maps, tiles, strict=True):
-                call(f"winograd_{name}", map_BCHW, map_BCHW, 4, tiles_TNC)
+                call(f"winograd_{name}", map_BCHW, map_BCHW, m, tiles_TNC)
             found.append([*tiles, *maps])
     finally:
         torch.set_num_threads(threads)
@@ -89,10 +108,7 @@ def test_the_transforms_do_not_depend_on_the_number_of_threads() -> None:
 def test_only_the_gradients_that_are_needed_are_computed(
     needed: str, transforms: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[str] = []
-    monkeypatch.setattr(
-        winograd, "call", lambda name, *a: (calls.append(name.removeprefix("winograd_")), call(name, *a))
-    )
+    calls = recorded_calls(monkeypatch)
     x, w, g = inputs(2, 16, 16, 6, 6)
     winograd_conv2d(x.requires_grad_("x" in needed), w.requires_grad_("w" in needed)).backward(g)
     assert calls == ["from_input", "to_result", *transforms]
@@ -125,21 +141,37 @@ def test_autocast_during_the_backward_pass_does_not_matter(needed: str) -> None:
     assert all(map(torch.equal, *found))
 
 
-def test_the_default_dtype_does_not_matter() -> None:
+def test_autocast_does_not_matter() -> None:
+    x, w, g = inputs(2, 16, 16, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results(winograd_conv2d, x, w, g)
+    assert all(map(torch.equal, found, results(winograd_conv2d, x, w, g)))
+
+
+@pytest.mark.parametrize("change", ["dtype", "device"])
+def test_the_defaults_of_new_tensors_do_not_matter(change: str) -> None:
     tensors = inputs(2, 16, 16, 6, 6)
-    expected, default = results(winograd_conv2d, *tensors), torch.get_default_dtype()
+    expected, dtype, device = results(winograd_conv2d, *tensors), torch.get_default_dtype(), torch.get_default_device()
+    winograd._kernel_transform.cache_clear()
     try:
-        torch.set_default_dtype(torch.float64)
-        assert all(map(torch.equal, results(winograd_conv2d, *tensors), expected))
+        if change == "dtype":
+            torch.set_default_dtype(torch.float64)
+        else:
+            torch.set_default_device("meta")
+        found = results(winograd_conv2d, *tensors)
     finally:
-        torch.set_default_dtype(default)
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+    assert all(map(torch.equal, found, expected))
 
 
-def test_nan_stays_near_its_pixel() -> None:
-    """A NaN of one image or far away in the same image does not reach the result elsewhere."""
-    x, w, _ = inputs(2, 16, 16, 12, 12)
-    x[0, 0, 0, 0] = float("nan")
-    y = winograd_conv2d(x, w)
-    assert y[0, :, :2, :2].isnan().all()
-    assert not y[0, :, 4:].isnan().any()
-    assert not y[1].isnan().any()
+@pytest.mark.parametrize(("side", "far"), [(12, 4), (10, 5)])
+def test_nan_stays_near_its_pixel(side: int, far: int) -> None:
+    """A NaN of one image or far away in the same image does not reach the result, or the gradient, elsewhere."""
+    x, w, g = inputs(2, 16, 16, side, side)
+    x[0, 0, 0, 0] = g[0, 0, 0, 0] = float("nan")
+    y, gx, _ = results(winograd_conv2d, x, w, g)
+    for found in (y, gx):
+        assert found[0, :, :2, :2].isnan().all()
+        assert not found[0, :, far + 1 :].isnan().any()
+        assert not found[1].isnan().any()
