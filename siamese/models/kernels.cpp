@@ -1,9 +1,10 @@
 // Batch statistics; scaling, 2x2 max-pooling and ReLU as one operation; scaling, addition and ReLU as another; and the
 // first of these after a 3x3 convolution of the images; with their gradients. Also parts of the gradients of average
-// pooling and of 3x3 convolutions, and the transforms of Winograd's convolution.
+// pooling and of 3x3 convolutions, and Winograd's convolution.
 //
 // Feature maps are channels-last, [images][H][W][C], float32 or bf16 (Winograd's: float32); arithmetic is float32. Each
-// function goes through the maps once, with one thread per image. Results do not depend on the number of threads.
+// function goes through the maps once, with one thread per image. Results do not depend on the number of threads, except
+// for the rounding of the gradient of Winograd's kernels, to which each thread adds.
 
 #include <cstdint>
 #include <cstring>
@@ -417,7 +418,8 @@ INLINE void image_columns(const T *x, long height, long width, long channels, lo
 
 // Winograd's convolution with 3x3 kernels and padding 1 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
 // Networks", section 4): the result's tiles of M x M pixels depend on M + 2 x M + 2 pixels. A transform of both turns the
-// convolution into one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions.
+// convolution into one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions. Each thread does all of
+// this with a block of tiles after the other, which stays in the cache of its core.
 
 // The transforms of one axis with N = M + 2 pixels, by Toom and Cook's method with the first N - 1 of these points, and
 // infinity. All entries are exact in float32. With 0.5 instead of -0.5, gradients that are mostly positive would have
@@ -448,8 +450,8 @@ struct ToomCook {
 template <long M>
 constexpr ToomCook<M> axis{};
 
-// The four transforms. `FromResult` and `ToInput`, of the backward pass, are transposed `ToResult` and `FromInput`. Tiles of the input begin one
-// pixel above and left of the image and overlap; those of the result do not.
+// The four transforms. Those of the backward pass, `FromResult` and `ToInput`, are `ToResult` and `FromInput` transposed.
+// Tiles of the input begin one pixel above and left of the image and overlap; those of the result do not.
 template <long M>
 struct FromInput {  // input -> tiles
     static constexpr long FROM = M + 2, TO = M + 2, STEP = M, BORDER = 1;
@@ -515,72 +517,205 @@ struct Inside {
         : from(first < 0 ? -first : 0), to(length - first < size ? length - first : size) {}
 };
 
-// Transform the tiles of an image [H][W][C]. `tiles` is [TO^2][tiles of all images][C], from the first tile of this
-// image on; `step` is the size of its last two axes.
-template <typename L>
-INLINE void image_to_tiles(const float *x, long height, long width, long channels, float *tiles, long step) {
-    constexpr long FROM = L::FROM, TO = L::TO;
-    for (long top = -L::BORDER; top < height - L::BORDER; top += L::STEP)
-        for (long left = -L::BORDER; left < width - L::BORDER; left += L::STEP, tiles += channels) {
-            Inside rows(top, FROM, height), columns(left, FROM, width);
-            bool whole = rows.to - rows.from == FROM && columns.to - columns.from == FROM;
-            for (long c = 0; c < channels; c += LANES) {
-                float tile[FROM * FROM][LANES], found[TO * TO][LANES];
-                long n = channels - c < LANES ? channels - c : LANES;
-                if (!whole || n < LANES) std::memset(tile, 0, sizeof tile);
-                for (long i = rows.from; i < rows.to; ++i)
-                    for (long j = columns.from; j < columns.to; ++j)
-                        copy_lanes(tile[i * FROM + j], x + ((top + i) * width + left + j) * channels + c, n);
-                transform<L>(tile, found);
-                for (long k = 0; k < TO * TO; ++k) copy_lanes(tiles + k * step + c, found[k], n);
-            }
-        }
-}
+// Images [H][W][C] and their tiles, numbered from the first tile of the first image.
+struct Tiled {
+    float *x;
+    long height, width, channels, across, of_image;
 
-// The reverse for tiles [FROM^2][tiles of all images][C]; where tiles overlap, the image is their sum.
-template <typename L>
-INLINE void image_from_tiles(const float *tiles, long step, long height, long width, long channels, float *y) {
-    constexpr long FROM = L::FROM, TO = L::TO;
-    constexpr bool OVERLAP = TO > L::STEP;
-    if (OVERLAP) std::memset(y, 0, height * width * channels * sizeof(float));
-    for (long top = -L::BORDER; top < height - L::BORDER; top += L::STEP)
-        for (long left = -L::BORDER; left < width - L::BORDER; left += L::STEP, tiles += channels) {
-            Inside rows(top, TO, height), columns(left, TO, width);
-            for (long c = 0; c < channels; c += LANES) {
-                float tile[FROM * FROM][LANES], found[TO * TO][LANES];
-                long n = channels - c < LANES ? channels - c : LANES;
-                if (n < LANES) std::memset(tile, 0, sizeof tile);
-                for (long k = 0; k < FROM * FROM; ++k) copy_lanes(tile[k], tiles + k * step + c, n);
-                transform<L>(tile, found);
-                for (long i = rows.from; i < rows.to; ++i)
-                    for (long j = columns.from; j < columns.to; ++j) {
-                        float *pixel = y + ((top + i) * width + left + j) * channels + c;
-                        if (OVERLAP)
-                            for (long l = 0; l < n; ++l) pixel[l] += found[i * TO + j][l];
-                        else
-                            copy_lanes(pixel, found[i * TO + j], n);
-                    }
-            }
-        }
-}
+    Tiled(const float *x, long height, long width, long channels, long m)
+        : x(const_cast<float *>(x)), height(height), width(width), channels(channels), across((width + m - 1) / m),
+          of_image((height + m - 1) / m * across) {}
 
-// The transforms of an image, compiled for each processor.
-#define WITH_TILE(NAME, T, FUNCTION, TRANSFORM, ...)                                                                   \
-    FOR_EACH_PROCESSOR void winograd_##NAME##_of(                                                                      \
-        T *x, long height, long width, long channels, long m, float *tiles, long step                                  \
-    ) {                                                                                                                \
-        if (m == 2)                                                                                                    \
-            FUNCTION<TRANSFORM<2>>(__VA_ARGS__);                                                                       \
-        else if (m == 4)                                                                                               \
-            FUNCTION<TRANSFORM<4>>(__VA_ARGS__);                                                                       \
-        else                                                                                                           \
-            FUNCTION<TRANSFORM<5>>(__VA_ARGS__);                                                                       \
+    long groups() const { return (channels + LANES - 1) / LANES; }
+};
+
+constexpr long ROWS = 6;  // ROWS x LANES sums and what they need fit into the registers of a processor with AVX2
+constexpr long TILES = 4 * ROWS;
+
+// Up to TILES transformed tiles, [positions][groups of LANES channels][TILES][LANES].
+struct Block {
+    float *tiles;
+    long groups;
+
+    long step() const { return (groups * TILES + 1) * LANES; }  // odd in cache lines: positions lie in different sets
+    float *at(long position, long group) const { return tiles + position * step() + group * TILES * LANES; }
+};
+
+// Where a tile of SIDE x SIDE pixels lies.
+template <typename L, long SIDE>
+struct Window {
+    long top, left;
+    Inside rows, columns;
+    float *image;
+
+    Window(const Tiled &map, long tile)
+        : top(tile % map.of_image / map.across * L::STEP - L::BORDER),
+          left(tile % map.of_image % map.across * L::STEP - L::BORDER), rows(top, SIDE, map.height),
+          columns(left, SIDE, map.width), image(map.x + tile / map.of_image * map.height * map.width * map.channels) {}
+
+    bool is_whole() const { return rows.to - rows.from == SIDE && columns.to - columns.from == SIDE; }
+    float *pixel(const Tiled &map, long i, long j) const {
+        return image + ((top + i) * map.width + left + j) * map.channels;
     }
+};
 
-WITH_TILE(from_input, const float, image_to_tiles, FromInput, x, height, width, channels, tiles, step)
-WITH_TILE(to_result, float, image_from_tiles, ToResult, tiles, step, height, width, channels, x)
-WITH_TILE(from_result, const float, image_to_tiles, FromResult, x, height, width, channels, tiles, step)
-WITH_TILE(to_input, float, image_from_tiles, ToInput, tiles, step, height, width, channels, x)
+// Transform `n` tiles of the images, from tile `first` on.
+template <typename L>
+INLINE void images_to_tiles(const Tiled &map, long first, long n, const Block &block) {
+    constexpr long FROM = L::FROM, TO = L::TO;
+    for (long row = 0; row < n; ++row) {
+        Window<L, FROM> window(map, first + row);
+        for (long group = 0; group < block.groups; ++group) {
+            float tile[FROM * FROM][LANES], found[TO * TO][LANES];
+            long c = group * LANES, lanes = map.channels - c < LANES ? map.channels - c : LANES;
+            if (lanes < LANES || !window.is_whole()) std::memset(tile, 0, sizeof tile);
+            for (long i = window.rows.from; i < window.rows.to; ++i)
+                for (long j = window.columns.from; j < window.columns.to; ++j)
+                    copy_lanes(tile[i * FROM + j], window.pixel(map, i, j) + c, lanes);
+            transform<L>(tile, found);
+            for (long k = 0; k < TO * TO; ++k) std::memcpy(block.at(k, group) + row * LANES, found[k], sizeof found[k]);
+        }
+    }
+}
+
+// The reverse; where tiles overlap, the images, which must be 0 before, are their sums.
+template <typename L>
+INLINE void tiles_to_images(const Block &block, const Tiled &map, long first, long n) {
+    constexpr long FROM = L::FROM, TO = L::TO;
+    for (long row = 0; row < n; ++row) {
+        Window<L, TO> window(map, first + row);
+        for (long group = 0; group < block.groups; ++group) {
+            float tile[FROM * FROM][LANES], found[TO * TO][LANES];
+            long c = group * LANES, lanes = map.channels - c < LANES ? map.channels - c : LANES;
+            for (long k = 0; k < FROM * FROM; ++k)
+                std::memcpy(tile[k], block.at(k, group) + row * LANES, sizeof tile[k]);
+            transform<L>(tile, found);
+            for (long i = window.rows.from; i < window.rows.to; ++i)
+                for (long j = window.columns.from; j < window.columns.to; ++j) {
+                    float *pixel = window.pixel(map, i, j) + c;
+                    if (TO > L::STEP)
+                        for (long l = 0; l < lanes; ++l) pixel[l] += found[i * TO + j][l];
+                    else
+                        copy_lanes(pixel, found[i * TO + j], lanes);
+                }
+        }
+    }
+}
+
+// sum[r][l] += a[r * row + k * step] b[k][l], for k < depth
+template <long N>
+INLINE void add_product(float (&sum)[N][LANES], const float *a, long row, long step, const float *b, long depth) {
+    for (long k = 0; k < depth; ++k)
+#pragma GCC unroll 8
+        for (long r = 0; r < N; ++r)
+#pragma omp simd
+            for (long l = 0; l < LANES; ++l) sum[r][l] += a[r * row + k * step] * b[k * LANES + l];
+}
+
+// result = tiles x w at each position; w is [positions][groups of the result][C, rounded up to LANES][LANES].
+INLINE void multiply(const Block &tiles, const float *w, const Block &result, long positions, long n) {
+    for (long k = 0; k < positions; ++k)
+        for (long group = 0; group < result.groups; ++group, w += tiles.groups * LANES * LANES)
+            for (long row = 0; row < n; row += ROWS) {
+                float sum[ROWS][LANES] = {};
+                for (long c = 0; c < tiles.groups; ++c)
+                    add_product(sum, tiles.at(k, c) + row * LANES, LANES, 1, w + c * LANES * LANES, LANES);
+                std::memcpy(result.at(k, group) + row * LANES, sum, sizeof sum);
+            }
+}
+
+template <long N>
+INLINE void add_gradient(const float *tiles, const float *gradient, long n, float *gw) {
+    float sum[N][LANES] = {};
+    add_product(sum, tiles, 1, LANES, gradient, n);
+    for (long r = 0; r < N; ++r)
+        for (long l = 0; l < LANES; ++l) gw[r * LANES + l] += sum[r][l];
+}
+
+// gw += tiles^T x gradient at each position; gw is laid out as w above.
+INLINE void multiply_transposed(const Block &tiles, const Block &gradient, float *gw, long positions, long n) {
+    static_assert(LANES == 2 * ROWS + 4, "the last product has the remaining rows");
+    for (long k = 0; k < positions; ++k)
+        for (long group = 0; group < gradient.groups; ++group)
+            for (long c = 0; c < tiles.groups; ++c, gw += LANES * LANES) {
+                const float *a = tiles.at(k, c), *b = gradient.at(k, group);
+                add_gradient<ROWS>(a, b, n, gw);
+                add_gradient<ROWS>(a + ROWS, b, n, gw + ROWS * LANES);
+                add_gradient<4>(a + 2 * ROWS, b, n, gw + 2 * ROWS * LANES);
+            }
+}
+
+// Two blocks in memory of this thread. It is kept: new memory for each call would take as long again.
+struct Blocks {
+    Block of_x, of_y;
+
+    Blocks(long positions, long x_groups, long y_groups) : of_x{nullptr, x_groups}, of_y{nullptr, y_groups} {
+        static thread_local std::vector<float> memory;
+        long size = positions * of_x.step();
+        memory.resize(size + positions * of_y.step());
+        of_x.tiles = memory.data();
+        of_y.tiles = memory.data() + size;
+    }
+};
+
+template <long M>
+INLINE void winograd_forward(const Tiled &x, const float *w, const Tiled &y, long images) {
+    constexpr long POSITIONS = (M + 2) * (M + 2);
+    Blocks blocks(POSITIONS, x.groups(), y.groups());
+    long all = images * x.of_image;
+    for (long first = 0; first < all; first += TILES) {
+        long n = all - first < TILES ? all - first : TILES;
+        images_to_tiles<FromInput<M>>(x, first, n, blocks.of_x);
+        multiply(blocks.of_x, w, blocks.of_y, POSITIONS, n);
+        tiles_to_images<ToResult<M>>(blocks.of_y, y, first, n);
+    }
+}
+
+// `w` is transposed; no gradient is computed for which `gx.x` or `gw` is null.
+template <long M>
+INLINE void winograd_backward(
+    const Tiled &x, const Tiled &g, const float *w, const Tiled &gx, float *gw, long images
+) {
+    constexpr long POSITIONS = (M + 2) * (M + 2);
+    Blocks blocks(POSITIONS, x.groups(), g.groups());
+    long all = images * x.of_image;
+    if (gx.x) std::memset(gx.x, 0, images * x.height * x.width * x.channels * sizeof(float));
+    if (gw) std::memset(gw, 0, POSITIONS * x.groups() * g.groups() * LANES * LANES * sizeof(float));
+    for (long first = 0; first < all; first += TILES) {
+        long n = all - first < TILES ? all - first : TILES;
+        images_to_tiles<FromResult<M>>(g, first, n, blocks.of_y);
+        if (gw) {
+            images_to_tiles<FromInput<M>>(x, first, n, blocks.of_x);
+            multiply_transposed(blocks.of_x, blocks.of_y, gw, POSITIONS, n);
+        }
+        if (gx.x) {
+            multiply(blocks.of_y, w, blocks.of_x, POSITIONS, n);
+            tiles_to_images<ToInput<M>>(blocks.of_x, gx, first, n);
+        }
+    }
+}
+
+FOR_EACH_PROCESSOR void winograd_forward_of(
+    const Tiled &x, const float *w, const Tiled &y, long images, long m
+) {
+    if (m == 2)
+        winograd_forward<2>(x, w, y, images);
+    else if (m == 4)
+        winograd_forward<4>(x, w, y, images);
+    else
+        winograd_forward<5>(x, w, y, images);
+}
+
+FOR_EACH_PROCESSOR void winograd_backward_of(
+    const Tiled &x, const Tiled &g, const float *w, const Tiled &gx, float *gw, long images, long m
+) {
+    if (m == 2)
+        winograd_backward<2>(x, g, w, gx, gw, images);
+    else if (m == 4)
+        winograd_backward<4>(x, g, w, gx, gw, images);
+    else
+        winograd_backward<5>(x, g, w, gx, gw, images);
+}
 
 FOR_EACH_PROCESSOR void taps_of(
     const float *x, long height, long width, float minus, double *sum, double *product
@@ -808,15 +943,31 @@ void columns(Shape s, const T *x, long stride, T *columns, int threads) {
         image_columns(x + b * s.map(), s.height, s.width, s.channels, stride, columns + b * size);
 }
 
-template <typename T>
-void winograd(
-    void (*transform_image)(T *, long, long, long, long, float *, long), Shape s, T *x, long m, float *tiles,
-    int threads
-) {
-    long size = s.tiles(m) * s.channels;
+// The images are divided among the threads.
+void winograd(Shape s, const float *x, const float *w, long m, long out, float *y, int threads) {
 #pragma omp parallel for num_threads(threads)
-    for (long b = 0; b < s.images; ++b)
-        transform_image(x + b * s.map(), s.height, s.width, s.channels, m, tiles + b * size, s.images * size);
+    for (int thread = 0; thread < threads; ++thread) {
+        long first = s.images * thread / threads, images = s.images * (thread + 1) / threads - first;
+        long pixels = s.height * s.width;
+        Tiled of_x(x + first * s.map(), s.height, s.width, s.channels, m);
+        Tiled of_y(y + first * pixels * out, s.height, s.width, out, m);
+        winograd_forward_of(of_x, w, of_y, images, m);
+    }
+}
+
+void winograd_gradients(
+    Shape s, const float *x, const float *g, const float *w, long m, long out, float *gx, float *gw, int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (int thread = 0; thread < threads; ++thread) {
+        long first = s.images * thread / threads, images = s.images * (thread + 1) / threads - first;
+        long pixels = s.height * s.width;
+        Tiled of_x(x + first * s.map(), s.height, s.width, s.channels, m);
+        Tiled of_g(g + first * pixels * out, s.height, s.width, out, m);
+        Tiled of_gx(gx ? gx + first * s.map() : nullptr, s.height, s.width, s.channels, m);
+        long weights = (m + 2) * (m + 2) * of_x.groups() * of_g.groups() * LANES * LANES;
+        winograd_backward_of(of_x, of_g, w, of_gx, gw ? gw + thread * weights : nullptr, images, m);
+    }
 }
 
 }  // namespace
@@ -887,16 +1038,18 @@ extern "C" void taps_float32(
     taps(*shape, x, minus, sum, product, threads);
 }
 
-// `tiles` is [(m + 2)^2][tiles of all images][C].
-#define WINOGRAD(NAME, T)                                                                                              \
-    extern "C" void winograd_##NAME##_float32(const Shape *shape, T *x, long m, float *tiles, int threads) {           \
-        winograd<T>(winograd_##NAME##_of, *shape, x, m, tiles, threads);                                               \
-    }
+extern "C" void winograd_float32(
+    const Shape *shape, const float *x, const float *w, long m, long out, float *y, int threads
+) {
+    winograd(*shape, x, w, m, out, y, threads);
+}
 
-WINOGRAD(from_input, const float)
-WINOGRAD(to_result, float)
-WINOGRAD(from_result, const float)
-WINOGRAD(to_input, float)
+extern "C" void winograd_gradients_float32(
+    const Shape *shape, const float *x, const float *g, const float *w, long m, long out, float *gx, float *gw,
+    int threads
+) {
+    winograd_gradients(*shape, x, g, w, m, out, gx, gw, threads);
+}
 
 LIBRARY(float, float32)
 LIBRARY(bf16, bfloat16)

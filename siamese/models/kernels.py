@@ -27,8 +27,7 @@ NAMES = (
 )  # fmt: skip
 
 FUNCTIONS = [f"{name}_{dtype}" for name in NAMES for dtype in DTYPES.values()]
-FUNCTIONS += ["taps_float32"]
-FUNCTIONS += [f"winograd_{name}_float32" for name in ("from_input", "to_result", "from_result", "to_input")]
+FUNCTIONS += ["taps_float32", "winograd_float32", "winograd_gradients_float32"]
 """The functions of the library."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,65 +52,50 @@ def test_the_tile_needs_the_fewest_multiplications() -> None:
     assert {sides: winograd._tile(*sides) for sides in SIDES} == SIDES
 
 
-@pytest.mark.parametrize(("parts", "images"), [(7, 1), (3, 3)])
-def test_the_parts_do_not_matter(parts: int, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images are transformed in parts; also if one image is larger than a part, and the last part is smaller."""
-    tensors = inputs(7, 16, 24, 10, 10)
-    whole = results(winograd_conv2d, *tensors)
-    calls = recorded_calls(monkeypatch)
-    of_image = 49 * 4 * 24 * 4
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(winograd, "CHUNK_BYTES", images * of_image if images > 1 else 1)
-    for one, other in zip(results(winograd_conv2d, *tensors), whole, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=2e-6 * float(other.abs().max()))
-    assert calls.count("to_result") == calls.count("to_input") == parts
+@pytest.mark.parametrize(("height", "width"), [(10, 9), (8, 8), (2, 1)])
+def test_an_image_does_not_depend_on_the_others_or_on_the_number_of_threads(height: int, width: int) -> None:
+    """The blocks of tiles that the library computes together cross images. The gradient of the kernels is a sum."""
+    tensors = inputs(13, 20, 40, height, width)
+    x, w, g = tensors
+    single = [results(winograd_conv2d, x[k : k + 1], w, g[k : k + 1]) for k in range(len(x))]
+    y, gx, gw = (torch.cat(list(of)) if index < 2 else sum(of) for index, of in enumerate(zip(*single, strict=True)))
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3, 20):
+            torch.set_num_threads(number)
+            found = results(winograd_conv2d, *tensors)
+            assert torch.equal(found[0], y)
+            assert torch.equal(found[1], gx)
+            torch.testing.assert_close(found[2], gw, rtol=0, atol=1e-5 * float(gw.abs().max()))
+    finally:
+        torch.set_num_threads(threads)
 
 
-def recorded_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The transforms that are called from now on."""
-    calls: list[str] = []
+@pytest.mark.parametrize("needed", ["x", "w"])
+def test_only_the_gradients_that_are_needed_are_computed(needed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[bool]] = []
 
-    def recorded(name: str, *arguments: Tensor | int) -> None:
-        calls.append(name.removeprefix("winograd_"))
+    def recorded(name: str, *arguments: Tensor | int | None) -> None:
+        calls.append([argument is None for argument in arguments])
         call(name, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(winograd, "call", recorded)
-    return calls
-
-
-@pytest.mark.parametrize("m", winograd.TILES)
-def test_the_transforms_do_not_depend_on_the_number_of_threads(m: int) -> None:
-    """The products do, as all matrix products of PyTorch may."""
-    x, _, g = inputs(8, 20, 20, 10, 9)
-    found, threads = [], torch.get_num_threads()
-    try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            maps = [value.contiguous(memory_format=torch.channels_last) for value in (x, g)]
-            spaces = [winograd._Workspace(), winograd._Workspace()]
-            names = ("from_input", "from_result")
-            tiles = [winograd._transform(name, m, *of) for name, *of in zip(names, maps, spaces, strict=True)]
-            for name, map_BCHW, tiles_TNC in zip(("to_input", "to_result"), maps, tiles, strict=True):
-                call(f"winograd_{name}", map_BCHW, map_BCHW, m, tiles_TNC)
-            found.append([*tiles, *maps])
-    finally:
-        torch.set_num_threads(threads)
-    for one, other in pairwise(found):
-        assert all(map(torch.equal, one, other))
-
-
-@pytest.mark.parametrize(
-    ("needed", "transforms"),
-    [("x", ["from_result", "to_input"]), ("w", ["from_result", "from_input"])],
-)
-def test_only_the_gradients_that_are_needed_are_computed(
-    needed: str, transforms: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = recorded_calls(monkeypatch)
     x, w, g = inputs(2, 16, 16, 6, 6)
     winograd_conv2d(x.requires_grad_("x" in needed), w.requires_grad_("w" in needed)).backward(g)
-    assert calls == ["from_input", "to_result", *transforms]
+    assert calls[-1][-2:] == ["x" not in needed, "w" not in needed]
     assert ((x.grad is None), (w.grad is None)) == ("x" not in needed, "w" not in needed)
+    whole = results(winograd_conv2d, x.detach(), w.detach(), g)
+    assert torch.equal(whole[1 if needed == "x" else 2], x.grad if needed == "x" else w.grad)
+
+
+def test_kernels_changed_before_the_backward_pass_are_an_error() -> None:
+    """As with PyTorch's convolution."""
+    x, w, g = inputs(2, 16, 16, 6, 6)
+    y = winograd_conv2d(x.requires_grad_(), w.requires_grad_())
+    with torch.no_grad():
+        w.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward(g)
 
 
 def test_images_kernels_and_gradients_in_any_memory_order() -> None:
