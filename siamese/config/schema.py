@@ -39,7 +39,7 @@ PRESETS = {
 }
 """Groups without keys of their own: their options set keys of other groups."""
 
-HOW_IT_IS_STARTED = ("resume", "print_config")
+HOW_IT_IS_STARTED = ("resume", "print_config", "data.cache", "data.download")
 """Keys that may differ if a run is resumed."""
 
 GROUPS = (

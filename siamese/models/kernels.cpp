@@ -3,8 +3,8 @@
 // pooling and of 3x3 convolutions, and Winograd's convolution.
 //
 // Feature maps are channels-last, [images][H][W][C], float32 or bf16 (Winograd's: float32); arithmetic is float32. Each
-// function goes through the maps once, with one thread per image. Results do not depend on the number of threads, except
-// for the rounding of the gradient of Winograd's kernels, to which each thread adds.
+// function goes through the maps once, with one thread per image. Results do not depend on the number of threads; only
+// the gradient of Winograd's kernels does, by rounding.
 
 #include <cstdint>
 #include <cstring>
@@ -417,8 +417,8 @@ INLINE void image_columns(const T *x, long height, long width, long channels, lo
 }
 
 // Winograd's convolution with 3x3 kernels and padding 1 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-// Networks", section 4): the result's tiles of M x M pixels depend on M + 2 x M + 2 pixels. A transform of both turns the
-// convolution into one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions. Each thread does all of
+// Networks", section 4): the result's tiles of M x M pixels depend on M + 2 x M + 2 pixels. A transform of both makes the
+// convolution one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions. Each thread does all of
 // this with a block of tiles after the other, which stays in the cache of its core.
 
 // The transforms of one axis with N = M + 2 pixels, by Toom and Cook's method with the first N - 1 of these points, and
@@ -450,7 +450,7 @@ struct ToomCook {
 template <long M>
 constexpr ToomCook<M> axis{};
 
-// The four transforms. Those of the backward pass, `FromResult` and `ToInput`, are `ToResult` and `FromInput` transposed.
+// The four transforms; `FromResult` and `ToInput`, of the backward pass, are the other two transposed.
 // Tiles of the input begin one pixel above and left of the image and overlap; those of the result do not.
 template <long M>
 struct FromInput {  // input -> tiles

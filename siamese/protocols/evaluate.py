@@ -28,7 +28,7 @@ from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
 from siamese.scoring.folds import pool_folds
 from siamese.scoring.groups import check_groups, record_groups
-from siamese.scoring.leakage import check_unseen
+from siamese.scoring.leakage import check_names, check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.outcome import SplitScores, log_test_figures, record_predictions, score_splits
 from siamese.scoring.precision import recorded_arithmetic
@@ -137,6 +137,8 @@ def evaluate_pairs(runs: list[FinishedRun], refit: bool, fusion: str, folder: Ru
         data = load_run_data(run.config, folder, run.test_only, None if run.foreign else run.folder)
         if run.foreign:
             check_unseen(run, identities(data.test.pairs), folder)
+        elif data.own is None:
+            check_names(run, identities(data.test.pairs))
         pairs.append(data.val.pairs + data.test.pairs)
         if pairs[-1] != pairs[0]:
             raise DataError(

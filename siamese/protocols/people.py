@@ -23,7 +23,7 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.moved import changed_images
 from siamese.runs.tables import Membership
 from siamese.scoring.device import pick_device
-from siamese.scoring.leakage import check_unseen
+from siamese.scoring.leakage import check_names, check_unseen
 from siamese.scoring.networks import load_scorer, recorded_decision
 from siamese.scoring.precision import recorded_arithmetic
 from siamese.scoring.run_data import changed_data, load_run_data
@@ -70,13 +70,15 @@ def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:
     Raises:
         DataError: otherwise.
     """
+    tested = {image: person for person, images in people.items() for image in images}
     if run.foreign:
-        check_unseen(run, {image: person for person, images in people.items() for image in images}, folder)
-    elif isinstance(run.config.data, OwnData) and (recorded := run.folder.memberships) is not None:
+        check_unseen(run, tested, folder)
+    elif not isinstance(run.config.data, OwnData):
+        check_names(run, tested)
+    elif (recorded := run.folder.memberships) is not None:
         root = image_root(run.config.data)
-        images = [(image, person) for person, images in people.items() for image in images]
-        digests = in_order(lambda one: file_digest(root / one[0]), images, workers=READERS)
-        now = [Membership(*one, "test", digest) for one, digest in zip(images, digests, strict=True)]
+        digests = in_order(lambda image: file_digest(root / image), list(tested), workers=READERS)
+        now = [Membership(*one, "test", digest) for one, digest in zip(tested.items(), digests, strict=True)]
         before = [row for row in recorded if row.split == "test"]
         if changed := changed_images(before, now):
             raise changed_data(changed, root)

@@ -19,7 +19,7 @@ from siamese.evaluation.metrics import chance_level
 from siamese.report.jobs import Job
 from siamese.report.scored import PairSet, people_of_tested, scored
 
-NOT_SETTINGS = (*HOW_IT_IS_STARTED, "seed", "name", "data.cache", "data.download", "checkpoint", "logger")
+NOT_SETTINGS = (*HOW_IT_IS_STARTED, "seed", "name", "checkpoint", "logger")
 """Keys and sections in which runs of one configuration may differ."""
 
 ABOUT_INTERVALS = (

@@ -29,7 +29,8 @@ COMMON: dict[str, Any] = {
     "protocol.setting": "restricted", "data.split": "pairs", "calibration": "auto", "flip_average": False,
     "crop_average": 1.0, "ema_decay": 0.0, "backend.name": "network", "augmentation.flip": False,
     "augmentation.rotation": 0.0, "augmentation.shear": 0.0, "augmentation.scale": 1.0, "augmentation.translation": 0.0,
-    "augmentation.brightness": 0.0, "augmentation.contrast": 0.0, "augmentation.erase": 0.0,
+    "augmentation.brightness": 0.0, "augmentation.contrast": 0.0, "augmentation.erase": 0.0, "start_from": None,
+    "data.align": None, "trainer.max_time": None, "trainer.limit_train_batches": None, "trainer.overfit_batches": None,
 }  # fmt: skip
 """Settings that all experiments of the course report share; an option that it does not have is off."""
 

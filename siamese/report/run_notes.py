@@ -145,9 +145,10 @@ def _folds(run: Run) -> str:
         return ""
     return (
         f"Accuracy is the mean over {result.folds} folds; its standard error is {number(result.test_acc_se, percent)}. "
-        "The network and the threshold of each fold were chosen without the pairs of that fold. The training sets of "
-        "the folds overlap, so their results vary a little less than with independent training sets. All other figures "
-        "are computed on the pairs of all folds together; each fold's own calibration makes their scores comparable."
+        "The network, the calibration and the threshold of each fold do not depend on the pairs of that fold. The "
+        "training sets of the folds overlap, so their results vary a little less than with independent training sets. "
+        "All other figures are computed on the pairs of all folds together; each fold's own calibration makes their "
+        "scores comparable."
     )
 
 

@@ -4,7 +4,7 @@
 ``history.csv``           a `HistoryRow` per epoch
 ``predictions.csv``       a `Prediction` per validation and test pair
 ``excluded.csv``          an `Exclusion` per image that could not be used
-``split.csv``             a `Membership` per image of the user's own data
+``split.csv``             a `Membership` per image that the run used
 ``folds.csv``             a row per fold of View 2
 ``groups.csv``            a `GroupFigure` per group of test pairs and figure
 ``cmc.csv``               a row per rank, of an evaluation with protocol=identification
@@ -189,9 +189,22 @@ def read_folds(file: Path, problems: list[str] | None = None) -> list[Mapping[st
     return _read_rows(file, lambda row: {key: float(row[key] or "nan") for key in FOLD_COLUMNS}, problems)
 
 
-def write_folds(file: Path, results: Sequence[Result]) -> None:
+def fold_rows(results: Iterable[Result]) -> list[Mapping[str, float]]:
+    """Return what `read_folds` reads after `write_folds`."""
+
+    def number(result: Result, key: str) -> float:
+        value = result.figure(key)
+        return math.nan if value is None else float(value)
+
+    return [
+        {"fold": float(fold)} | {key: number(result, key) for key in FOLD_COLUMNS[1:]}
+        for fold, result in enumerate(results, start=1)
+    ]
+
+
+def write_folds(file: Path, results: Iterable[Result]) -> None:
     """Write a ``folds.csv`` from the results of the folds, in order."""
-    rows = ([fold, *(result.figure(key) for key in FOLD_COLUMNS[1:])] for fold, result in enumerate(results, start=1))
+    rows = ([int(row["fold"]), *(_cell(row[key]) for key in FOLD_COLUMNS[1:])] for row in fold_rows(results))
     write_csv_atomically(file, FOLD_COLUMNS, rows)
 
 

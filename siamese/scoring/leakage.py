@@ -73,6 +73,23 @@ def check_unseen(run: FinishedRun, tested: Mapping[str, str], folder: RunFolder)
     log.warning("%s: if both names mean the same person, the results are optimistic", message)
 
 
+def check_names(run: FinishedRun, tested: Mapping[str, str]) -> None:
+    """Check by name that no tested image or person of a data set with official lists was used by the run.
+
+    Args:
+        run: the run whose network is tested, with the configuration of the tested data.
+        tested: name of each tested image -> its person.
+
+    Raises:
+        DataError: one of them was used for training or validation, because the lists are not those of the run.
+    """
+    if both := seen_by(run.folder) & {*tested, *tested.values()}:
+        raise DataError(
+            f"{image_root(run.config.data)}: {min(both)} is in the test data and was used for training or validation "
+            f"in {run.folder.path}; leave out data= to test on the run's own test people"
+        )
+
+
 def _warn_of_trained_validation(trained: RunFolder, folder: RunFolder) -> None:
     """Warn if validation images have the content of images that another run was trained on."""
     used = {row.digest for row in trained.memberships or [] if row.split == "train" and row.digest}

@@ -6,6 +6,9 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
+
+import torch
 
 from siamese.config.protocol import View2Protocol
 from siamese.config.schema import TrainConfig
@@ -17,12 +20,13 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.locks import claim, release
 from siamese.runs.records import Result, read_config
 from siamese.runs.signals import Interrupted
+from siamese.runs.tables import fold_rows, read_folds
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
-from siamese.scoring.folds import pool_folds
+from siamese.scoring.folds import pool_folds, tested_pairs
 from siamese.scoring.groups import check_groups
 from siamese.scoring.outcome import log_test_figures
-from siamese.scoring.precision import choose_arithmetic
+from siamese.scoring.precision import choose_arithmetic, recorded_arithmetic
 from siamese.training.train import train, write_page
 
 log = logging.getLogger(__name__)
@@ -37,10 +41,15 @@ def train_folds(
 
     Raises:
         UserError: the configured data or device cannot be used, another process is training a fold in this folder, or
-            a fold in this folder has another configuration or is none of the ten.
+            a fold in this folder has another configuration, lacks predictions, or is none of the ten.
     """
     recorded = folder.result
-    if recorded is not None and recorded.status == "done" and (why := folder.why_ended(config)) is not None:
+    if (
+        recorded is not None
+        and recorded.status == "done"
+        and (why := folder.why_ended(config)) is not None
+        and _is_of_these_folds(folder, recorded.folds or 0)
+    ):
         log.info("%s is already done", folder.path)
         if why:
             log.warning(why)
@@ -52,11 +61,17 @@ def train_folds(
     prepare_data(config.data, protocol=config.protocol)
     if config.groups is not None:
         check_groups(config.groups, read_all_folds(config.data, config.protocol))
-    device = pick_device(config)
-    facts = describe_run(config, device, choose_arithmetic(config, device), find_start(config))
     label = label or config.name
     folds = count_folds(config.data)
     _check_folds(config, folder, folds)
+    if all(folder.fold(fold).is_done for fold in range(1, folds + 1)):  # pooled, perhaps on another kind of machine
+        first = folder.fold(1).result
+        assert first is not None
+        device, arithmetic = torch.device("cpu"), recorded_arithmetic(first)
+    else:
+        device = pick_device(config)
+        arithmetic = choose_arithmetic(config, device)
+    facts = describe_run(config, device, arithmetic, find_start(config))
     folder.start(config, **facts, label=label)
     for fold in range(1, folds + 1):
         log.info("fold %d of %d", fold, folds)
@@ -69,11 +84,29 @@ def train_folds(
 
 def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainConfig, RunFolder]:
     """Return configuration and folder of one fold, numbered from 1."""
-    protocol = config.protocol.model_copy(update={"fold": fold})
     run = folder.fold(fold)
     # The groups of a single fold would be small; one that was trained as a run of its own may have them.
-    groups = read_config(run.config).groups if run.config.exists() else None
-    return config.model_copy(update={"protocol": protocol, "resume": True, "groups": groups}), run
+    changes: dict[str, Any] = {
+        "protocol": config.protocol.model_copy(update={"fold": fold}), "resume": True, "groups": None,
+    }  # fmt: skip
+    if run.config.exists():
+        recorded = read_config(run.config)
+        changes["groups"] = recorded.groups
+        if run.is_done:  # perhaps on another machine, where the images lay elsewhere
+            changes["trainer"] = recorded.trainer
+            if recorded.data.name == config.data.name:
+                changes["data"] = config.data.model_copy(update={"root": recorded.data.root})
+    return config.model_copy(update=changes), run
+
+
+def _is_of_these_folds(folder: RunFolder, folds: int) -> bool:
+    """Whether the recorded result is that of the folds that are there now."""
+    results = [folder.fold(fold).result for fold in range(1, folds + 1)]
+    done = [result for result in results if result is not None and result.status == "done"]
+    if len(done) < folds or not folder.folds.exists():
+        return False
+    written = [tuple(map(str, row.values())) for row in read_folds(folder.folds)]
+    return written == [tuple(map(str, row.values())) for row in fold_rows(done)]
 
 
 def _check_folds(config: TrainConfig, folder: RunFolder, folds: int) -> None:
@@ -91,6 +124,8 @@ def _check_folds(config: TrainConfig, folder: RunFolder, folds: int) -> None:
             try:
                 of_fold, run = fold_of(config, fold, folder)
                 run.check(of_fold)
+                if run.is_done:
+                    tested_pairs(run)
             finally:
                 release(path)
 

@@ -24,6 +24,7 @@ from siamese.evaluation.metrics import sigmoid
 from siamese.protocols.evaluate import evaluate
 from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
+from siamese.runs.records import read_config
 from siamese.scoring.networks import load_network
 from siamese.training.folds import train_folds
 
@@ -109,6 +110,23 @@ def test_other_images_are_preprocessed_and_split_as_the_runs_own(embedding_confi
     plain = {**config.data.model_dump(), "image_size": 105}  # as in conf/data/synthetic.yaml
     evaluation(tmp_path / "run", tmp_path / "eval", data=plain)
     assert (tmp_path / "eval/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
+
+
+def test_lists_that_test_people_of_the_training_set_are_refused(
+    embedding_run: EmbeddingRun, tiny_root: Path, tmp_path: Path
+) -> None:
+    path, _ = embedding_run()
+    other = shutil.copytree(tiny_root, tmp_path / "other")
+    for kind in ("pairs", "people"):
+        shutil.copy(tiny_root / f"{kind}DevTrain.txt", other / f"{kind}DevTest.txt")
+        shutil.copy(tiny_root / f"{kind}DevTest.txt", other / f"{kind}DevTrain.txt")
+    data = {**read_config(path / "config.yaml").data.model_dump(), "root": str(other)}
+    trials: dict[str, dict[str, Any]] = {"view1": {}, "oneshot": {"ways": [2], "trials": 9}, "identification": {}}
+    for protocol, options in trials.items():
+        with pytest.raises(
+            DataError, match=r"is in the test data and was used for training or validation in .*; leave"
+        ):
+            evaluation(path, tmp_path / protocol, data=data, protocol={"name": protocol, **options})
 
 
 def test_an_ensemble_scores_by_the_mean_of_its_members(

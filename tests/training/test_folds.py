@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from siamese.config.schema import TrainConfig
 from siamese.errors import ConfigError
 from siamese.report.run_page import write_run_page
 from siamese.runs.folder import RunFolder
-from siamese.runs.records import Result
+from siamese.runs.records import Result, config_text, read_config
 from siamese.runs.signals import Interrupted
+from siamese.runs.tables import OUTCOMES
 from siamese.scoring.folds import pool_folds
 from siamese.training import folds
 from siamese.training.folds import train_folds
@@ -82,9 +84,70 @@ def test_folds_that_other_processes_trained_are_kept(
         FileLock(whole.fold(fold).path / ".lock").acquire(timeout=0)
     without = train_folds(embedding_config(protocol=view2), RunFolder(tmp_path / "one_process")).as_dict()
     assert without_times(pooled) == without_times(without)
-    whole.fold(2).record(precision="bf16")
-    pool_folds(None, whole, 0.0)
-    assert "precision differs between the folds: 32, bf16, 32" in caplog.text
+    check_copies(whole, pooled, embedding_config(protocol=view2, resume=True), tmp_path / "copies", caplog)
+
+
+def check_copies(
+    whole: RunFolder, pooled: dict[str, Any], config: TrainConfig, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Folds that were trained on other machines, of which only the records were copied."""
+    copies = RunFolder(path)
+    for fold in range(1, 11):
+        copies.fold(fold).path.mkdir(parents=True)
+        for name in ("config.yaml", "result.json", "predictions.csv", "split.csv"):
+            shutil.copy(whole.fold(fold).path / name, copies.fold(fold).path / name)
+        elsewhere = read_config(copies.fold(fold).config).model_copy(
+            update={
+                "data": config.data.model_copy(
+                    update={"root": f"/machine{fold}/lfw", "cache": f"/machine{fold}/cache"}
+                ),
+                "trainer": config.trainer.model_copy(update={"accelerator": "gpu"}),
+            }
+        )
+        copies.fold(fold).config.write_text(config_text(elsewhere))
+        facts = {"precision": "bf16", "git_commit": "feed", "device": "a GPU", "version/torch": "9.9"}
+        copies.fold(fold).record(**facts)
+    result = train_folds(config, copies).as_dict()
+    kept = [key for key in pooled if key.startswith(("test/", "val/", "n_")) or key in OUTCOMES]
+    assert {key: result[key] for key in kept} == {key: pooled[key] for key in kept}
+    assert {key: result[key] for key in facts} == facts
+    assert "differs" not in caplog.text
+
+    # A fold is trained again elsewhere: the recorded result is that of other folds.
+    slope = 2 * result_of(copies, 3)["calibration/slope"]
+    copies.fold(3).record(
+        precision="32", device="a CPU", **{"calibration/slope": slope, "val/auc": 0.25, "train_seconds": 9.0}
+    )
+    result = train_folds(config, copies).as_dict()
+    assert (result["precision"], result["device"], result["git_commit"]) == ("bf16, 32", "a GPU, a CPU", "feed")
+    assert result["val/auc"] != pooled["val/auc"]
+    assert "precision differs between the folds: bf16, bf16, 32, bf16" in caplog.text
+
+    split = copies.fold(5).split
+    digest = read_rows(split)[0]["digest"]
+    split.write_text(split.read_text().replace(digest, "f" * len(digest), 1))
+    pool_folds(None, copies, 0.0)
+    assert f"not the same file in {copies.fold(5).path} as in {copies.fold(1).path}" in caplog.text
+
+    predictions = copies.fold(7).predictions
+    text = predictions.read_text()
+    predictions.write_text(text.rpartition("test,")[0])
+    copies.folds.unlink()
+    with pytest.raises(ConfigError, match=r"fold_07/predictions\.csv: holds 1 test pair, not those that result\.json"):
+        train_folds(config, copies)
+    copies.fold(6).path.rename(copies.path / "gone")  # found before a fold is trained
+    with pytest.raises(ConfigError, match=r"fold_07/predictions\.csv: holds 1 test pair"):
+        train_folds(config, copies)
+    predictions.write_text(text)
+    shutil.copytree(copies.fold(8).path, copies.fold(6).path)
+    (copies.path / "fold_06/config.yaml").write_text(copies.fold(8).config.read_text().replace("fold: 8", "fold: 6"))
+    with pytest.raises(ConfigError, match=r"fold_08: it tested the pair .* as did .*fold_06"):
+        train_folds(config, copies)
+
+
+def result_of(whole: RunFolder, fold: int) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((whole.fold(fold).path / "result.json").read_text())
+    return result
 
 
 @pytest.mark.parametrize("case", ["in use", "another configuration", "another name", "too many"])
