@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from siamese.config.threshold_rules import far_of
 from siamese.config.titles import PROTOCOLS, titled
 from siamese.data.dataset import PairDataset
 from siamese.data.lists import people_of_each
@@ -21,6 +22,7 @@ from siamese.runs.folder import RunFolder
 from siamese.runs.records import Result
 from siamese.runs.tables import OUTCOMES, Prediction, write_predictions
 from siamese.scoring.scores import score_pairs
+from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,13 @@ def record_predictions(
     write_predictions(folder.predictions, predictions)
     if isinstance(threshold, str):
         figures["threshold_origin"] = f"chosen on the validation pairs, by {threshold}"
+        different = int((data.val.labels == 0).sum())
+        if (far := far_of(threshold)) is not None and different and far * different < 1:
+            log.warning(
+                "threshold=%s was chosen on %s, too few to measure so low a rate: on other pairs, it may be several "
+                "times as high; give more validation pairs (data.val_fraction), or a rate of at least %.1g",
+                threshold, count(different, "different validation pair"), 1 / different,
+            )  # fmt: skip
     return figures | decision.recorded()
 
 

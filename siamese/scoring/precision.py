@@ -42,7 +42,7 @@ AGREES = 0.5
 
 It is about 0.2 if bf16 works (rounding changes maxima and signs in a random network), and 1 if a kernel is wrong."""
 
-PROBE = 10
+PROBE = 11
 """Version of `measure_choice`; measurements of other versions are repeated."""
 
 FEWEST_ROUNDS, MOST_ROUNDS, MOST_SECONDS = 6, 16, 20.0

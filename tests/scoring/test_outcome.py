@@ -36,3 +36,16 @@ def test_an_accuracy_at_chance_is_called_that(
     with caplog.at_level(logging.WARNING):
         record_predictions(scores, data, Decision(Calibration(), 0.5), 0.5, RunFolder(tmp_path))
     assert caplog.messages == ([] if message is None else [f"test accuracy {message}"])
+
+
+@pytest.mark.parametrize(("rule", "warned"), [("far:0.01", True), ("far:0", True), ("far:0.05", False), ("eer", False)])
+def test_a_rate_that_the_validation_pairs_cannot_measure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rule: str, warned: bool
+) -> None:
+    pairs = [Pair(f"{k}/a", f"{k if label else -k}/b", label) for k, label in enumerate([1] * 30 + [0] * 30)]
+    row = {image: k for k, image in enumerate(image for pair in pairs for image in pair[:2])}
+    data: Any = SimpleNamespace(val=PairSet.of(pairs, row), test=PairSet.of(pairs, row))
+    scores = np.float32([2.0] * 30 + [-2.0] * 30)
+    record_predictions({"val": scores, "test": scores}, data, Decision(Calibration(), 0.5), rule, RunFolder(tmp_path))
+    message = f"threshold={rule} was chosen on 30 different validation pairs, too few to measure so low a rate"
+    assert any(line.startswith(message) for line in caplog.messages) == warned
