@@ -46,7 +46,7 @@ def load_run_data(
     if writes:
         root, digests = image_root(config.data), dict(zip(data.images.names, data.images.digests, strict=True))
         if data.own is None:
-            write_memberships(folder.split, memberships(_used(data), data.val.pairs, root, digests))
+            write_memberships(folder.split, memberships(_used(data, config), data.val.pairs, root, digests))
         else:
             record_memberships(memberships(data.own, data.val.pairs, root, digests), folder, trained or folder, root)
         folder.record(**_sizes(data), n_excluded=len(data.images.excluded))
@@ -61,12 +61,13 @@ def load_run_data(
     return data
 
 
-def _used(data: PairDataset) -> OwnPairs:
-    """The pairs of a data set with official lists, and its training people if names may be used."""
+def _used(data: PairDataset, config: TrainConfig) -> OwnPairs:
+    """The pairs of a data set with official lists, and the training people that are used by name or in the cohort."""
     people: People = {}
-    for rows in data.people or ():
+    cohort = data.cohort[:, None] if config.backend.cohort else ()
+    for rows in (*(data.people or ()), *cohort):
         images = [data.images.names[row] for row in rows]
-        people[person_of(images[0])] = images
+        people.setdefault(person_of(images[0]), images)
     return OwnPairs(data.train.pairs, data.val.pairs, data.test.pairs, people, {}, {})
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from configs import section
 
 from siamese.config.schema import TrainConfig
 from siamese.errors import DataError
@@ -14,6 +18,7 @@ from siamese.runs.finished import FinishedRun
 from siamese.runs.folder import RunFolder
 from siamese.runs.tables import Membership, write_memberships
 from siamese.scoring.leakage import check_unseen, seen_by
+from siamese.scoring.run_data import _used
 
 Make = Callable[..., TrainConfig]
 
@@ -90,3 +95,23 @@ def test_a_run_whose_training_people_are_not_known_any_more(
     folder.start(moved.model_copy(update={"data": moved.data.model_copy(update={"root": "/gone"})}))
     assert seen_by(folder) == set()
     assert "it is not known any more which people the run was trained on (/gone/pairsDevTrain.txt" in caplog.text
+
+
+@pytest.mark.parametrize(("nearest", "used"), [(0, {"Ann"}), (5, {"Ann", "Bob"})])
+def test_the_people_of_the_cohort_count_as_used(nearest: int, used: set[str]) -> None:
+    """Bob has one image: it is not trained on, but scores are compared with it."""
+    names = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "Bob/Bob_0001.jpg"]
+    listed = SimpleNamespace(pairs=[])
+    data: Any = SimpleNamespace(
+        images=SimpleNamespace(names=names),
+        people=[[0, 1]],
+        cohort=np.array([0, 2]),
+        train=listed,
+        val=listed,
+        test=listed,
+    )
+    config: Any = SimpleNamespace(backend=section("backend", name="plda", cohort=nearest))
+    people = _used(data, config).people
+    assert people is not None
+    assert set(people) == used
+    assert people["Ann"] == names[:2]
