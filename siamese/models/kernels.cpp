@@ -18,6 +18,12 @@
 #else
 #define FOR_EACH_PROCESSOR
 #endif
+// For matrix products; "avx2" lacks the instructions that multiply and add.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#define FOR_EACH_PROCESSOR_FMA __attribute__((target_clones("avx512f", "fma", "default")))
+#else
+#define FOR_EACH_PROCESSOR_FMA FOR_EACH_PROCESSOR
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 namespace {
@@ -243,7 +249,7 @@ INLINE void image_scale_gradient(
 // Its result is the largest map of a network, and takes longer to write and read than to compute. So it is not stored:
 // its statistics follow from sums over the taps (the 9 pixels that a result depends on) and over products of two taps.
 
-constexpr long LANES = 16;  // channels of the result that are computed together
+constexpr long LANES = 16;  // channels that are computed together; `siamese/models/winograd.py` has the same number
 
 constexpr long TAPS = 9;
 
@@ -417,9 +423,9 @@ INLINE void image_columns(const T *x, long height, long width, long channels, lo
 }
 
 // Winograd's convolution with 3x3 kernels and padding 1 (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-// Networks", section 4): the result's tiles of M x M pixels depend on M + 2 x M + 2 pixels. A transform of both makes the
-// convolution one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions. Each thread does all of
-// this with a block of tiles after the other, which stays in the cache of its core.
+// Networks", section 4): the result's tiles of M x M pixels depend on M + 2 x M + 2 pixels. A transform of both makes
+// the convolution one product of matrices [tiles][C] x [C][O] for each of (M + 2)^2 positions. Each thread does all of
+// this for its images, block by block of tiles. Up to about 64 channels, a block stays in the L2 cache of a core.
 
 // The transforms of one axis with N = M + 2 pixels, by Toom and Cook's method with the first N - 1 of these points, and
 // infinity. All entries are exact in float32. With 0.5 instead of -0.5, gradients that are mostly positive would have
@@ -652,7 +658,7 @@ struct Blocks {
     Blocks(long positions, long x_groups, long y_groups) : of_x{nullptr, x_groups}, of_y{nullptr, y_groups} {
         static thread_local std::vector<float> memory;
         long size = positions * of_x.step();
-        memory.resize(size + positions * of_y.step());
+        if (long(memory.size()) < size + positions * of_y.step()) memory.resize(size + positions * of_y.step());
         of_x.tiles = memory.data();
         of_y.tiles = memory.data() + size;
     }
@@ -671,7 +677,7 @@ INLINE void winograd_forward(const Tiled &x, const float *w, const Tiled &y, lon
     }
 }
 
-// `w` is transposed; no gradient is computed for which `gx.x` or `gw` is null.
+// `w` is transposed. A null `gx.x` or `gw` means that this gradient is not needed.
 template <long M>
 INLINE void winograd_backward(
     const Tiled &x, const Tiled &g, const float *w, const Tiled &gx, float *gw, long images
@@ -695,7 +701,7 @@ INLINE void winograd_backward(
     }
 }
 
-FOR_EACH_PROCESSOR void winograd_forward_of(
+FOR_EACH_PROCESSOR_FMA void winograd_forward_of(
     const Tiled &x, const float *w, const Tiled &y, long images, long m
 ) {
     if (m == 2)
@@ -706,7 +712,7 @@ FOR_EACH_PROCESSOR void winograd_forward_of(
         winograd_forward<5>(x, w, y, images);
 }
 
-FOR_EACH_PROCESSOR void winograd_backward_of(
+FOR_EACH_PROCESSOR_FMA void winograd_backward_of(
     const Tiled &x, const Tiled &g, const float *w, const Tiled &gx, float *gw, long images, long m
 ) {
     if (m == 2)
@@ -803,7 +809,6 @@ struct Shape {
     long map() const { return height * width * channels; }
     long windows() const { return (height / 2) * (width / 2); }
     long pooled() const { return windows() * channels; }
-    long tiles(long m) const { return ((height + m - 1) / m) * ((width + m - 1) / m); }
 };
 
 template <typename T>
@@ -958,6 +963,7 @@ void winograd(Shape s, const float *x, const float *w, long m, long out, float *
 void winograd_gradients(
     Shape s, const float *x, const float *g, const float *w, long m, long out, float *gx, float *gw, int threads
 ) {
+    if (threads > s.images) threads = int(s.images);  // as many parts as `gw` has
 #pragma omp parallel for num_threads(threads)
     for (int thread = 0; thread < threads; ++thread) {
         long first = s.images * thread / threads, images = s.images * (thread + 1) / threads - first;

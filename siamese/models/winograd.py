@@ -4,9 +4,10 @@ Lavin and Gray (2016, "Fast Algorithms for Convolutional Neural Networks", secti
 result depends on (M + 2)^2 pixels of the input. Both and the kernel have transforms, with which the convolution is one
 product of matrices for each of (M + 2)^2 positions. That takes 4 multiplications a pixel instead of 9 with M = 2, 2.25
 with M = 4, and 1.96 with M = 5. The backward pass applies the transposed steps in reverse order. The library
-(``kernels.cpp``) does all of this with one block of tiles after the other.
+(``kernels.cpp``) does all of this block by block of tiles.
 
-Shapes: B images, C input and O output channels, H x W pixels, T = (M + 2)^2 positions.
+Shapes: B images, C input and O output channels, H x W pixels, T = (M + 2)^2 positions, G groups of L =
+`LANES` channels.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, -0.5)
 """Points of Toom and Cook's method, as in the library; M uses the first M + 1."""
 
 LANES = 16
-"""The library computes this many channels together."""
+"""Channels that the library computes together; it has the same number."""
 
 
 def winograd_conv2d(x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
@@ -69,8 +70,9 @@ class _WinogradConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             gx_BCHW = torch.empty_like(x_BCHW)
             w_TGOL = _transformed(w_OC33.permute(2, 3, 0, 1), m)
-        if ctx.needs_input_grad[1]:  # X threads; layout as in `_transformed`
-            shape = torch.get_num_threads(), (m + 2) ** 2, -(-out // LANES), -(-channels // LANES) * LANES, LANES
+        if ctx.needs_input_grad[1]:  # X parts of the images, one for each thread; layout as in `_transformed`
+            parts = min(torch.get_num_threads(), len(x_BCHW))
+            shape = parts, (m + 2) ** 2, -(-out // LANES), -(-channels // LANES) * LANES, LANES
             gw_XTGCL = x_BCHW.new_empty(shape)
         call("winograd_gradients", x_BCHW, x_BCHW, channels_last(g_BOHW), w_TGOL, m, out, gx_BCHW, gw_XTGCL)
         if gw_XTGCL is None:
@@ -82,12 +84,12 @@ class _WinogradConv(torch.autograd.Function):
 
 
 def _transformed(w_33CO: Tensor, m: int) -> Tensor:
-    """Transform kernels to [T, G, C, L] for G groups of L = `LANES` output channels; padded with zeros to groups."""
+    """Transform kernels to [T, G, C, L] for G groups of output channels; both are padded with zeros to whole groups."""
     channels, out = w_33CO.shape[2:]
     w_33CO = F.pad(w_33CO, (0, -out % LANES, 0, -channels % LANES))
     w_33GCL = w_33CO.unflatten(3, (-1, LANES)).transpose(2, 3)
-    w_TX: Tensor = _kernel_transform(m) @ w_33GCL.reshape(9, -1)
-    return w_TX.view(-1, *w_33GCL.shape[2:])
+    w_TN: Tensor = _kernel_transform(m) @ w_33GCL.reshape(9, -1)
+    return w_TN.view(-1, *w_33GCL.shape[2:])
 
 
 def _tile(height: int, width: int) -> int:

@@ -137,7 +137,7 @@ def evaluate_pairs(runs: list[FinishedRun], refit: bool, fusion: str, folder: Ru
         data = load_run_data(run.config, folder, run.test_only, None if run.foreign else run.folder)
         if run.foreign:
             check_unseen(run, identities(data.test.pairs), folder)
-        elif data.own is None:
+        elif run.other_lists:
             check_names(run, identities(data.test.pairs))
         pairs.append(data.val.pairs + data.test.pairs)
         if pairs[-1] != pairs[0]:

@@ -73,9 +73,9 @@ def check_people(run: FinishedRun, people: People, folder: RunFolder) -> None:
     tested = {image: person for person, images in people.items() for image in images}
     if run.foreign:
         check_unseen(run, tested, folder)
-    elif not isinstance(run.config.data, OwnData):
+    elif run.other_lists:
         check_names(run, tested)
-    elif (recorded := run.folder.memberships) is not None:
+    elif isinstance(run.config.data, OwnData) and (recorded := run.folder.memberships) is not None:
         root = image_root(run.config.data)
         digests = in_order(lambda image: file_digest(root / image), list(tested), workers=READERS)
         now = [Membership(*one, "test", digest) for one, digest in zip(tested.items(), digests, strict=True)]

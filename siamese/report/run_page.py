@@ -239,7 +239,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     best, epochs = result.best_epoch, len(run.history) or None if result.epochs is None else result.epochs
     monitor, dataset = config.get("monitor"), result.dataset
     best_text = "" if best is None else f"{best} of {epochs}" if epochs else str(best)
-    commit = (result.git_commit or "")[:12]
+    commit = ", ".join(name[:12] for name in (result.git_commit or "").split(", "))  # several: of the folds of View 2
     sizes = {"training": result.n_train, "validation": result.n_val, "test": result.n_test}
     people, images = result.n_train_people, result.n_train_images
     test_people, test_images = result.n_test_people, result.n_test_images

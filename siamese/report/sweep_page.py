@@ -356,8 +356,10 @@ def _notes(sweep: Sweep) -> list[str]:
             "View 1 of LFW is meant for development. Do not compare these results with published results, which are on "
             "View 2."
         )
-    precisions = sorted({job.result.precision for job in jobs if job.result.precision is not None})
-    devices = {job.result.device for job in jobs if job.result.device is not None}
+    precisions, devices = (  # several of a job: of the folds of View 2
+        sorted({one for job in jobs for one in (getattr(job.result, key) or "").split(", ") if one})
+        for key in ("precision", "device")
+    )
     if len(precisions) > 1 or len(devices) > 1:
         notes.append(
             f"The runs used {count(len(devices), 'device')} and precision {', '.join(precisions)}, so their times "

@@ -41,6 +41,7 @@ class FinishedRun(NamedTuple):
         test_only: whether all data is test data, because it is the user's own and the run was trained on other data.
         foreign: whether the data is of another kind than the training data, or other images of the user's own.
         moved: whether the data is that of the run, in another folder.
+        other_lists: whether the evaluation names a data set with official lists, which may not be those of the run.
     """
 
     folder: RunFolder
@@ -49,6 +50,7 @@ class FinishedRun(NamedTuple):
     test_only: bool = False
     foreign: bool = False
     moved: bool = False
+    other_lists: bool = False
 
 
 def find_run(path: str | Path) -> FinishedRun:
@@ -195,7 +197,8 @@ def _prepare(name: str, config: EvalConfig) -> FinishedRun:
     if (moved := moved_data(folder.memberships or [], trained.data, config.data)) is not None:
         return FinishedRun(folder, result, trained.model_copy(update={"data": moved}), moved=True)
     data = config.data.model_copy(update={key: getattr(trained.data, key) for key in fixed})
-    return FinishedRun(folder, result, trained.model_copy(update={"data": data}), own, own or was_own)
+    foreign = own or was_own
+    return FinishedRun(folder, result, trained.model_copy(update={"data": data}), own, foreign, other_lists=not foreign)
 
 
 def _finished_result(folder: RunFolder, name: str) -> Result:

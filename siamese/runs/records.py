@@ -130,7 +130,12 @@ class Result(BaseModel):
     )
     image_root: str | None = _key("image_root", "folder that image names are relative to", present=START)
     seed: int | None = _key("seed", "seed of the weights, the order of the data and dropout", present=START)
-    precision: str | None = _key("precision", "precision that was used: `32` or `bf16`", present=START)
+    precision: str | None = _key(
+        "precision",
+        "precision that was used: `32` or `bf16`; as the next three keys and the versions, joined by commas if the "
+        "folds of View 2 differ",
+        present=START,
+    )
     convolution: str | None = _key("convolution", "convolution that was used: `direct` or `dft`", present=START)
     device: str | None = _key("device", "GPU, or processor with its number of threads", present=START)
     git_commit: str | None = _key("git_commit", "commit of the source tree (in a clone)", present=START)

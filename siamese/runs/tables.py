@@ -190,7 +190,7 @@ def read_folds(file: Path, problems: list[str] | None = None) -> list[Mapping[st
 
 
 def fold_rows(results: Iterable[Result]) -> list[Mapping[str, float]]:
-    """Return what `read_folds` reads after `write_folds`."""
+    """Return the rows of a ``folds.csv`` for the results of the folds, in order; nan if a figure is absent."""
 
     def number(result: Result, key: str) -> float:
         value = result.figure(key)

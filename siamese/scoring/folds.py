@@ -19,7 +19,6 @@ from siamese.runs.records import Result
 from siamese.runs.tables import OUTCOMES, Prediction, read_predictions, write_folds, write_predictions
 from siamese.scoring.groups import record_groups
 from siamese.scoring.networks import recorded_decision
-from siamese.text import count
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +35,11 @@ def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
     computed from the pairs of all folds together, on logits: the scores after each fold's own calibration.
 
     Raises:
-        ConfigError: the predictions of a fold are not those of its result, or two folds tested the same pair.
+        ConfigError: as of `tested_in_each`.
     """
     runs = folder.parts
     results = [result for run in runs if (result := run.result) is not None]
-    tested_in = [tested_pairs(run) for run in runs]
-    _check_pairs(runs, tested_in)
+    tested_in = tested_in_each(runs)
     _warn_of_other_images(runs)
     write_folds(folder.folds, results)
     pooled: list[Prediction] = []
@@ -78,32 +76,33 @@ def pool_folds(groups: str | None, folder: RunFolder, started: float) -> Result:
     )
 
 
-def tested_pairs(run: RunFolder) -> list[Prediction]:
-    """Return the scored test pairs of a finished fold.
+def tested_in_each(runs: Sequence[RunFolder]) -> list[list[Prediction]]:
+    """Return the scored test pairs of each of these finished folds.
 
     Raises:
-        ConfigError: its ``predictions.csv`` is missing, damaged, or not that of its ``result.json``.
+        ConfigError: the ``predictions.csv`` of a fold is missing, damaged, or not that of its ``result.json``, or two
+            folds tested the same pairs.
     """
-    tested = [prediction for prediction in read_predictions(run.predictions) if prediction.split == "test"]
-    counts, result = Counter(prediction.outcome for prediction in tested), run.result
-    if result is None or any(counts[name] != result.figure(name) for name in OUTCOMES):
-        raise ConfigError(
-            f"{run.predictions}: holds {count(len(tested), 'test pair')}, not those that result.json counts; restore "
-            "both files from the same run, or remove the folder to train this fold again"
-        )
-    return tested
-
-
-def _check_pairs(runs: Sequence[RunFolder], tested_in: Sequence[Sequence[Prediction]]) -> None:
-    seen: dict[tuple[str, str], RunFolder] = {}
-    for run, tested in zip(runs, tested_in, strict=True):
-        for pair in tested:
-            images = min(pair.image1, pair.image2), max(pair.image1, pair.image2)
-            if seen.setdefault(images, run) is not run:
-                raise ConfigError(
-                    f"{run.path}: it tested the pair {images[0]}, {images[1]}, as did {seen[images].path}; one of them "
-                    "is not the fold that its name says: remove it to train this fold again"
-                )
+    tested_in: list[list[Prediction]] = []
+    seen: dict[frozenset[tuple[str, str]], RunFolder] = {}
+    for run in runs:
+        tested = [prediction for prediction in read_predictions(run.predictions) if prediction.split == "test"]
+        counts, result = Counter(prediction.outcome for prediction in tested), run.result
+        found = [counts[name] for name in OUTCOMES]
+        recorded = [None if result is None else result.figure(name) for name in OUTCOMES]
+        if found != recorded:
+            raise ConfigError(
+                f"{run.predictions}: tp, fp, tn and fn of its test pairs are {found}, but {recorded} in result.json; "
+                f"copy both files from the same run, or remove {run.path} to train this fold again"
+            )
+        other = seen.setdefault(frozenset(pair[1:3] for pair in tested), run)
+        if other is not run:
+            raise ConfigError(
+                f"{run.path}: it tested the pairs of {other.path.name}, so one of them is not the fold that its name "
+                "says; remove it to train this fold again"
+            )
+        tested_in.append(tested)
+    return tested_in
 
 
 def _warn_of_other_images(runs: Sequence[RunFolder]) -> None:
@@ -121,12 +120,19 @@ def _warn_of_other_images(runs: Sequence[RunFolder]) -> None:
 
 def _how_computed(results: Sequence[Result]) -> dict[str, Any]:
     """Return how the folds were computed, which may be elsewhere: values that differ are joined by commas."""
-    keys = ["device", *ALIKE, *(key for key in results[0].as_dict() if key.startswith("version/"))]
-    facts: dict[str, Any] = {"git_dirty": any(result.git_dirty for result in results)}
-    for key in dict.fromkeys(keys):
-        values = [result.as_dict().get(key) for result in results]
-        if key in ALIKE and len(set(values)) > 1:
-            log.warning("%s differs between the folds: %s", key, ", ".join(map(str, values)))
-        known = [str(value) for value in dict.fromkeys(values) if value is not None]
-        facts[key] = ", ".join(known) if known else None
+    records = [result.as_dict() for result in results]
+    versions = {key for record in records for key in record if key.startswith("version/")}
+    facts: dict[str, Any] = {}
+    if any("git_dirty" in record for record in records):
+        facts["git_dirty"] = any(result.git_dirty for result in results)
+    for key in ["device", *ALIKE, *sorted(versions - {*ALIKE})]:
+        folds: dict[str, list[int]] = {}
+        for number, record in enumerate(records, 1):
+            if record.get(key) is not None:
+                folds.setdefault(str(record[key]), []).append(number)
+        if folds:
+            facts[key] = ", ".join(folds)
+        if key in ALIKE and len(folds) > 1:
+            listed = "; ".join(f"{value[:12]} in {', '.join(map(str, of))}" for value, of in folds.items())
+            log.warning("%s differs between the folds: %s", key, listed)
     return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -82,11 +83,12 @@ def record_predictions(
     if isinstance(threshold, str):
         figures["threshold_origin"] = f"chosen on the validation pairs, by {threshold}"
         different = int((data.val.labels == 0).sum())
-        if (far := far_of(threshold)) is not None and different and far * different < 1:
+        if (far := far_of(threshold)) is not None and different and round(far * different, 9) < 1:
             log.warning(
-                "threshold=%s was chosen on %s, too few to measure so low a rate: on other pairs, it may be several "
-                "times as high; give more validation pairs (data.val_fraction), or a rate of at least %.1g",
-                threshold, count(different, "different validation pair"), 1 / different,
+                "threshold=%s: the validation pairs show %s, too few to measure so low a rate; on other pairs it may "
+                "be higher by far. From %g on, it can be measured",
+                threshold, count(different, "pair of different people", "pairs of different people"),
+                math.ceil(1000 / different) / 1000,
             )  # fmt: skip
     return figures | decision.recorded()
 

@@ -23,13 +23,16 @@ from siamese.runs.signals import Interrupted
 from siamese.runs.tables import fold_rows, read_folds
 from siamese.scoring.device import pick_device
 from siamese.scoring.facts import describe_run
-from siamese.scoring.folds import pool_folds, tested_pairs
+from siamese.scoring.folds import pool_folds, tested_in_each
 from siamese.scoring.groups import check_groups
 from siamese.scoring.outcome import log_test_figures
 from siamese.scoring.precision import choose_arithmetic, recorded_arithmetic
 from siamese.training.train import train, write_page
 
 log = logging.getLogger(__name__)
+
+HARDWARE = ("accelerator", "devices", "nodes", "cuda_graphs", "profiler", "progress_bar")
+"""Keys of ``trainer`` that say where and how a run is computed, not what it learns."""
 
 
 def train_folds(
@@ -64,7 +67,9 @@ def train_folds(
     label = label or config.name
     folds = count_folds(config.data)
     _check_folds(config, folder, folds)
-    if all(folder.fold(fold).is_done for fold in range(1, folds + 1)):  # pooled, perhaps on another kind of machine
+    of_folds = [fold_of(config, fold, folder) for fold in range(1, folds + 1)]
+    if all(run.is_done and run.why_ended(of_fold) is not None for of_fold, run in of_folds):
+        # They are only pooled, perhaps on another kind of machine.
         first = folder.fold(1).result
         assert first is not None
         device, arithmetic = torch.device("cpu"), recorded_arithmetic(first)
@@ -93,20 +98,21 @@ def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainCon
         recorded = read_config(run.config)
         changes["groups"] = recorded.groups
         if run.is_done:  # perhaps on another machine, where the images lay elsewhere
-            changes["trainer"] = recorded.trainer
+            hardware = {key: getattr(recorded.trainer, key) for key in HARDWARE}
+            changes["trainer"] = config.trainer.model_copy(update=hardware)
             if recorded.data.name == config.data.name:
                 changes["data"] = config.data.model_copy(update={"root": recorded.data.root})
     return config.model_copy(update=changes), run
 
 
 def _is_of_these_folds(folder: RunFolder, folds: int) -> bool:
-    """Whether the recorded result is that of the folds that are there now."""
+    """Whether the recorded result is that of the folds that are there now, or not all of them are there any more."""
     results = [folder.fold(fold).result for fold in range(1, folds + 1)]
     done = [result for result in results if result is not None and result.status == "done"]
     if len(done) < folds or not folder.folds.exists():
-        return False
-    written = [tuple(map(str, row.values())) for row in read_folds(folder.folds)]
-    return written == [tuple(map(str, row.values())) for row in fold_rows(done)]
+        return True
+    written, now = read_folds(folder.folds, []), fold_rows(done)
+    return [str(dict(row)) for row in written] == [str(dict(row)) for row in now]  # as text, because nan is not nan
 
 
 def _check_folds(config: TrainConfig, folder: RunFolder, folds: int) -> None:
@@ -118,6 +124,7 @@ def _check_folds(config: TrainConfig, folder: RunFolder, folds: int) -> None:
             f"{stray[0]}: not a folder of one of the {folds} folds, which are {of_folds[0].name} to "
             f"{of_folds[-1].name}; rename it or remove it"
         )
+    finished: list[RunFolder] = []
     for fold, path in enumerate(of_folds, 1):
         if path in there:
             claim(path)
@@ -125,9 +132,10 @@ def _check_folds(config: TrainConfig, folder: RunFolder, folds: int) -> None:
                 of_fold, run = fold_of(config, fold, folder)
                 run.check(of_fold)
                 if run.is_done:
-                    tested_pairs(run)
+                    finished.append(run)
             finally:
                 release(path)
+    tested_in_each(finished)
 
 
 def train_fold(config: TrainConfig, fold: int, folder: RunFolder, label: str, swept: Mapping[str, str] | None) -> None:

@@ -107,6 +107,12 @@ def check_copies(
         copies.fold(fold).config.write_text(config_text(elsewhere))
         facts = {"precision": "bf16", "git_commit": "feed", "device": "a GPU", "version/torch": "9.9"}
         copies.fold(fold).record(**facts)
+    limited = read_config(copies.fold(4).config)
+    trainer = limited.trainer.model_copy(update={"limit_train_batches": 1})
+    copies.fold(4).config.write_text(config_text(limited.model_copy(update={"trainer": trainer})))
+    with pytest.raises(ConfigError, match=r"fold_04 holds a run with trainer\.limit_train_batches=1, not None"):
+        train_folds(config, copies)
+    copies.fold(4).config.write_text(config_text(limited))
     result = train_folds(config, copies).as_dict()
     kept = [key for key in pooled if key.startswith(("test/", "val/", "n_")) or key in OUTCOMES]
     assert {key: result[key] for key in kept} == {key: pooled[key] for key in kept}
@@ -121,7 +127,7 @@ def check_copies(
     result = train_folds(config, copies).as_dict()
     assert (result["precision"], result["device"], result["git_commit"]) == ("bf16, 32", "a GPU, a CPU", "feed")
     assert result["val/auc"] != pooled["val/auc"]
-    assert "precision differs between the folds: bf16, bf16, 32, bf16" in caplog.text
+    assert "precision differs between the folds: bf16 in 1, 2, 4, 5, 6, 7, 8, 9, 10; 32 in 3" in caplog.text
 
     split = copies.fold(5).split
     digest = read_rows(split)[0]["digest"]
@@ -129,19 +135,24 @@ def check_copies(
     pool_folds(None, copies, 0.0)
     assert f"not the same file in {copies.fold(5).path} as in {copies.fold(1).path}" in caplog.text
 
+    copies.fold(6).path.rename(copies.path / "archived")
+    recorded = copies.result
+    assert train_folds(config, copies) == recorded
+    (copies.path / "archived").rename(copies.fold(6).path)
+
     predictions = copies.fold(7).predictions
     text = predictions.read_text()
     predictions.write_text(text.rpartition("test,")[0])
-    copies.folds.unlink()
-    with pytest.raises(ConfigError, match=r"fold_07/predictions\.csv: holds 1 test pair, not those that result\.json"):
+    (copies.path / "result.json").unlink()  # otherwise the result is kept
+    with pytest.raises(ConfigError, match=r"fold_07/predictions\.csv: tp, fp, tn and fn of its test pairs are"):
         train_folds(config, copies)
     copies.fold(6).path.rename(copies.path / "gone")  # found before a fold is trained
-    with pytest.raises(ConfigError, match=r"fold_07/predictions\.csv: holds 1 test pair"):
+    with pytest.raises(ConfigError, match=r"fold_07/predictions\.csv: tp, fp, tn and fn of its test pairs are"):
         train_folds(config, copies)
     predictions.write_text(text)
     shutil.copytree(copies.fold(8).path, copies.fold(6).path)
     (copies.path / "fold_06/config.yaml").write_text(copies.fold(8).config.read_text().replace("fold: 8", "fold: 6"))
-    with pytest.raises(ConfigError, match=r"fold_08: it tested the pair .* as did .*fold_06"):
+    with pytest.raises(ConfigError, match=r"fold_08: it tested the pairs of fold_06"):
         train_folds(config, copies)
 
 
