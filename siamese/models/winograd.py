@@ -6,8 +6,8 @@ product of matrices for each of (M + 2)^2 positions. That takes 4 multiplication
 with M = 4, and 1.96 with M = 5. The backward pass applies the transposed steps in reverse order. The library
 (``kernels.cpp``) does all of this block by block of tiles.
 
-Shapes: B images, C input and O output channels, H x W pixels, T = (M + 2)^2 positions, G groups of L =
-`LANES` channels.
+Shapes: B images, C input and O output channels, H x W pixels, T = (M + 2)^2 positions, G groups of L = `LANES`
+channels.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def winograd_conv2d(x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
 
 class _WinogradConv(torch.autograd.Function):
     @staticmethod
-    # Without autocast, and so is the backward pass.
+    # Autocast is off here and in the backward pass.
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, x_BCHW: Tensor, w_OC33: Tensor) -> Tensor:
         batch, _, height, width = x_BCHW.shape

@@ -51,7 +51,7 @@ def train_folds(
         recorded is not None
         and recorded.status == "done"
         and (why := folder.why_ended(config)) is not None
-        and _is_of_these_folds(folder, recorded.folds or 0)
+        and _stands(folder, recorded.folds or 0)
     ):
         log.info("%s is already done", folder.path)
         if why:
@@ -105,8 +105,8 @@ def fold_of(config: TrainConfig, fold: int, folder: RunFolder) -> tuple[TrainCon
     return config.model_copy(update=changes), run
 
 
-def _is_of_these_folds(folder: RunFolder, folds: int) -> bool:
-    """Whether the recorded result is that of the folds that are there now, or not all of them are there any more."""
+def _stands(folder: RunFolder, folds: int) -> bool:
+    """Whether the recorded result is kept: it is that of the folds that are there, or some folds are not."""
     results = [folder.fold(fold).result for fold in range(1, folds + 1)]
     done = [result for result in results if result is not None and result.status == "done"]
     if len(done) < folds or not folder.folds.exists():
